@@ -1,0 +1,70 @@
+# emu: everything is kept in .venv/ and build/. `make demo` and `make test` set up what they need.
+# On Debian: apt install python3-venv python3-dev gcc make
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCES := pyproject.toml meson.build $(shell find emu clients csrc -type f ! -name '*.pyc' 2>/dev/null)
+
+.PHONY: demo test lint bench native sanitize clean dev help
+
+help:
+	@echo "make demo | test | lint | bench | native | sanitize | clean"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "emu needs Python 3.11 or later; PYTHON=/path/to/python3 make ..." >&2; exit 64; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 64; }
+
+# What the package needs to run, and what builds it: the build runs in this environment, so that it is incremental.
+$(VENV)/.ready: $(BIN)/python pyproject.toml
+	@echo "emu: setting up $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check meson-python meson ninja 'cffi>=2.1,<3' \
+	  'msgpack>=1.0.5,<2' 'msgspec>=0.19,<1' 'pyzmq>=25.1,<28'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.ready $(SOURCES)
+	@echo "emu: building"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+	  --no-build-isolation --force-reinstall -Cbuild-dir=build . || \
+	  { echo "the build failed; a C compiler and Python's headers are needed: apt install gcc python3-dev" >&2; exit 64; }
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.ready
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group test
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.ready
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group lint --group test
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/emu compare --quick --out runs/demo --html runs/demo/report.html --json runs/demo/result.json
+
+test: $(VENV)/.installed $(VENV)/.test native
+	@cd tests && ../$(BIN)/python -m pytest -c ../pyproject.toml --rootdir .. . $(ARGS)
+
+lint: $(VENV)/.installed $(VENV)/.lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+# The C test programs, plain and under the sanitizers.
+native: $(VENV)/.ready
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; test -d build-native || meson setup -q build-native -Dnative_tests=true >/dev/null; \
+	  meson test -C build-native --no-suite long -q
+
+sanitize: $(VENV)/.ready
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; for s in address,undefined thread; do d=build-$${s%%,*}; \
+	  test -d $$d || meson setup -q $$d -Dnative_tests=true -Db_sanitize=$$s -Db_lundef=false --buildtype=debugoptimized >/dev/null; \
+	  meson test -C $$d -q || exit 1; done
+
+bench: $(VENV)/.installed
+	@$(BIN)/emu bench --json -
+
+# For work on emu itself: imports rebuild changed C files.
+dev: $(VENV)/.ready $(VENV)/.lint
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+
+clean:
+	rm -rf $(VENV) build build-native build-address build-thread runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every atomic of emu goes through this header; each macro is named for its use, so that a reader sees at the
+ * call what the other party is promised. Compiled as C11 atomics on plain integers (the shared formats are plain
+ * structs, also read from Python), hence the GCC builtins in place of _Atomic.
+ */
+#ifndef EMU_BARRIER_H
+#define EMU_BARRIER_H
+
+/* Hand over: everything written before is visible to whoever sees the new value through emu_observe(). */
+#define emu_publish(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define emu_observe(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+
+/* A value whose order against others does not matter (statistics, hints that are checked again). */
+#define emu_peek(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define emu_poke(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define emu_count(p, n) __atomic_fetch_add((p), (n), __ATOMIC_RELAXED)
+
+/* One side of a store-load handshake: (store A; load B) against (store B; load A). Each side stores, then
+ * emu_handshake(), then loads: at least one of them sees the other's store. Quiesce, sleep and bell need it. */
+#define emu_handshake() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+/* Read-modify-write, both orders. */
+#define emu_fetch_add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_ACQ_REL)
+#define emu_fetch_or(p, n) __atomic_fetch_or((p), (n), __ATOMIC_ACQ_REL)
+#define emu_swap(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+#define emu_cas(p, expected, v) \
+	__atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
+
+/* One spin of a waiting loop. */
+#if defined(__x86_64__) || defined(__i386__)
+#define emu_pause() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define emu_pause() __asm__ __volatile__("yield" ::: "memory")
+#else
+#define emu_pause() __asm__ __volatile__("" ::: "memory")
+#endif
+
+#endif

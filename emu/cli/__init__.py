@@ -1,0 +1,81 @@
+"""`emu COMMAND ...`: one module a command, listed in COMMANDS and loaded only when it is asked for.
+
+A command module has `SUMMARY` (a line), `arguments(parser)` and `run(args) -> int`. Exit codes are INTERFACE's: 0 holds or done, 1 breach
+or refused, 2 unknown, 64 usage, set-up, no broker. What goes wrong is said on stderr as `emu: OP OBJECT: ERRNO: sentence`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import NoReturn
+
+USAGE = 64
+
+COMMANDS = {
+    "broker": "run one node: RNIC, memory and filesystem",
+    "compare": "measure protocols against events on live processes, side by side",
+    "explore": "run a protocol through every interleaving of a small world",
+    "fs": "files and devices of a node: create, read, truncate, punch, unlink, unplug, plug",
+    "protocol": "show or change a mount's protocol",
+}
+
+
+class CommandError(Exception):
+    """What a command cannot do; printed as one line. `code` becomes the exit status."""
+
+    def __init__(self, sentence: str, code: int = USAGE) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our exit code for usage errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"emu: {self.prog.removeprefix('emu ')}: EINVAL: {message}\n")
+
+
+def parser_of(name: str) -> Parser:
+    """The argument parser of one command (also used to write the manual)."""
+    module = importlib.import_module(f"emu.cli.{name}")
+    parser = Parser(prog=f"emu {name}", description=module.SUMMARY)
+    module.arguments(parser)
+    return parser
+
+
+def usage() -> str:
+    lines = ["usage: emu COMMAND [...]   (emu COMMAND --help tells more)", ""]
+    lines += [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the `emu` command. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--version"], ["-V"]):
+        from emu import __version__  # noqa: PLC0415 - only here
+
+        print(f"emu {__version__}")
+        return 0
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return 0 if arguments else USAGE
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"emu: {name}: EINVAL: no such command; the commands are {known}", file=sys.stderr)
+        return USAGE
+    try:
+        return int(importlib.import_module(f"emu.cli.{name}").run(parser_of(name).parse_args(rest)))
+    except CommandError as error:
+        print(f"emu: {error}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; nothing is left to say to it
+        return 1
+    except KeyboardInterrupt:
+        print(f"emu: {name}: EINTR: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,310 @@
+"""What the core wants done: imperatives, frozen, carried out by the shell in order.
+
+A step's effects come in two lots. Those with `before_commit` prepare memory that nobody can see yet and are carried out before
+the step's file delta is committed; all others after it, and only if it succeeded (a failed commit is undone: `Core.undo`).
+The shell starts no before-commit effect while an earlier step still has effects to carry out.
+
+Apertures are numbered by the core; number -> engine's number is the shell's book. A device's aperture is opened with the
+device. Runs are (offset, bytes) in an aperture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+Run = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Root of all effects."""
+
+    before_commit: ClassVar[bool] = False
+
+
+# ---- memory and blocks
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDevice(Effect):
+    """Map a device's image and its table of generations; at a restart bring generations to the parity of free/owned.
+    `owned`: runs that belong to files."""
+
+    aperture: int
+    name: str
+    blocks: int
+    owned: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Allocate(Effect):
+    """New owner: next even generation, then overwrite with zeros, before anybody can see the blocks."""
+
+    before_commit: ClassVar[bool] = True
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Effect):
+    """The blocks are free: next odd generation."""
+
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Zero(Effect):
+    """The CPU zeroes a tail or the unaligned edges of a hole."""
+
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Effect):
+    """The CPU stores `data` over the runs, in order. Answered(token)."""
+
+    token: int
+    aperture: int
+    runs: tuple[Run, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Effect):
+    """The CPU reads pieces one behind the other: (offset, bytes) in the aperture, or (-1, bytes) for zeros.
+    Answered(token, value={"data": bytes})."""
+
+    token: int
+    aperture: int
+    pieces: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offline(Effect):
+    """A device's memory is gone: DMA under old translations finds it absent."""
+
+    aperture: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Online(Effect):
+    """A new namespace appears at the same addresses, filled with the canary."""
+
+    aperture: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAnon(Effect):
+    """A sealed memfd; its descriptor is kept for the reply that names `token`. Answered(token)."""
+
+    token: int
+    aperture: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHost(Effect):
+    """Map the host file behind `handle`. Answered(token)."""
+
+    token: int
+    aperture: int
+    handle: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropAperture(Effect):
+    aperture: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostTruncate(Effect):
+    """Answered(token, errno)."""
+
+    token: int
+    handle: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostPunch(Effect):
+    """Answered(token, errno)."""
+
+    token: int
+    handle: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseHandle(Effect):
+    handle: int
+
+
+# ---- keys
+
+
+@dataclass(frozen=True, slots=True)
+class InstallKey(Effect):
+    """KeyInstalled(key)."""
+
+    key: int
+    pd: int
+    access: int
+    importer: int
+    aperture: int
+    iova: int
+    length: int
+    extents: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quiesce(Effect):
+    """No new work under the keys; Quiesced(cookie) when none runs either."""
+
+    cookie: int
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unmap(Effect):
+    """Forget the translations of quiesced keys; Unmapped(cookie)."""
+
+    cookie: int
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveKey(Effect):
+    """The unmapped key leaves the engine's table."""
+
+    key: int
+
+
+# ---- queues
+
+
+@dataclass(frozen=True, slots=True)
+class MakeCq(Effect):
+    """Answered(token, value={"cq": number}); the descriptor is kept for the reply that names `token`."""
+
+    token: int
+    session: int
+    cqe: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndCq(Effect):
+    cq: int
+
+
+@dataclass(frozen=True, slots=True)
+class MakeQp(Effect):
+    """Answered(token, value={"qp_num": number, caps}); the descriptor is kept for the reply that names `token`."""
+
+    token: int
+    session: int
+    pd: int
+    send_cq: int
+    recv_cq: int
+    type: int
+    max_send_wr: int
+    max_recv_wr: int
+    max_send_sge: int
+    max_recv_sge: int
+    sq_sig_all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetQp(Effect):
+    """modify_qp. Answered(token, errno)."""
+
+    token: int
+    qp_num: int
+    mask: int
+    attrs: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GetQp(Effect):
+    """query_qp. Answered(token, value=attributes)."""
+
+    token: int
+    qp_num: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndQp(Effect):
+    """Nothing of this queue pair starts any more. Answered(token) when nothing of it runs."""
+
+    token: int
+    qp_num: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession(Effect):
+    """All that the core held for the session is gone: the shell may forget it and its context."""
+
+    session: int
+
+
+# ---- time, words, and the record
+
+
+@dataclass(frozen=True, slots=True)
+class Arm(Effect):
+    """TimerFired(timer) after `seconds`, scaled by EMU_TIME_SCALE."""
+
+    timer: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disarm(Effect):
+    timer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notify(Effect):
+    """An asynchronous event for a client: name as in verbs (QP_ACCESS_ERR) or emu's own (MR_REVOKING, ...), fields for the object."""
+
+    session: int
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Effect):
+    """descriptors: token whose kept descriptors travel along, 0 for none."""
+
+    session: int
+    request: int
+    result: dict[str, Any] = field(default_factory=dict)
+    descriptors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fail(Effect):
+    session: int
+    request: int
+    errno: int
+    sentence: str
+    definite: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Phase(Effect):
+    """A reclaim enters a phase: the epoch advances, and the history gets a line with the operations in flight under `keys`.
+
+    phase: requested, gated, notified, fencing, fenced, unmapping, unmapped, applied, freed, returned (detail: errno), ended.
+    """
+
+    reclaim: int
+    phase: str
+    keys: tuple[int, ...] = ()
+    detail: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,40 @@
+"""The core's refusals. One root, `Refused`: the caller asked for what cannot be done, and nothing has changed.
+
+`ProtocolBroke` is the other side: the *protocol* broke the contract that every protocol meets; the reclaim fails
+with the rule's name, the broker goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class CoreError(Exception):
+    """Root. `.errno` is POSIX, `.definite` says whether the operation definitely did not happen."""
+
+    errno: int = errno.EIO
+    definite: bool = True
+
+
+class Refused(CoreError):
+    """A request that cannot be carried out. Nothing has changed."""
+
+    def __init__(self, number: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.errno = number
+
+    def __reduce__(self) -> tuple[type[Refused], tuple[int, str]]:
+        return (type(self), (self.errno, str(self)))
+
+
+class ProtocolBroke(CoreError):
+    """A protocol broke a rule of the contract (`rule` is its name in docs/protocols.md)."""
+
+    errno = errno.EPROTO
+
+    def __init__(self, protocol: str, rule: str, sentence: str) -> None:
+        super().__init__(f"protocol {protocol} broke {rule}: {sentence}")
+        self.protocol, self.rule = protocol, rule
+
+    def __reduce__(self) -> tuple[type[ProtocolBroke], tuple[str, str, str]]:
+        return (type(self), (self.protocol, self.rule, str(self)))

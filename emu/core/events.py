@@ -1,0 +1,132 @@
+"""What happens to a node, as the core is told it: past-tense nouns, frozen. The only way into the core is `Core.step(event)`.
+
+Numbers are chosen by whoever is named: `session` and `request` by the shell and the client, `handle` of a descriptor by the
+shell, `token`, `cookie`, `key`, `timer` by the core (they come back in the answer to an effect).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emu.core.requests import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Root of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAdded(Event):
+    """The node has a pmem device of `blocks` blocks of 4096 bytes. Known already (a restart): the size must agree."""
+
+    name: str
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class MountAdded(Event):
+    path: str
+    device: str
+    dax: bool
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened(Event):
+    """`door`: has a door connection, so it may own memory. `wants`: asked for MR_REVOKING, MR_REVOKED, MR_RESTORED."""
+
+    session: int
+    name: str
+    door: bool
+    wants: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost(Event):
+    """The door hung up (or a remote control client's heartbeats stopped)."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostFile:
+    """A descriptor that came with a request: the shell keeps it under `handle` until told to close it."""
+
+    handle: int
+    device: int
+    inode: int
+    size: int
+    writable: bool
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Requested(Event):
+    """A client asked. Each is answered exactly once, by Reply or Fail, unless its session is lost first."""
+
+    session: int
+    request: int
+    op: Request
+    host: HostFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInstalled(Event):
+    """The third step of a registration: the engine has (errno 0) or has not installed the key."""
+
+    key: int
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quiesced(Event):
+    """Answer to Quiesce: no byte will ever be moved under its keys again. errno: the hardware refused."""
+
+    cookie: int
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unmapped(Event):
+    """Answer to Unmap: the translations are gone."""
+
+    cookie: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Event):
+    """Answer to every effect that carries a token."""
+
+    token: int
+    errno: int = 0
+    value: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired(Event):
+    timer: int
+
+
+@dataclass(frozen=True, slots=True)
+class QpReported(Event):
+    """The engine raised an asynchronous event (IBV_EVENT_* number) on a queue pair."""
+
+    qp_num: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class CqReported(Event):
+    cq: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFaulted(Event):
+    """A copy met SIGBUS in this aperture: a host file shrank behind the broker's back."""
+
+    aperture: int
+    offset: int

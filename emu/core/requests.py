@@ -1,0 +1,252 @@
+"""What a client can ask for: one frozen dataclass a request, its name in the table `REQUESTS` at the end.
+
+These are the types that the wire validates messages into; fields are what a message carries, in bytes, offsets in bytes,
+handles as the broker gave them. Domains (zero, negative, 2^63, unknown names) are the core's to check, so that every
+driver of the core, the explorer too, meets the same errors.
+
+If you add a request: the table below, a handler in machine.py's table, and docs/messages.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RequestType = type["Request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Root of all requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryDevice(Request):
+    """Limits and names of the emulated NIC."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocPd(Request):
+    """A protection domain. Result: {handle}."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeallocPd(Request):
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegMr(Request):
+    """Register memory. Result: {handle, lkey, rkey, length, map}; descriptors: the memory to map.
+
+    backing `anon`: a new memfd of `length` bytes. `dax`: bytes offset..offset+length of the file `path` on a mount (offset a
+    multiple of 4096). `host`: the descriptor sent along, same ranges. `iova` is the address by which work requests
+    name the first byte. map: [[offset, bytes], ...] in the returned descriptor, page multiples covering the range.
+    """
+
+    pd: int
+    length: int
+    access: int
+    iova: int
+    backing: str = "anon"
+    path: str = ""
+    offset: int = 0
+    importer: str = "sync-revocable"
+
+
+@dataclass(frozen=True, slots=True)
+class DeregMr(Request):
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateCq(Request):
+    """Result: {handle}; descriptor: the CQ segment."""
+
+    cqe: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyCq(Request):
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateQp(Request):
+    """Result: {handle, qp_num}; descriptor: the QP segment. type: 2 = RC."""
+
+    pd: int
+    send_cq: int
+    recv_cq: int
+    type: int = 2
+    max_send_wr: int = 1
+    max_recv_wr: int = 1
+    max_send_sge: int = 1
+    max_recv_sge: int = 1
+    sq_sig_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModifyQp(Request):
+    """attrs: names of csrc's emu_qp_attr -> value; mask is IBV_QP_* bits."""
+
+    handle: int
+    mask: int
+    attrs: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryQp(Request):
+    """Result: {state, ...} as emu_qp_attr."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyQp(Request):
+    handle: int
+
+
+# ---- files on mounts
+
+
+@dataclass(frozen=True, slots=True)
+class FsCreate(Request):
+    """A new file of `size` bytes, allocated and zeroed."""
+
+    path: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FsLs(Request):
+    """Result: {files: [{path, ino, size, blocks, pins}], devices: [...], mounts: [...]}."""
+
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FsStat(Request):
+    """Result: {path, ino, size, blocks, extents: [[file_offset, device_offset, bytes, since_epoch]], pins, device}."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsRead(Request):
+    """Result: {data}. Short at the end of file; holes read as zero."""
+
+    path: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FsWrite(Request):
+    """Result: {written}. Extends the file, allocates holes."""
+
+    path: str
+    offset: int
+    data: bytes
+
+
+# ---- reclaims: these may take as long as the protocol takes
+
+
+@dataclass(frozen=True, slots=True)
+class FsTruncate(Request):
+    """To `size` bytes; growing is no reclaim. host: the file's descriptor is sent along instead of a mount's path."""
+
+    path: str
+    size: int
+    host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FsPunch(Request):
+    path: str
+    offset: int
+    length: int
+    host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FsUnlink(Request):
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsUnplug(Request):
+    """target: a device's name, or a file's path (takes the file away from its users; host: descriptor sent along).
+    surprise: the device is gone already, the protocol is only told. Devices only."""
+
+    target: str
+    surprise: bool = False
+    host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FsPlug(Request):
+    """A new, empty namespace on an unplugged device."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Request):
+    """Interrupt the reclaim that request `request` of this session started; it answers EINTR, having changed nothing."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge(Request):
+    """A holder's answer to MR_REVOKING for this MR."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetProtocol(Request):
+    """Read (name empty) or change a mount's protocol, for reclaims that begin afterwards. Result: {protocol}. mount `host`: the protocol of
+    host files."""
+
+    mount: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBooks(Request):
+    """Result: the counts that must add up: sessions, pds, mrs, cqs, qps, reclaims, and by device total/free/owned/quarantined
+    blocks."""
+
+
+REQUESTS: dict[str, RequestType] = {
+    "query_device": QueryDevice,
+    "alloc_pd": AllocPd,
+    "dealloc_pd": DeallocPd,
+    "reg_mr": RegMr,
+    "dereg_mr": DeregMr,
+    "create_cq": CreateCq,
+    "destroy_cq": DestroyCq,
+    "create_qp": CreateQp,
+    "modify_qp": ModifyQp,
+    "query_qp": QueryQp,
+    "destroy_qp": DestroyQp,
+    "fs_create": FsCreate,
+    "fs_ls": FsLs,
+    "fs_stat": FsStat,
+    "fs_read": FsRead,
+    "fs_write": FsWrite,
+    "fs_truncate": FsTruncate,
+    "fs_punch": FsPunch,
+    "fs_unlink": FsUnlink,
+    "fs_unplug": FsUnplug,
+    "fs_plug": FsPlug,
+    "cancel": Cancel,
+    "ack": Acknowledge,
+    "protocol": SetProtocol,
+    "query_books": QueryBooks,
+}
+
+# The requests whose answer carries, or whose message may carry, descriptors: they need the door.
+DOOR_ONLY = frozenset({"reg_mr", "create_cq", "create_qp"})
