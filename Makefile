@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-SOURCES := pyproject.toml meson.build $(shell find emu clients csrc -type f ! -name '*.pyc' 2>/dev/null)
+# Python sources are used in place (editable install); a change of these needs a build.
+SOURCES := pyproject.toml meson.build meson.options $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: demo test lint bench native sanitize clean dev help
 
@@ -26,7 +27,7 @@ $(VENV)/.ready: $(BIN)/python pyproject.toml
 $(VENV)/.installed: $(VENV)/.ready $(SOURCES)
 	@echo "emu: building"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
-	  --no-build-isolation --force-reinstall -Cbuild-dir=build . || \
+	  --no-build-isolation -Cbuild-dir=build -e . || \
 	  { echo "the build failed; a C compiler and Python's headers are needed: apt install gcc python3-dev" >&2; exit 64; }
 	@touch $@
 
@@ -62,9 +63,8 @@ sanitize: $(VENV)/.ready
 bench: $(VENV)/.installed
 	@$(BIN)/emu bench --json -
 
-# For work on emu itself: imports rebuild changed C files.
-dev: $(VENV)/.ready $(VENV)/.lint
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+# For work on emu itself: the package and every tool. Imports rebuild changed C files.
+dev: $(VENV)/.installed $(VENV)/.test $(VENV)/.lint
 
 clean:
 	rm -rf $(VENV) build build-native build-address build-thread runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
