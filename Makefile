@@ -16,17 +16,18 @@ $(BIN)/python:
 	  { echo "emu needs Python 3.11 or later; PYTHON=/path/to/python3 make ..." >&2; exit 64; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 64; }
 
-# What the package needs to run, and what builds it: the build runs in this environment, so that it is incremental.
+# What builds the package (pyproject's build requirements) lives in the same environment, so that builds are incremental.
 $(VENV)/.ready: $(BIN)/python pyproject.toml
 	@echo "emu: setting up $(VENV)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check meson-python meson ninja 'cffi>=2.1,<3' \
-	  'msgpack>=1.0.5,<2' 'msgspec>=0.19,<1' 'pyzmq>=25.1,<28'
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  > $(VENV)/build-requires.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/build-requires.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.ready $(SOURCES)
 	@echo "emu: building"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check \
 	  --no-build-isolation -Cbuild-dir=build -e . || \
 	  { echo "the build failed; a C compiler and Python's headers are needed: apt install gcc python3-dev" >&2; exit 64; }
 	@touch $@
