@@ -80,7 +80,7 @@ struct emu_oplog_record {
 	uint32_t op_done;        /* 1: last quantum of its operation (of a SUM: how many were) */
 	uint32_t reserved0;
 	uint64_t op_time;        /* ns when the operation started */
-	uint64_t reserved[1];
+	uint64_t reserved[4];
 };
 
 _Static_assert(sizeof(struct emu_oplog_record) == 192, "format");
