@@ -280,7 +280,8 @@ class Notify(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Reply(Effect):
-    """descriptors: token whose kept descriptors travel along, 0 for none."""
+    """descriptors: what travels along. N > 0: those kept for token N; -N: the memory of aperture N (an MR over a dax file: the device);
+    0: none (an MR over a host file: the client has the descriptor already)."""
 
     session: int
     request: int
