@@ -27,7 +27,7 @@
  * Indexes are free-running u32 counters; entry i lives at slot i % depth, depth is a power of two. Multi-byte fields
  * are in host order: both parties run on one machine.
  *
- * If you change a struct here, raise EMU_RING_VERSION, and change csrc/ring.cdef with it.
+ * If you change a struct here, raise EMU_RING_VERSION. Python's view is made from this very file (csrc/cdef.py).
  * What survives a crash: nothing is meant to. A ring dies with its context.
  */
 #ifndef EMU_RING_H
@@ -255,6 +255,9 @@ int emu_ring_post_recv(struct emu_ring_qp *qp, const struct emu_wqe *wqe, unsign
 void emu_ring_qp_reset(struct emu_ring_qp *qp);
 /* A completion of this QP was polled: entries below head are free. is_recv picks the queue. */
 void emu_ring_qp_release(struct emu_ring_qp *qp, int is_recv, uint32_t head);
+
+/* A QP went to RESET or is gone: drop its completions that were not polled. Returns how many. */
+int emu_ring_cq_purge(struct emu_ring_cq *cq, uint32_t qp_num);
 
 /* Take up to n completions. Returns the count (0: none). */
 int emu_ring_poll(struct emu_ring_cq *cq, struct emu_cqe *out, unsigned n);

@@ -61,7 +61,15 @@ struct emu_qp_rules {
 	uint32_t state;
 	struct emu_qp_attr attr; /* mask unused: the current values */
 	uint32_t retries_left, rnr_left;
-	uint32_t sq_waiting; /* 1: the head WR waits for a timer */
+	uint32_t sq_waiting;   /* the head WR waits for a timer: enum emu_wait */
+	uint32_t sq_busy;      /* 1: the head WR has been started and has not ended */
+	uint32_t drain_notify; /* 1: SQ_DRAINED is owed when the head WR ends (state SQD) */
+};
+
+enum emu_wait {
+	EMU_WAIT_NONE = 0,
+	EMU_WAIT_ACK = 1, /* no answer came */
+	EMU_WAIT_RNR = 2, /* the responder was not ready */
 };
 
 enum emu_rule_event {

@@ -1,0 +1,221 @@
+"""The client's face of the shared-memory rings: post, poll, sleep, map. No thread, no signal handler, no engine.
+
+What the door hands over as descriptors becomes a `ContextPage`, `QueuePair` or `CompletionQueue` here; `Memory` is the
+address range that a memory region covers. One thread at a time per object; posting and polling different objects from
+different threads is free, and the calls release the GIL.
+
+Only this module and emu.engine.rules touch the extension `emu.engine._ring`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emu.engine._ring import ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_SGE: int = lib.EMU_MAX_SGE
+
+
+class Sge(NamedTuple):
+    """A piece of registered memory: address in the region's iova space, bytes, key."""
+
+    addr: int
+    length: int
+    lkey: int
+
+
+class WorkRequest(NamedTuple):
+    """A send or receive work request; a receive uses wr_id and sges only. opcode: IBV_WR_*, flags: IBV_SEND_*."""
+
+    wr_id: int
+    sges: Sequence[Sge] = ()
+    opcode: int = 0
+    flags: int = 0
+    imm_data: int = 0
+    remote_addr: int = 0
+    rkey: int = 0
+    compare_add: int = 0
+    swap: int = 0
+
+
+class Completion(NamedTuple):
+    """status, opcode: IBV_WC_*. Unless status is 0 only wr_id, status, qp_num and vendor_err hold. `wq_head` and `is_recv`
+    go to `QueuePair.release`."""
+
+    wr_id: int
+    status: int
+    opcode: int
+    byte_len: int
+    imm_data: int
+    qp_num: int
+    src_qp: int
+    wc_flags: int
+    vendor_err: int
+    wq_head: int
+    is_recv: int
+
+
+class PostError(OSError):
+    """Posting stopped: requests before index `bad` are posted, `bad` and those behind it are not."""
+
+    def __init__(self, number: int, sentence: str, bad: int) -> None:
+        super().__init__(number, sentence)
+        self.bad = bad
+
+    def __reduce__(self) -> tuple[type[PostError], tuple[int, str, int]]:
+        return (type(self), (int(self.errno or 0), str(self.strerror), self.bad))
+
+
+def _checked(result: int, what: str) -> int:
+    if result >= 0:
+        return result
+    raise OSError(-result, f"{what}: {os.strerror(-result)}")
+
+
+class ContextPage:
+    """The context page and the bell page, mapped. The descriptors may be closed afterwards."""
+
+    def __init__(self, ctx_fd: int, bell_fd: int) -> None:
+        out = ffi.new("struct emu_ring_ctx **")
+        _checked(lib.emu_ring_ctx_open(ctx_fd, bell_fd, out), "map the context page")
+        self.ring: Any = out[0]
+        self.close = weakref.finalize(self, lib.emu_ring_ctx_close, out[0])
+
+
+class QueuePair:
+    """A queue pair's send and receive ring."""
+
+    def __init__(self, context: ContextPage, fd: int) -> None:
+        out = ffi.new("struct emu_ring_qp **")
+        _checked(lib.emu_ring_qp_open(context.ring, fd, out), "map a queue pair")
+        self._ring: Any = out[0]
+        self._context = context  # its pages must outlive this mapping
+        self._bad = ffi.new("unsigned *")
+        self.close = weakref.finalize(self, lib.emu_ring_qp_close, out[0])
+
+    def post_send(self, requests: Sequence[WorkRequest]) -> None:
+        """Post a batch and ring once. PostError: ENOMEM ring full, EINVAL too many pieces or a state that cannot post."""
+        self._post(lib.emu_ring_post_send, requests, "post_send")
+
+    def post_recv(self, requests: Sequence[WorkRequest]) -> None:
+        self._post(lib.emu_ring_post_recv, requests, "post_recv")
+
+    def post_one(self, request: WorkRequest) -> None:
+        """post_send of one request."""
+        self._post(lib.emu_ring_post_send, (request,), "post_send")
+
+    def _post(self, post: Any, requests: Sequence[WorkRequest], what: str) -> None:
+        wqes = ffi.new("struct emu_wqe[]", len(requests))
+        extra: list[tuple[int, int, int]] = []
+        for wqe, request in zip(wqes, requests, strict=True):
+            _fill(wqe, request)
+            extra.extend(tuple(sge) for sge in request.sges[1:])
+        table = ffi.new("struct emu_sge[]", extra) if extra else ffi.NULL
+        result = post(self._ring, wqes, len(requests), table, self._bad)
+        if result < 0:
+            bad = int(self._bad[0])
+            raise PostError(-result, f"{what}, request {bad}: {os.strerror(-result)}", bad)
+
+    def release(self, is_recv: int, head: int) -> None:
+        """A completion was polled: entries below `head` (its wq_head) are free again."""
+        lib.emu_ring_qp_release(self._ring, is_recv, head)
+
+    def reset(self) -> None:
+        """The broker moved this queue pair to RESET: both rings are empty again."""
+        lib.emu_ring_qp_reset(self._ring)
+
+
+def _fill(wqe: Any, request: WorkRequest) -> None:
+    count = len(request.sges)
+    if count > MAX_SGE:
+        raise OSError(errno.EINVAL, f"a work request has at most {MAX_SGE} pieces, this one has {count}")
+    wqe.wr_id, wqe.opcode, wqe.flags, wqe.num_sge = request.wr_id, request.opcode, request.flags, count
+    wqe.imm_data, wqe.remote_addr, wqe.rkey = request.imm_data, request.remote_addr, request.rkey
+    wqe.compare_add, wqe.swap = request.compare_add, request.swap
+    if count:
+        wqe.addr, wqe.length, wqe.lkey = request.sges[0]
+
+
+class CompletionQueue:
+    """A completion queue's ring."""
+
+    def __init__(self, fd: int, batch: int = 64) -> None:
+        out = ffi.new("struct emu_ring_cq **")
+        _checked(lib.emu_ring_cq_open(fd, out), "map a completion queue")
+        self._ring: Any = out[0]
+        self._batch = ffi.new("struct emu_cqe[]", batch)
+        self._size = batch
+        self.close = weakref.finalize(self, lib.emu_ring_cq_close, out[0])
+
+    def poll(self, count: int = 1) -> list[Completion]:
+        """Take up to `count` completions, at most the batch size at once. Returns at once."""
+        taken = lib.emu_ring_poll(self._ring, self._batch, min(count, self._size))
+        if taken == 0:
+            return []
+        return [_completion(cqe) for cqe in self._batch[0 : _checked(taken, "poll")]]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until there is a completion or `timeout` seconds have passed (None: for ever). A signal without an
+        exception goes on waiting. Returns whether there is one."""
+        nanoseconds = -1 if timeout is None else max(0, int(timeout * 1e9))
+        result = lib.emu_ring_wait(self._ring, nanoseconds)
+        if result == -errno.EINTR:
+            raise InterruptedError(errno.EINTR, "waiting for a completion was interrupted")
+        return _checked(result, "wait for a completion") == 1
+
+    def purge(self, qp_num: int) -> int:
+        """Drop what was not polled of a queue pair that went to RESET or is gone. Returns how many."""
+        return _checked(lib.emu_ring_cq_purge(self._ring, qp_num), "purge completions")
+
+
+def _completion(cqe: Any) -> Completion:
+    return Completion(
+        cqe.wr_id, cqe.status, cqe.opcode, cqe.byte_len, cqe.imm_data, cqe.qp_num, cqe.src_qp, cqe.wc_flags,
+        cqe.vendor_err, cqe.wq_head, cqe.is_recv,
+    )  # fmt: skip
+
+
+class Memory:
+    """Address space for a memory region: reserved first, so that its address can be named when it is registered, then mapped.
+
+    `view` is the writable (or readonly) memoryview once `map` has been called. `close` gives the range back: views of it
+    must not be used afterwards.
+    """
+
+    def __init__(self, length: int) -> None:
+        """Reserve `length` bytes, rounded up to pages."""
+        page = os.sysconf("SC_PAGESIZE")
+        self.bytes = max(page, -(-length // page) * page)
+        out = ffi.new("void **")
+        _checked(lib.emu_ring_reserve(self.bytes, out), f"reserve {self.bytes} bytes of address space")
+        self._pointer: Any = out[0]
+        self.addr = int(ffi.cast("uintptr_t", out[0]))
+        self.length = length
+        self.close = weakref.finalize(self, lib.emu_ring_unreserve, out[0], self.bytes)
+
+    def map(self, fd: int, pieces: Sequence[Sequence[int]], *, writable: bool = True) -> None:
+        """Place [file offset, bytes] pieces of `fd` (page multiples) over the range, one behind the other."""
+        flat = ffi.new("uint64_t[]", [number for piece in pieces for number in piece])
+        what = f"map {len(pieces)} pieces of descriptor {fd}"
+        result = lib.emu_ring_map(self._pointer, self.bytes, fd, flat, len(pieces), writable)
+        _checked(result, what)
+
+    @property
+    def view(self) -> memoryview:
+        """The memory, `length` bytes, writable as far as it was mapped so."""
+        return memoryview(ffi.buffer(self._pointer, self.length))
+
+
+def stamp_fill(
+    view: memoryview | bytearray, *, writer: int, ino: int, work_request: int, layout: int, namespace: int, offset: int
+) -> None:
+    """Fill `view` with stamp cells (csrc/include/emu/stamp.h); `offset` is the intended one of its first byte."""
+    stamp = ffi.new("struct emu_stamp *", (work_request, offset, writer, ino, layout, namespace))
+    target = ffi.from_buffer(view, require_writable=True)
+    lib.emu_stamp_fill(target, len(target), stamp)
