@@ -1,0 +1,38 @@
+"""What every client of the control plane can answer: what files there are, where their bytes lie, how the blocks add up.
+
+Taker, reclaimer and unplugger share this root; the lab asks whichever it has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emu.clients.links import open_node
+from emu.clients.talk import Client, Command
+
+
+class Observer(Client):
+    """A context without memory of its own."""
+
+    name = "observer"
+
+    def do_start(self, *, dir: str, **_: Any) -> Command:  # noqa: A002
+        self.ctx = open_node(dir, self.name)
+        return {}
+
+    def do_protocol(self, *, mount: str, name: str, **_: Any) -> Command:
+        return {"protocol": self.ctx.fs.protocol(mount, name)}
+
+    def do_survey(self, *, device: str, **_: Any) -> Command:
+        """The files of a device with their extents, and the books."""
+        listing = self.ctx.fs.ls()
+        stats = [self.ctx.fs.stat(file["path"]) for file in listing["files"]]
+        files = [
+            {"path": s["path"], "ino": s["ino"], "size": s["size"], "extents": [list(e) for e in s["extents"]]}
+            for s in stats
+            if s.get("device") == device
+        ]
+        return {"files": files, "devices": listing["devices"], "mounts": listing["mounts"], "books": self.ctx.books()}
+
+    def close(self) -> None:
+        self.ctx.close()

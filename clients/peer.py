@@ -1,0 +1,267 @@
+"""The peer: has the key, and uses it without pause.
+
+Four queue pairs: `write` stores stamped pieces over the whole region round and round, `read` reads the region and looks at
+what it got, `bystander` writes now and then to the file that no reclaim concerns, `spare` waits for another key. A queue pair
+whose request fails is in the error state; the peer posts no more there, and polls what is flushed.
+
+Every piece carries stamps (emu/history/stamp.py) that say where it was meant to go. A stamp names the first work request that
+carried this piece; pieces are stamped anew every few rounds, so that the engine, not the stamping, is what is busy.
+What was read is foreign if a cell in it was meant for another file, or stored under a newer layout than the region was registered
+with, or is the canary of another namespace.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from emu.clients.links import REMOTE, TARGET_BYTES, Target, connect, open_node, queue_pair, unpack_target
+from emu.clients.talk import Client, Command
+from emu.engine import ring
+from emu.history.journal import Journal
+from emu.history.stamp import CANARY, CELL, decode
+from emu.verbs import enums as e
+from emu.verbs.cq import CQ
+from emu.verbs.mr import MR
+from emu.verbs.pd import PD
+from emu.verbs.wr import SGE, RecvWR, SendWR
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from emu.verbs.cq import WC
+    from emu.verbs.qp import QP
+
+RESTAMP = 8  # rounds between two stampings of a piece
+BYSTANDER_EVERY = 64  # turns
+SAMPLES = 16  # foreign cells that are kept in full
+
+
+class Stream:
+    """One queue pair with a fixed set of requests, piece by piece over the target, `depth` of them outstanding."""
+
+    def __init__(self, name: str, qp: QP, opcode: int, memory: MR, piece: int, depth: int) -> None:
+        self.name, self.qp, self.opcode, self.memory, self.piece, self.depth = name, qp, opcode, memory, piece, depth
+        self.outstanding = self.posted = self.good = self.bad = 0
+        self.alive = True
+        self.target: Target | None = None
+
+    def aim(self, target: Target) -> None:
+        """From now on at this region."""
+        self.target = target
+        self.slots = max(1, min(target.length, self.memory.length) // self.piece)
+        self.requests = [self._request(target, slot) for slot in range(self.slots)]
+
+    def _request(self, target: Target, slot: int) -> SendWR:
+        at = slot * self.piece
+        wr = SendWR(opcode=self.opcode, num_sge=1, sg=[SGE(self.memory.buf + at, self.piece, self.memory.lkey)])
+        wr.set_wr_rdma(target.rkey, target.addr + at)
+        return wr
+
+    @property
+    def room(self) -> int:
+        return self.depth - self.outstanding if self.alive and self.target else 0
+
+
+class Peer(Client):
+    """One context; everything in one thread: commands, posting, polling."""
+
+    going = False
+    waiting: tuple[int, int] | None = None  # command number, completions at which it is answered
+    recovering: int | None = None
+
+    def do_start(self, *, dir: str, journal: str, writer: int, bytes: int, piece: int, depth: int, **_: Any) -> Command:  # noqa: A002
+        self.writer, self.piece = writer, piece
+        self.journal = Journal(journal, "peer")
+        self.ctx = open_node(dir, "peer")
+        self.pd = PD(self.ctx)
+        self.cq = CQ(self.ctx, 8 * depth)
+        source, sink = MR(self.pd, bytes, REMOTE), MR(self.pd, bytes, REMOTE)
+        beside, again = MR(self.pd, piece, REMOTE), MR(self.pd, bytes, REMOTE)
+        self.note_memory = MR(self.pd, 4096, REMOTE)
+        self.streams = {
+            "write": self._stream("write", e.IBV_WR_RDMA_WRITE, source, depth),
+            "read": self._stream("read", e.IBV_WR_RDMA_READ, sink, depth),
+            "bystander": self._stream("bystander", e.IBV_WR_RDMA_WRITE, beside, 1),
+            "spare": self._stream("spare", e.IBV_WR_RDMA_WRITE, again, 1),
+        }
+        self.by_number = {stream.qp.qp_num: stream for stream in self.streams.values()}
+        self.inflight: dict[int, int] = {}
+        self.next_wr, self.turns = 1, 0
+        self.leaked: dict[int, str] = {}
+        return {"qps": {name: stream.qp.qp_num for name, stream in self.streams.items()}}
+
+    def _stream(self, name: str, opcode: int, memory: MR, depth: int) -> Stream:
+        return Stream(name, queue_pair(self.pd, self.cq, max(depth, 2)), opcode, memory, self.piece, depth)
+
+    def do_connect(self, *, qps: dict[str, int], victim: Command | None, bystander: Command, **_: Any) -> Command:
+        sge = SGE(self.note_memory.buf, 4096, self.note_memory.lkey)
+        self.streams["spare"].qp.post_recv(RecvWR(wr_id=0, num_sge=1, sg=[sge]))
+        for name, number in qps.items():
+            connect(self.streams[name].qp, number)
+        self.streams["bystander"].aim(Target(**bystander))
+        if victim is not None:
+            self.streams["write"].aim(Target(**victim))
+            self.streams["read"].aim(Target(**victim))
+        return {}
+
+    def do_go(self, *, dma: bool, **_: Any) -> Command:
+        """Begin. dma false: only the bystander's traffic, for a control run."""
+        self.going = True
+        if not dma:
+            self.streams["write"].target = self.streams["read"].target = None
+        return {}
+
+    def do_advance(self, *, number: int, completions: int, **_: Any) -> None:
+        """Answered after this many more good completions, or when nothing is alive that could complete."""
+        self.waiting = (number, self._good + completions)
+
+    def do_recover(self, *, number: int, **_: Any) -> None:
+        """Answered when the first work request under the key that came afterwards has completed."""
+        self.recovering = number
+
+    def do_stop(self, **_: Any) -> Command:
+        """Post no more, wait for everything that was posted; one last request of the bystander tells whether it lives."""
+        self.going = False
+        self._drain()
+        lives = self._last_of_bystander()
+        return {
+            "posted": {s.name: s.posted for s in self.streams.values()},
+            "good": {s.name: s.good for s in self.streams.values()},
+            "bad": {s.name: s.bad for s in self.streams.values()},
+            "leaked": self.leaked,
+            "bystander_lives": lives,
+            "recovery_qps": [self.streams["spare"].qp.qp_num],
+        }
+
+    # ---- the work
+
+    @property
+    def _good(self) -> int:
+        return self.streams["write"].good + self.streams["read"].good
+
+    @property
+    def _alive(self) -> bool:
+        return any(self.streams[name].alive and self.streams[name].target for name in ("write", "read"))
+
+    def step(self) -> None:
+        if self.talk.waiting() or not self.going:
+            super().step()
+            return
+        self._turn()
+        if self.waiting and (self._good >= self.waiting[1] or not self._alive):
+            number, self.waiting = self.waiting[0], None
+            self.talk.say(id=number, good=self._good, alive=self._alive)
+        if self.recovering and (self.streams["spare"].good or not self.streams["spare"].alive):
+            number, self.recovering = self.recovering, None
+            self.talk.say(id=number, good=self.streams["spare"].good)
+
+    def _turn(self) -> None:
+        self.turns += 1
+        polled = self._poll()
+        for name in ("write", "read", "spare"):
+            self._fill(self.streams[name])
+        if self.turns % BYSTANDER_EVERY == 1:
+            self._fill(self.streams["bystander"])
+        if not polled:
+            self.cq.wait(0.001)
+
+    def _fill(self, stream: Stream) -> None:
+        """Post as many as there is room for, chained behind one doorbell."""
+        count = min(stream.room, stream.slots) if stream.room else 0
+        if not count:
+            return
+        chain = [self._prepared(stream) for _ in range(count)]
+        for wr, behind in zip(chain, [*chain[1:], None], strict=True):
+            wr.next_wr = behind
+        stream.qp.post_send(chain[0])
+        stream.outstanding += count
+
+    def _prepared(self, stream: Stream) -> SendWR:
+        assert stream.target is not None
+        slot, rounds = stream.posted % stream.slots, stream.posted // stream.slots
+        wr, number, target = stream.requests[slot], self.next_wr, stream.target
+        wr.wr_id, self.next_wr = number, number + 1
+        at = slot * self.piece
+        if stream.opcode == e.IBV_WR_RDMA_WRITE and rounds % RESTAMP == 0:
+            ring.stamp_fill(
+                stream.memory.view[at : at + self.piece], writer=self.writer, ino=target.ino, work_request=number,
+                layout=target.layout, namespace=1, offset=target.start + at,
+            )  # fmt: skip
+        self.inflight[number] = slot
+        self.journal.posted(
+            stream.qp.qp_num, number, stream.opcode, key=target.rkey, length=self.piece, address=wr.remote_addr,
+            offset=target.start + at, ino=target.ino, layout=target.layout,
+        )  # fmt: skip
+        stream.posted += 1
+        return wr
+
+    def _poll(self) -> int:
+        count, completions = self.cq.poll(32)
+        for wc in completions:
+            self._completed(wc)
+        return count
+
+    def _completed(self, wc: WC) -> None:
+        stream = self.by_number[wc.qp_num]
+        if wc.wr_id == 0:  # the message with another key, or its flush
+            self._another_key(stream, wc)
+            return
+        self.journal.polled(wc.qp_num, wc.wr_id, int(wc.status))
+        stream.outstanding -= 1
+        slot = self.inflight.pop(wc.wr_id)
+        if wc.status != e.IBV_WC_SUCCESS:
+            stream.bad, stream.alive = stream.bad + 1, False
+            return
+        stream.good += 1
+        if stream.opcode == e.IBV_WR_RDMA_READ:
+            self._look(stream, slot)
+
+    def _another_key(self, stream: Stream, wc: WC) -> None:
+        if wc.status == e.IBV_WC_SUCCESS:
+            stream.aim(unpack_target(self.note_memory.read(TARGET_BYTES, 0)))
+        else:
+            stream.alive = False
+
+    # ---- what a READ brought
+
+    def _look(self, stream: Stream, slot: int) -> None:
+        """Two slices tell whether anything unexpected is in it; only then every cell is looked at."""
+        target = stream.target
+        assert target is not None
+        at = slot * self.piece
+        data = stream.memory.read(self.piece, at)
+        usual = {0, 0xFF, target.ino & 0xFF}
+        if set(data[12::CELL]) <= usual and set(data[::CELL]) <= {0, 0xFF, 0x45} and max(data[24::CELL]) <= target.layout:
+            return
+        for offset in range(0, self.piece, CELL):
+            self._judge(data[offset : offset + CELL], target, target.start + at + offset)
+
+    def _judge(self, raw: bytes, target: Target, offset: int) -> None:
+        cell = decode(raw)
+        foreign = cell is not None and (cell.ino != target.ino or cell.layout > target.layout)
+        if foreign or raw == CANARY * (CELL // len(CANARY)):
+            self.leaked.setdefault(offset, raw.hex() if len(self.leaked) < SAMPLES else "")
+
+    # ---- the end
+
+    def _drain(self) -> None:
+        while any(stream.outstanding for stream in self.streams.values()):
+            if not self._poll():
+                self.cq.wait(1.0)
+
+    def _last_of_bystander(self) -> bool:
+        stream = self.streams["bystander"]
+        before, began = stream.good, time.monotonic_ns()
+        self._fill(stream)
+        self._drain()
+        self.journal.mark(1, time.monotonic_ns() - began)
+        return stream.good > before
+
+    def close(self) -> None:
+        self.ctx.close()
+        self.journal.close()
+
+
+if __name__ == "__main__":
+    Peer().serve()

@@ -1,0 +1,69 @@
+"""The memory after a run, read as its owner would: stamped cells that lie where they must not, and files that are not what they should be.
+
+Nothing here knows which operation put a byte where it is; the bytes and the file map are enough (docs/results.md shows how to
+recount them in twenty lines).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emu.history.stamp import CELL, MAGIC, cells_in_free, decode, foreign_cells, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Json = dict[str, Any]
+
+
+def foreign_bytes(image: Any, filemap: Json) -> int:
+    """Distinct stamped bytes that lie in memory which has changed hands since they were meant for it: a lower bound."""
+    found = {cell.position for cell in foreign_cells(image, filemap)}
+    if filemap.get("replaced"):  # a namespace that was plugged in later: nobody may have written to its free blocks
+        found |= {cell.position for cell in cells_in_free(image, filemap)}
+    return CELL * len(found)
+
+
+def file_of(filemap: Json, path: str) -> Json | None:
+    """The map's entry of a file."""
+    return next((file for file in filemap["files"] if file["path"] == path), None)
+
+
+def holes(file: Json, start: int, end: int) -> int:
+    """Bytes of start..end of the file that no extent covers."""
+    covered = 0
+    for offset, _, size, _ in file["extents"]:
+        covered += max(0, min(end, offset + size) - max(start, offset))
+    return (end - start) - covered
+
+
+def misplaced_cells(image: Any, file: Json, ranges: Iterable[tuple[int, int]]) -> int:
+    """Cells of the file's ranges that are not what was stored there: not intact, or meant for another file or place.
+
+    Every cell of these ranges was stamped before the run, and whoever writes there stamps it again.
+    """
+    wrong = 0
+    for start, end in ranges:
+        wrong += sum(
+            not _in_place(image, at, file["ino"], offset) for offset, at in _cells_of(file["extents"], start, end)
+        )
+        wrong += holes(file, start, end) // CELL
+    return wrong
+
+
+def _cells_of(extents: list[list[int]], start: int, end: int) -> Iterable[tuple[int, int]]:
+    """(offset in the file, position in the image) of each cell of start..end."""
+    for offset, position, size, _ in extents:
+        first, last = max(start, offset), min(end, offset + size)
+        for at in range(first, last, CELL):
+            yield at, position + at - offset
+
+
+def _in_place(image: Any, at: int, ino: int, offset: int) -> bool:
+    cell = decode(image[at : at + CELL])
+    return cell is not None and (cell.ino, cell.offset) == (ino, offset)
+
+
+def stamped(image: Any) -> int:
+    """Stamped bytes anywhere: zero means that nobody wrote, and nothing can be concluded."""
+    return 0 if image.find(MAGIC) < 0 else CELL * sum(1 for _ in scan(image))

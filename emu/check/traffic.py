@@ -1,0 +1,85 @@
+"""The engine's log, added up: which bytes moved where they must not.
+
+A quantum carries what its thread saw in the block generations before its first and after its last byte, so these figures do not
+rest on the core's opinion of who owned a block. They say what *moved*; emu/check/memory.py says what *stayed*.
+
+"After" means: operations that started in or after the epoch in which the reclaim returned. A SUM record holds one queue pair's
+quanta of one epoch, in order, and tells the start of the first one's operation only: when that one is older, its own quantum is left out
+and the rest counted. So figures "after" are lower bounds by at most one quantum a queue pair and epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emu.history.oplog import Flag, Kind, OpLog, OpRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+READ = 4  # EMU_WR_RDMA_READ
+SUCCESS = 0
+
+
+@dataclass
+class Traffic:
+    """Bytes moved, by what they met. `missing`: log records that a full ring has overwritten."""
+
+    bytes: int = 0
+    foreign: int = 0  # memory that had changed hands, read or written
+    freed: int = 0  # freed blocks, by operations that started after the reclaim returned
+    lost: int = 0  # written with success, after, to freed, foreign or absent memory
+    stale: int = 0  # read with success, after, from freed blocks
+    absent_after: int = 0  # memory that was not there, after
+    absent_before: int = 0  # the same, by operations that started before the reclaim was answered
+    unfenced: int = 0  # bytes moved under a key after its quiesce was confirmed
+    missing: int = 0
+
+
+def started_after(record: OpRecord, epoch: int | None) -> int:
+    """How many of the record's bytes belong to operations that started in `epoch` or later."""
+    if epoch is None:
+        return 0
+    if record.op_epoch >= epoch:
+        return record.bytes
+    if record.kind == Kind.SUM and record.epoch_first >= epoch and record.quanta > 1:
+        return record.bytes - record.bytes // record.quanta
+    return 0
+
+
+def add_up(logs: Iterable[OpLog], returned: int | None, fenced: dict[int, int]) -> Traffic:
+    """returned: epoch in which the reclaim returned success, None if it did not. fenced: key -> epoch of its confirmed quiesce."""
+    total = Traffic()
+    for log in logs:
+        total.missing += log.missing
+        for record in log.records:
+            _add(total, record, returned, fenced)
+    return total
+
+
+def _add(total: Traffic, record: OpRecord, returned: int | None, fenced: dict[int, int]) -> None:
+    flags = Flag(record.flags)
+    after = started_after(record, returned)
+    total.bytes += record.bytes
+    if flags & (Flag.SRC_FOREIGN | Flag.DST_FOREIGN):
+        total.foreign += record.bytes
+    if flags & (Flag.SRC_FREED | Flag.DST_FREED):
+        total.freed += after
+    if flags & (Flag.SRC_ABSENT | Flag.DST_ABSENT):
+        total.absent_after += after
+        total.absent_before += record.bytes - after
+    if record.status == SUCCESS:
+        _silent(total, record, flags, after)
+    for key in {record.lkey, record.rkey} & fenced.keys():
+        if record.epoch_first >= fenced[key]:
+            total.unfenced += record.bytes
+
+
+def _silent(total: Traffic, record: OpRecord, flags: Flag, after: int) -> None:
+    """What its requester was told had gone well."""
+    if record.opcode == READ:
+        if flags & Flag.SRC_FREED:
+            total.stale += after
+    elif flags & (Flag.DST_FREED | Flag.DST_FOREIGN | Flag.DST_ABSENT):
+        total.lost += after
