@@ -180,6 +180,11 @@ class Connection:
         self._thread.join()
         _close_all((*self.descriptors, self.event_fd, self._wake))
 
+    def abandon(self) -> None:
+        """In a forked child, which has no thread of it: close this copy of the door, which would keep the session alive."""
+        if self._sock:
+            self._sock.close()
+
     def __enter__(self) -> Self:
         return self
 
