@@ -1,0 +1,174 @@
+"""Files and devices of a node: what `emu fs` does, as methods. `ctx.fs.truncate("/mnt/a", 0)`.
+
+A path below one of the node's mounts names a file there; any other path is a file of this host, which is opened here and sent
+along. Errors are PyverbsRDMAError with the errno of the operation. truncate, punch, unlink and unplug are *reclaims*: they
+take as long as the mount's protocol takes, perhaps for ever. `begin_truncate` and its sisters return at once a Reclaim, which can be waited
+for or cancelled.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from emu.verbs.pyverbs_error import PyverbsRDMAError
+from emu.verbs.session import pyverbs_errors
+from emu.wire.codec import DATA_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.verbs.session import Session
+    from emu.wire.client import Pending
+
+
+class Reclaim:
+    """A truncate, punch, unlink or unplug under way."""
+
+    def __init__(self, pending: Pending, what: str) -> None:
+        self._pending, self._what = pending, what
+
+    @property
+    def done(self) -> bool:
+        return self._pending.done
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """Wait for the end. PyverbsRDMAError: the protocol's refusal (EBUSY, ...), or ETIMEDOUT: it still goes on."""
+        try:
+            with pyverbs_errors(self._what):
+                return self._pending.result(timeout).result
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Interrupt it: its result is EINTR and nothing has changed, unless it has gone too far already."""
+        with pyverbs_errors(f"cancel {self._what}"):
+            self._pending.cancel()
+
+
+class Fs:
+    """The node's file operations, through one context's session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # ---- files
+
+    def create(self, path: str, size: int = 0) -> dict[str, Any]:
+        """A new file of `size` bytes, allocated and zeroed."""
+        return self._call(f"create {path}", "fs_create", path=path, size=size)
+
+    def ls(self, path: str = "") -> dict[str, Any]:
+        """{files: [...], devices: [...], mounts: [...]}, all of the node's or those below `path`."""
+        return self._call(f"ls {path}", "fs_ls", path=path)
+
+    def stat(self, path: str) -> dict[str, Any]:
+        """{path, ino, size, blocks, extents: [[file offset, device offset, bytes, since]], pins, device}."""
+        return self._call(f"stat {path}", "fs_stat", path=path)
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """Up to `length` bytes; short at the end of the file, holes read as zeros."""
+        data = bytearray()
+        while True:
+            ask = min(DATA_LIMIT, length - len(data))
+            piece = self._call(f"read {path}", "fs_read", path=path, offset=offset + len(data), length=ask)[
+                "data"
+            ]
+            data += piece
+            if len(piece) < ask or len(data) >= length:
+                return bytes(data)
+
+    def write(self, path: str, offset: int, data: bytes) -> int:
+        """Bytes written: all of them. The file grows as needed."""
+        written = 0
+        for start in range(0, len(data), DATA_LIMIT) or [0]:
+            piece = data[start : start + DATA_LIMIT]
+            written += self._call(f"write {path}", "fs_write", path=path, offset=offset + start, data=piece)[
+                "written"
+            ]
+        return written
+
+    # ---- reclaims
+
+    def truncate(self, path: str, size: int, timeout: float | None = None) -> dict[str, Any]:
+        return self.begin_truncate(path, size).result(timeout)
+
+    def begin_truncate(self, path: str, size: int) -> Reclaim:
+        return self._begin(f"truncate {path}", "fs_truncate", path, size=size)
+
+    def punch(self, path: str, offset: int, length: int, timeout: float | None = None) -> dict[str, Any]:
+        return self.begin_punch(path, offset, length).result(timeout)
+
+    def begin_punch(self, path: str, offset: int, length: int) -> Reclaim:
+        return self._begin(f"punch {path}", "fs_punch", path, offset=offset, length=length)
+
+    def unlink(self, path: str, timeout: float | None = None) -> dict[str, Any]:
+        return self.begin_unlink(path).result(timeout)
+
+    def begin_unlink(self, path: str) -> Reclaim:
+        with pyverbs_errors(f"unlink {path}"):
+            return Reclaim(self._session.start("fs_unlink", path=path), f"unlink {path}")
+
+    def unplug(self, target: str, surprise: bool = False, timeout: float | None = None) -> dict[str, Any]:
+        """Take a device (its name), or one file (its path) away from its users. surprise: it is gone already."""
+        return self.begin_unplug(target, surprise).result(timeout)
+
+    def begin_unplug(self, target: str, surprise: bool = False) -> Reclaim:
+        what = f"unplug {target}"
+        if "/" not in target or self._on_mount(target):
+            return Reclaim(self._session.start("fs_unplug", target=target, surprise=surprise), what)
+        with host_file(target) as fd:
+            pending = self._session.start("fs_unplug", [fd], target=target, surprise=surprise, host=True)
+        return Reclaim(pending, what)
+
+    def plug(self, device: str) -> dict[str, Any]:
+        """A new, empty namespace on an unplugged device."""
+        return self._call(f"plug {device}", "fs_plug", device=device)
+
+    def protocol(self, mount: str, name: str = "") -> str:
+        """The mount's protocol; with a name: change it, for reclaims that begin from now on. Mount `host`: of host files."""
+        return str(self._call(f"protocol {mount}", "protocol", mount=mount, name=name)["protocol"])
+
+    # ---- how
+
+    def _call(self, what: str, op: str, **values: Any) -> dict[str, Any]:
+        return Reclaim(self._session.start(op, **values), what).result(timeout=60)
+
+    def _begin(self, what: str, op: str, path: str, **values: Any) -> Reclaim:
+        if self._on_mount(path):
+            return Reclaim(self._session.start(op, path=path, **values), what)
+        with host_file(path) as fd:
+            return Reclaim(self._session.start(op, [fd], path=path, host=True, **values), what)
+
+    def _on_mount(self, path: str) -> bool:
+        mounts = [str(mount["path"]).rstrip("/") for mount in self.ls()["mounts"]]
+        return any(path == mount or path.startswith(mount + "/") for mount in mounts)
+
+
+@contextmanager
+def host_file(path: str | os.PathLike[str], *, readable: bool = False) -> Iterator[int]:
+    """A descriptor of a file on this host, for as long as it takes to send it. readable: reading is enough."""
+    try:
+        fd = _open(path, readable)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise PyverbsRDMAError(
+            f"{os.fspath(path)} is on no mount of the node and cannot be opened here", number
+        ) from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open(path: str | os.PathLike[str], readable: bool) -> int:
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not keep us waiting
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except PermissionError:
+        if not readable:
+            raise
+        return os.open(path, os.O_RDONLY | flags)

@@ -1,0 +1,183 @@
+"""Memory regions: memory that the NIC may touch, and the keys that name it.
+
+    MR(pd, length, access)                           memory of its own (a sealed memfd)
+    MR(pd, length, access, file="/mnt/a")            bytes of a file on a mount of the node: the file's very blocks
+    MR(pd, length, access, path="host/file")         bytes of an ordinary file of this host
+
+The memory is mapped here, at `mr.buf`, and registered under that very address unless `iova` says otherwise: address space is
+reserved first, its address is the registered one, then what the broker hands back is placed there. Loads and stores of
+this process go straight to the memory, past every key: after a truncate `mr.read()` of a host file ends in SIGBUS, as it does on
+hardware, and of a dax file it still sees the blocks, whoever owns them now.
+
+A memoryview that the program still holds keeps the mapping (not the registration) alive beyond close().
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import cffi
+
+from emu.engine.ring import Memory
+from emu.verbs import enums as e
+from emu.verbs.base import PyverbsCM, closed, lines, refuse_unacknowledged
+from emu.verbs.fs import host_file
+from emu.verbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
+
+if TYPE_CHECKING:
+    from emu.verbs.pd import PD
+
+PAGE = mmap.PAGESIZE
+_FFI = cffi.FFI()
+WRITABLE = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC
+
+
+class MR(PyverbsCM):
+    """A registered region of `length` bytes.
+
+    access: IBV_ACCESS_*. file, path: what is registered (neither: memory of its own). offset: in that file; on a mount a multiple of
+    4096. iova: the address by which work requests name its first byte. importer: what it promises when its memory is taken back
+    (docs/protocols.md). implicit and user addresses need memory that the NIC cannot reach here: EOPNOTSUPP.
+
+    buf, lkey, rkey, length, handle: as in pyverbs. ino, layout: of the file, at registration.
+    """
+
+    def __init__(
+        self,
+        pd: PD,
+        length: int = 0,
+        access: int = 0,
+        address: int | None = None,
+        implicit: bool = False,
+        *,
+        file: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        offset: int = 0,
+        iova: int | None = None,
+        importer: str = "sync-revocable",
+    ) -> None:
+        self._handle: int | None = None
+        self._buffer: Any = None
+        self.pd = pd
+        if implicit or address is not None:
+            raise PyverbsRDMAError(
+                "memory of the program's own, and implicit regions, cannot be registered", errno.EOPNOTSUPP
+            )
+        if file is not None and path is not None:
+            raise PyverbsUserError("give file= (on a mount of the node) or path= (of this host), not both")
+        self.length, self.access = length, int(access)
+        self._skew = offset % PAGE
+        memory = Memory(_span(length, offset))
+        self.iova = memory.addr + self._skew if iova is None else iova
+        asked = {
+            "pd": pd.handle,
+            "length": length,
+            "access": self.access,
+            "offset": offset,
+            "importer": importer,
+        }
+        self._register(memory, {**asked, "iova": self.iova}, file, path)
+        self._address, self._buffer = memory.addr, _buffer(memory)
+        pd.mrs.add(self)
+        pd.ctx.register("mr", self.handle, self)
+
+    def _register(
+        self, memory: Memory, asked: dict[str, Any], file: str | None, path: str | os.PathLike[str] | None
+    ) -> None:
+        with ExitStack() as given:
+            fds: tuple[int, ...] = ()
+            if path is not None:
+                fds = (given.enter_context(host_file(path, readable=not self.access & WRITABLE)),)
+                answer = self.pd.ctx.call("reg_mr", fds, backing="host", path=os.fspath(path), **asked)
+            elif file is not None:
+                answer = self.pd.ctx.call("reg_mr", backing="dax", path=file, **asked)
+            else:
+                answer = self.pd.ctx.call("reg_mr", backing="anon", **asked)
+            for fd in answer.descriptors:
+                given.callback(os.close, fd)
+            self._handle = int(answer.result["handle"])
+            self._keep(answer.result)
+            writable = not fds or bool(self.access & WRITABLE)
+            memory.map((*answer.descriptors, *fds)[0], answer.result["map"], writable=writable)
+
+    def _keep(self, result: dict[str, Any]) -> None:
+        self.lkey, self.rkey = int(result["lkey"]), int(result["rkey"])
+        self.ino, self.layout = int(result.get("ino", 0)), int(result.get("layout", 0))
+        self.device = str(result.get("device", ""))
+
+    @property
+    def handle(self) -> int:
+        if self._handle is None:
+            raise closed("MR")
+        return self._handle
+
+    @property
+    def buf(self) -> int:
+        """Address of the first byte in this process."""
+        self.handle  # noqa: B018 - refuses a closed one
+        return self._address + self._skew
+
+    @property
+    def view(self) -> memoryview:
+        """The region's bytes, in place (emu's own)."""
+        self.handle  # noqa: B018 - refuses a closed one
+        return memoryview(self._buffer)[self._skew : self._skew + self.length]
+
+    def write(self, data: bytes | bytearray | memoryview | str, length: int, offset: int = 0) -> None:
+        """Store the first `length` bytes of data."""
+        raw = data.encode() if isinstance(data, str) else data
+        self._check(length, offset)
+        if len(raw) < length:
+            raise PyverbsUserError(f"write of {length} bytes, but data has {len(raw)}")
+        self.view[offset : offset + length] = raw[:length]
+
+    def read(self, length: int, offset: int) -> bytes:
+        self._check(length, offset)
+        return bytes(self.view[offset : offset + length])
+
+    def _check(self, length: int, offset: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.length:
+            raise PyverbsUserError(
+                f"bytes {offset}..{offset + length} are not within the {self.length} bytes of this MR"
+            )
+
+    def acknowledge(self) -> None:
+        """Emu's own: the holder's answer to MR_REVOKING; the region may be taken now."""
+        self.pd.ctx.call("ack", handle=self.handle)
+
+    def close(self) -> None:
+        """Deregister: when it returns, the NIC touches nothing of it."""
+        if self._handle is None:
+            return
+        refuse_unacknowledged(self)
+        handle, self._handle = self._handle, None
+        try:
+            self.pd.ctx.destroy("dereg_mr", handle)
+        finally:
+            self._buffer = None
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle is not None:
+            self.pd.ctx.put_off("dereg_mr", handle)
+
+    def __str__(self) -> str:
+        rows = [("lkey", self.lkey), ("rkey", self.rkey), ("length", self.length), ("buf", self.buf)]
+        return lines("MR", [*rows, ("handle", self.handle)])
+
+
+def _span(length: int, offset: int) -> int:
+    """Bytes of address space for the pages that hold the range. Lengths that no mapping can have are the broker's to refuse."""
+    if not 0 < length < 1 << 46 or not 0 <= offset < 1 << 62:
+        return PAGE
+    return -(-(offset % PAGE + length) // PAGE) * PAGE
+
+
+def _buffer(memory: Memory) -> Any:
+    """The mapping as a buffer that keeps it: it goes when the last view of it goes."""
+    guard = _FFI.gc(_FFI.cast("char *", memory.addr), lambda _: memory.close())
+    return _FFI.buffer(guard, memory.length)
