@@ -127,7 +127,7 @@ class CQ(PyverbsCM):
         return len(completions), completions
 
     def _take(self, c: Completion) -> WC:
-        qp = self.context.qp(c.qp_num)
+        qp = self.context.numbered.get(c.qp_num)
         if qp is not None:
             qp.ring.release(c.is_recv, c.wq_head)
         return WC(

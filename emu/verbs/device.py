@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from emu.wire.client import Answer
 
 NAME = "emu0"
+KINDS = ("qp", "cq", "mr")  # of elements, as the fields of events name them
 EVENTS = {
     **{
         kind.name.removeprefix("IBV_EVENT_"): kind
@@ -133,9 +134,10 @@ class Context(PyverbsCM):
         self.pds: WeakSet[PyverbsCM] = WeakSet()
         self.cqs: WeakSet[PyverbsCM] = WeakSet()
         self.qps: WeakSet[PyverbsCM] = WeakSet()
-        self._elements: dict[str, WeakValueDictionary[int, Any]] = {
-            kind: WeakValueDictionary() for kind in ("qp_num", "cq", "mr")
+        self._elements: dict[str, WeakValueDictionary[int, PyverbsCM]] = {
+            kind: WeakValueDictionary() for kind in KINDS
         }
+        self.numbered: WeakValueDictionary[int, QP] = WeakValueDictionary()  # open queue pairs by qp_num
         self._session: Session | None = None
         self._embedded = False
         given = os.fspath(dir) if dir is not None else os.environ.get("EMU_DIR", "")
@@ -180,14 +182,9 @@ class Context(PyverbsCM):
         if not self.dead:
             self.session.put_off(op, handle=handle)
 
-    def register(self, kind: str, number: int, element: PyverbsCM) -> None:
-        """Events about this number are about this element."""
-        self._elements[kind][number] = element
-
-    def qp(self, qp_num: int) -> QP | None:
-        """The open queue pair of this number."""
-        found: QP | None = self._elements["qp_num"].get(qp_num)
-        return found
+    def register(self, kind: str, handle: int, element: PyverbsCM) -> None:
+        """Events that name this handle are about this element."""
+        self._elements[kind][handle] = element
 
     @property
     def dead(self) -> bool:
@@ -223,7 +220,7 @@ class Context(PyverbsCM):
 
     def _event_of(self, message: dict[str, Any]) -> AsyncEvent:
         fields = dict(message.get("fields", {}))
-        found = (self._elements[kind].get(fields[kind]) for kind in self._elements if kind in fields)
+        found = (self._elements[kind].get(fields[kind]) for kind in KINDS if kind in fields)
         return AsyncEvent(EVENTS[message["event"]], next(found, None), fields)
 
     def close(self) -> None:

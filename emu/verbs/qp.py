@@ -133,7 +133,8 @@ class QP(PyverbsCM):
         self.context.qps.add(self)
         for cq in (self.scq, self.rcq):
             cq.qps.add(self)
-        self.context.register("qp_num", self.qp_num, self)
+        self.context.register("qp", self.handle, self)
+        self.context.numbered[self.qp_num] = self
         if qp_attr is not None:
             self.to_init(qp_attr)
 
@@ -260,6 +261,7 @@ class QP(PyverbsCM):
             return
         refuse_unacknowledged(self)
         handle, self._handle = self._handle, None
+        self.context.numbered.pop(self.qp_num, None)
         try:
             self.context.destroy("destroy_qp", handle)
             for cq in {self.scq, self.rcq}:
