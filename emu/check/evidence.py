@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from emu.history.events import read_events
 from emu.history.journal import JournalFile, read_journal
 from emu.history.oplog import OpLog, read_oplogs
 
@@ -57,8 +58,12 @@ class Evidence:
 
     @cached_property
     def events(self) -> list[Json]:
-        lines = (self.folder / "events.jsonl").read_text("utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        return list(read_events(self.folder))
+
+    @cached_property
+    def gaps(self) -> int:
+        """Lines of the history that are missing."""
+        return sum(line["last"] - line["first"] + 1 for line in self.events if line["kind"] == "gap")
 
     @cached_property
     def phases(self) -> list[Phase]:

@@ -123,6 +123,8 @@ class _Judge:
         return bool(self.reclaim["returned"]) and self.reclaim["errno"] is None
 
     def run(self) -> Verdict:
+        if self.evidence.gaps:
+            self.unknown.append(f"{self.evidence.gaps} lines of the history are missing")
         self._traffic()
         self._memory()
         self._journals()

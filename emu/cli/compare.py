@@ -1,0 +1,157 @@
+"""`emu compare`: start real processes for every row, measure, judge, and print the table.
+
+Progress goes to stderr, the table to stdout (with `--json -` the JSON goes there, and the table to stderr). Exit status: 0 every
+protocol kept what it promises, 1 one broke a promise, 2 some outcome is unknown, 64 usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emu.cli import CommandError
+from emu.lab import names
+from emu.lab.compare import Options, compare
+from emu.lab.plan import protocols_here, rows
+from emu.lab.rows import exit_code
+from emu.report.html import page
+from emu.report.table import render
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+SUMMARY = "measure protocols against events on live processes, side by side"
+MARKER = ".emu-compare"
+QUICK_RUNS, FULL_RUNS = 1, 3
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--protocols", metavar="LIST", help="comma list; default: all that are installed")
+    parser.add_argument("--events", metavar="LIST", help=f"comma list of {', '.join(names.EVENTS_HERE)}")
+    parser.add_argument("--backings", metavar="LIST", help=f"comma list of {', '.join(names.BACKINGS_HERE)}")
+    parser.add_argument("--holders", metavar="LIST", help="comma list of deaf, prompt; default: both where it differs")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="one run a row (the default)")
+    size.add_argument("--full", action="store_true", help=f"{FULL_RUNS} runs a row, every holder everywhere")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs a row")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="varies when the reclaim falls (default 1)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at the same time (default: the number of cores, up to 4)")
+    parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
+    parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page")
+    parser.add_argument("--out", metavar="DIR", default="runs/compare", help="where evidence goes (default runs/compare)")
+
+
+def run(args: argparse.Namespace) -> int:
+    specs = list(rows(*_chosen(args)))
+    out = _evidence_folder(Path(args.out), [spec.label for spec in specs])
+    options = Options(
+        out=out, seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
+        progress=partial(print, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    result = _interruptible(compare(specs, options))
+    _deliver(args, result)
+    return exit_code(result["rows"])
+
+
+# ---- what was asked for
+
+
+def _chosen(args: argparse.Namespace) -> tuple[list[str], list[str], list[str], list[str] | None]:
+    holders = _known("holder", args.holders, names.HOLDERS, names.HOLDERS_HERE)
+    if args.full and not holders:
+        holders = list(names.HOLDERS_HERE)
+    here = protocols_here()
+    return (
+        _known("protocol", args.protocols, (*names.PROTOCOLS, *here), here) or here,
+        _known("event", args.events, names.EVENTS, names.EVENTS_HERE) or list(names.EVENTS_HERE),
+        _known("backing", args.backings, names.BACKINGS, names.BACKINGS_HERE) or list(names.BACKINGS_HERE),
+        holders or None,
+    )
+
+
+def _known(kind: str, given: str | None, known: Sequence[str], here: Sequence[str]) -> list[str]:
+    """The names of a comma list, each once; empty when none was given."""
+    if given is None:
+        return []
+    chosen = list(dict.fromkeys(names.ALIASES.get(name, name) for name in (part.strip() for part in given.split(","))))
+    for name in chosen:
+        if name not in known:
+            raise CommandError(f"compare {name or repr(name)}: EINVAL: no such {kind}; the {kind}s are {', '.join(dict.fromkeys(known))}")
+        if name not in here:
+            raise CommandError(f"compare {name}: EOPNOTSUPP: {kind} {name} is not in this version; here are {', '.join(here)}")
+    return chosen
+
+
+def _runs(args: argparse.Namespace) -> int:
+    count: int = args.runs if args.runs is not None else FULL_RUNS if args.full else QUICK_RUNS
+    if count < 1:
+        raise CommandError(f"compare --runs {count}: EINVAL: at least one run a row is needed")
+    return count
+
+
+def _jobs(args: argparse.Namespace) -> int:
+    count: int = args.jobs if args.jobs is not None else min(4, len(os.sched_getaffinity(0)))
+    if count < 1:
+        raise CommandError(f"compare --jobs {count}: EINVAL: at least one run at a time is needed")
+    return count
+
+
+def _evidence_folder(out: Path, labels: Sequence[str]) -> Path:
+    """A folder of ours: new, empty, or used by an earlier comparison, whose rows of the same names are replaced."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / MARKER).exists() and any(out.iterdir()):
+            raise CommandError(f"compare --out {out}: ENOTEMPTY: it holds something else; name a new folder")
+        (out / MARKER).touch()
+        for label in labels:
+            shutil.rmtree(out / label, ignore_errors=True)
+    except OSError as error:
+        raise CommandError(f"compare --out {out}: {error.strerror}") from error
+    return out
+
+
+# ---- carrying it out
+
+
+def _interruptible(work: Any) -> dict[str, Any]:
+    """SIGTERM ends it as Ctrl-C does: every process of every run is gone before we are."""
+
+    async def guarded() -> dict[str, Any]:
+        this = asyncio.current_task()
+        assert this
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        result: dict[str, Any] = await work
+        return result
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _deliver(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    raw = json.dumps(result, indent=1) + "\n"
+    table = render(result)
+    try:
+        if args.html:
+            _write(Path(args.html), page(result))
+        if args.json and args.json != "-":
+            _write(Path(args.json), raw)
+    except OSError as error:
+        raise CommandError(f"compare {error.filename}: {error.strerror}") from error
+    print(table, file=sys.stderr if args.json == "-" else sys.stdout)
+    if args.json == "-":
+        sys.stdout.write(raw)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")

@@ -1,0 +1,157 @@
+"""A whole comparison: every row's runs and controls, a few at a time, and the result as data.
+
+Rows share nothing: each run has its own broker, directory and processes, so running two at once changes timings (which are only
+reported) and no verdict. A run whose verdict is unknown, since no DMA was in flight at the gate say, is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from emu.check.verdict import Verdict, judge
+from emu.history.runs import machine
+from emu.lab.plan import Control, RowSpec, controls_for
+from emu.lab.process import LabError
+from emu.lab.rows import RowResult, RunResult
+from emu.lab.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+Json = dict[str, Any]
+
+TRIES = 4  # of a run: the first, and three more while its verdict is unknown
+NOTHING = Control("")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `emu compare` was asked for."""
+
+    out: Path
+    seed: int = 1
+    runs: int = 1
+    jobs: int = 2
+    quick: bool = True
+    progress: Callable[[str], None] = print
+
+
+@dataclass
+class Comparison:
+    """One comparison under way. Control runs are made once for each (protocol, event, backing)."""
+
+    options: Options
+    slots: asyncio.Semaphore
+    controls: dict[str, asyncio.Task[str]] = field(default_factory=dict)
+    done: int = 0
+
+    async def row(self, spec: RowSpec, total: int) -> RowResult:
+        result = RowResult(spec, self.options.seed)
+        began = time.monotonic()
+        if not spec.reason:
+            folder = self.options.out / spec.label
+            runs = [self._run(spec, NOTHING, folder / f"run-{n}", n) for n in range(1, self.options.runs + 1)]
+            result.runs = list(await asyncio.gather(*runs))
+            if not any(run.verdict.outcome == "UNKNOWN" for run in result.runs):
+                result.controls = await self._controls(spec, result.worst.verdict.outcomes)
+        self.done += 1
+        self._tell(result, total, time.monotonic() - began)
+        return result
+
+    def _tell(self, result: RowResult, total: int, seconds: float) -> None:
+        spec = result.spec
+        outcome = ", ".join(result.outcomes) if result.runs else f"N/A: {spec.reason}"
+        controls = "".join(f"  {name}: {end}" for name, end in result.controls.items())
+        name = f"{spec.protocol} {spec.event} {spec.backing} {spec.holder}"
+        self.options.progress(f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.1f} s)")
+
+    async def _controls(self, spec: RowSpec, outcomes: Sequence[str]) -> dict[str, str]:
+        wanted = controls_for(spec, outcomes)
+        ends = await asyncio.gather(*(self._control(spec, control) for control in wanted))
+        return {control.name: end for control, end in zip(wanted, ends, strict=True)}
+
+    async def _control(self, spec: RowSpec, control: Control) -> str:
+        """A prompt holder's row and a deaf one's share their controls."""
+        label = f"{spec.protocol}-{spec.event}-{spec.backing}-control-{control.name}"
+        if label not in self.controls:
+            alike = RowSpec(spec.protocol, spec.event, spec.backing, "deaf")
+            work = self._run(alike, control, self.options.out / label / "run-1", 1)
+            self.controls[label] = asyncio.create_task(_outcome(work))
+        return await self.controls[label]
+
+    async def _run(self, spec: RowSpec, control: Control, folder: Path, number: int) -> RunResult:
+        result = _failed(LabError("never tried"), folder)
+        for attempt in range(TRIES):
+            seed = random.Random(f"{self.options.seed}/{spec.label}/{control.name}/{number}/{attempt}").getrandbits(32)
+            async with self.slots:
+                result = await _once(Run(spec, folder, seed, control))
+            if result.verdict.outcome != "UNKNOWN":
+                break
+        return result
+
+
+async def _outcome(work: Any) -> str:
+    result: RunResult = await work
+    return result.verdict.outcome
+
+
+async def _once(run: Run) -> RunResult:
+    try:
+        await run.carry_out()
+        verdict = await asyncio.to_thread(judge, run.folder)
+    except LabError as error:
+        return _failed(error, run.folder)
+    (run.folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
+    reclaim: Json = run.facts["reclaim"]
+    took = (reclaim["ended"] - reclaim["began"]) / 1000 if reclaim["returned"] else None
+    return RunResult(verdict, run.folder, reclaim["errno"], reclaim["returned"], reclaim["retries"], took)
+
+
+def _failed(error: LabError, folder: Path) -> RunResult:
+    return RunResult(Verdict(outcomes=["UNKNOWN"], why=[f"the run failed: {error}"]), folder)
+
+
+def promises_of(protocol: str, event: str) -> Sequence[str]:
+    """The rules that an installed protocol says it keeps under this event."""
+    found = next(point for point in entry_points(group="emu.protocols") if point.name == protocol).load()
+    declared: Sequence[str] = found.promises
+    del event
+    return declared
+
+
+async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
+    """Carry everything out; the result is what `emu compare --json` writes."""
+    specs = list(specs)
+    began = time.monotonic()
+    comparison = Comparison(options, asyncio.Semaphore(options.jobs))
+    tasks = [asyncio.create_task(comparison.row(spec, len(specs))) for spec in specs]
+    try:
+        results = await asyncio.gather(*tasks)
+    finally:
+        await _end([*tasks, *comparison.controls.values()])
+    rows = [r.as_json(promises_of(r.spec.protocol, r.spec.event)) for r in results]
+    return {
+        "schema": 1,
+        "machine": machine(),
+        "seed": options.seed,
+        "quick": options.quick,
+        "seconds": round(time.monotonic() - began, 1),
+        "rows": rows,
+    }
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel what still goes on and wait until its processes are gone."""
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, Exception):
+            await task

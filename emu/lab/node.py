@@ -1,0 +1,109 @@
+"""The broker of one run: fresh, in a short directory of its own, with the devices and the protocol of the row.
+
+`pm0` carries the victim, `pm1` what must not be concerned when a whole device goes. The directory is temporary since paths of
+ipc:// addresses end at 107 bytes; what the run left is moved to the evidence folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emu.lab.process import LabError, environment, patience
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VICTIM_DEVICE, VICTIM_MOUNT = "pm0", "/mnt"
+OTHER_DEVICE, OTHER_MOUNT = "pm1", "/other"
+DEVICE_BYTES = "8M"
+START, STOP = 30.0, 10.0
+
+
+class Broker:
+    """A running `emu broker`."""
+
+    def __init__(self, directory: Path, child: asyncio.subprocess.Process, lifeline: int) -> None:
+        self.directory, self._child, self._lifeline = directory, child, lifeline
+
+    @classmethod
+    async def start(cls, protocol: str, logs: Path, options: Sequence[str] = ()) -> Broker:
+        """Returns when it serves. LabError: it did not come up."""
+        directory = Path(tempfile.mkdtemp(prefix="emu-lab-", dir="/tmp"))  # noqa: S108 - short, ours, removed
+        ready, ready_end = os.pipe()
+        life_end, lifeline = os.pipe()
+        try:
+            with (logs / "broker.log").open("wb") as log:
+                child = await asyncio.create_subprocess_exec(
+                    *_command(directory, protocol, options, ready_end, life_end), stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log, stderr=log, pass_fds=(ready_end, life_end), env=environment(), start_new_session=True,
+                )  # fmt: skip
+        finally:
+            os.close(ready_end)
+            os.close(life_end)
+        broker = cls(directory, child, lifeline)
+        try:
+            await broker._await_ready(ready, logs)
+        except BaseException:
+            await broker.stop()
+            broker.remove()
+            raise
+        return broker
+
+    async def _await_ready(self, ready: int, logs: Path) -> None:
+        """A line tells that it serves; end of file that it ended instead."""
+        loop = asyncio.get_running_loop()
+        said: asyncio.Future[bytes] = loop.create_future()
+        loop.add_reader(ready, lambda: said.done() or said.set_result(os.read(ready, 64)))
+        try:
+            line = await asyncio.wait_for(said, patience(START))
+        except TimeoutError:
+            line = b""
+        finally:
+            loop.remove_reader(ready)
+            os.close(ready)
+        if not line:
+            words = (logs / "broker.log").read_text(errors="replace").strip().rpartition("\n")[2]
+            raise LabError(f"no broker came up: {words or 'it said nothing'}")
+
+    @property
+    def history(self) -> Path:
+        """The run folder of this (first) start."""
+        return self.directory / "runs" / "1"
+
+    async def stop(self) -> None:
+        """End it cleanly, so that the logs are whole; idempotent."""
+        with suppress(ProcessLookupError):
+            if self._child.returncode is None:
+                self._child.terminate()
+        try:
+            await asyncio.wait_for(self._child.wait(), patience(STOP))
+        except TimeoutError:
+            self._child.kill()
+            await self._child.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    @property
+    def alive(self) -> bool:
+        return self._child.returncode is None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _command(directory: Path, protocol: str, options: Sequence[str], ready: int, lifeline: int) -> list[str]:
+    mounts = [f"{VICTIM_MOUNT}={VICTIM_DEVICE}", f"{OTHER_MOUNT}={OTHER_DEVICE}"]
+    return [
+        sys.executable, "-P", "-m", "emu", "broker", "--dir", str(directory),
+        *(f"--pmem={device}={DEVICE_BYTES}" for device in (VICTIM_DEVICE, OTHER_DEVICE)),
+        *(f"--mount={mount},dax,protocol={protocol}" for mount in mounts),
+        f"--ready={ready}", f"--lifeline={lifeline}", *options,
+    ]  # fmt: skip

@@ -1,0 +1,131 @@
+"""A process of a run: started, spoken to by JSON lines, and gone when the lab is gone.
+
+Clients read commands from stdin and end at its end, so a lab that is killed takes them along without any doing of its own; the
+broker has a lifeline pipe for the same purpose. What a process says on stderr goes to logs/NAME.log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Json = dict[str, Any]
+LINE_LIMIT = 16 << 20
+PATIENCE = 30.0  # seconds for a command; EMU_TIME_SCALE stretches it
+GRACE = 5.0
+
+
+def patience(seconds: float = PATIENCE) -> float:
+    """A limit that only something broken exceeds."""
+    return seconds * max(1.0, float(os.environ.get("EMU_TIME_SCALE", "1")))
+
+
+def environment() -> dict[str, str]:
+    """Children do not rebuild the extension at every import, as an editable install would."""
+    built = [str(path) for finder in sys.meta_path if (path := getattr(finder, "_build_path", None))]
+    skip = os.environ.get("MESONPY_EDITABLE_SKIP", "")
+    joined = os.pathsep.join(filter(None, [skip, *built]))
+    return {**os.environ, **({"MESONPY_EDITABLE_SKIP": joined} if joined else {})}
+
+
+class LabError(Exception):
+    """The run could not be carried out; nothing can be said about the protocol."""
+
+
+class Refused(LabError):
+    """A client answered a command with an errno."""
+
+    def __init__(self, who: str, name: str, answer: Json) -> None:
+        super().__init__(f"{who}: {name}: {answer['errno']}: {answer['error']}")
+        self.errno: str = answer["errno"]
+
+
+class Process:
+    """One client of a run. `notes` holds what it said unasked."""
+
+    def __init__(self, name: str, child: asyncio.subprocess.Process) -> None:
+        self.name, self._child = name, child
+        self.notes: list[Json] = []
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Json]] = {}
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, name: str, module: str, logs: Path) -> Process:
+        """`python -m emu.clients.MODULE`."""
+        with (logs / f"{name}.log").open("wb") as log:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", f"emu.clients.{module}", stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE, stderr=log, limit=LINE_LIMIT, env=environment(),
+                start_new_session=True,
+            )  # fmt: skip
+        return cls(name, child)
+
+    async def _read(self) -> None:
+        assert self._child.stdout
+        try:
+            async for line in self._child.stdout:
+                self._take(json.loads(line))
+        finally:
+            error = LabError(f"{self.name} ended; its last words are in logs/{self.name}.log")
+            for future in self._answers.values():
+                if not future.done():
+                    future.set_exception(error)
+
+    def _take(self, message: Json) -> None:
+        if "note" in message:
+            self.notes.append(message)
+            return
+        future = self._answers.pop(message["id"], None)
+        if future and not future.done():
+            future.set_result(message)
+
+    async def ask(self, name: str, *, limit: float = PATIENCE, **fields: Any) -> Json:
+        """Command and answer. Refused: it said no. LabError: it ended, or took longer than `limit` seconds."""
+        number = next(self._numbers)
+        future = self._answers[number] = asyncio.get_running_loop().create_future()
+        if self._reader.done():
+            raise LabError(f"{self.name} ended before it was asked to {name}; see logs/{self.name}.log")
+        assert self._child.stdin
+        self._child.stdin.write(json.dumps({"id": number, "do": name, **fields}).encode() + b"\n")
+        try:
+            answer: Json = await asyncio.wait_for(future, patience(limit))
+        except TimeoutError:
+            raise LabError(f"{self.name}: no answer to {name} within {patience(limit):g} s") from None
+        if "errno" in answer:
+            raise Refused(self.name, name, answer)
+        return answer
+
+    @property
+    def noted(self) -> set[str]:
+        return {str(note["note"]) for note in self.notes}
+
+    @property
+    def killed(self) -> bool:
+        """Ended by a signal that the lab did not send."""
+        return self._child.returncode is not None and self._child.returncode < 0
+
+    async def end(self) -> None:
+        """Ask it to leave; kill it if it does not."""
+        if self._child.returncode is None:
+            with suppress(LabError):
+                await self.ask("quit", limit=GRACE)
+        await self.kill()
+
+    async def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            if self._child.returncode is None and self._child.stdin:
+                self._child.stdin.close()
+                self._child.kill()
+        await self._child.wait()
+        self._reader.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reader

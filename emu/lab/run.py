@@ -1,0 +1,284 @@
+"""One run: a fresh broker, real processes, one reclaim with DMA in flight, and the evidence of it in a folder.
+
+    broker, holder, peer, reclaimer or unplugger, taker start side by side
+    holder   creates, registers, stamps; its queue pairs and the peer's are connected
+    peer     writes and reads without pause                            ... a number of completions ...
+    reclaim  truncate, punch, unlink, unplug                           ... the peer goes on ...
+    taker    a second file over what became free, written once         ... the peer goes on ...
+    plug     (after an unplug that succeeded) a new namespace          ... the peer goes on ...
+    stop     everything that was posted completes; DMA is over
+    survey   which bytes belong to whom; then all leave, the broker ends, the evidence is moved
+
+Between the steps the lab waits for completions or errors, never for time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT, Broker
+from emu.lab.plan import ACTS, BEFORE, DEPTH, HOST_EXPECTED, PIECE, SIZE, Control, device_of, files_for, whole_device
+from emu.lab.process import LabError, Process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.lab.plan import RowSpec
+
+Json = dict[str, Any]
+
+HOLDER, PEER, TAKER = 1, 2, 3  # writers' numbers in the stamps
+ROUNDS = 8  # times the peer goes over the file between two steps
+HANG_AFTER = 10.0
+MODULES = {"holder": "holder", "peer": "peer", "taker": "taker", "reclaimer": "reclaimer", "unplugger": "unplugger"}
+
+
+@dataclass
+class Run:
+    """One run of a row, or of a control of it."""
+
+    spec: RowSpec
+    folder: Path
+    seed: int
+    control: Control = field(default_factory=lambda: Control("", shared=False))
+    broker: Broker | None = None
+    clients: dict[str, Process] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
+
+    async def carry_out(self) -> None:
+        """Leaves the evidence in `folder`. LabError: the run failed; logs/ says why."""
+        self._prepare()
+        try:
+            await self._start()
+            await self._scene()
+            await self._end()
+        finally:
+            await self._clear()
+
+    # ---- beginning
+
+    def _prepare(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in ("logs", "journals"):
+            (self.folder / name).mkdir(parents=True)
+
+    async def _start(self) -> None:
+        """Everybody at once: the interpreters load while the broker comes up."""
+        taking = "unplugger" if whole_device(self.spec) else "reclaimer"
+        cast = ["holder", "peer", "taker", taking]
+        logs = self.folder / "logs"
+        started = await asyncio.gather(
+            self._start_broker(logs), *(self._start_client(name, logs) for name in cast), return_exceptions=True
+        )
+        for failure in started:
+            if failure is not None:
+                raise failure
+        self.reclaimer = self.clients[taking]
+
+    async def _start_broker(self, logs: Path) -> None:
+        self.broker = await Broker.start(self.spec.protocol, logs, self.control.options)
+
+    async def _start_client(self, name: str, logs: Path) -> None:
+        self.clients[name] = await Process.start(name, MODULES[name], logs)
+
+    # ---- the scene
+
+    async def _scene(self) -> None:
+        await self._meet()
+        peer = self.clients["peer"]
+        await peer.ask("go", dma=self.control.dma)
+        await self._go_on(random.Random(self.seed).randint(0, 64))
+        reclaim = await self._reclaim()
+        succeeded = reclaim["returned"] and reclaim["errno"] is None
+        if reclaim["returned"]:
+            await self._aftermath(succeeded=succeeded)
+        recovered = "again" in self.clients["holder"].noted
+        if recovered:
+            with suppress(LabError):
+                await peer.ask("recover", limit=5)
+        stopped = await peer.ask("stop")
+        self.facts |= {
+            "reclaim": reclaim,
+            "leaked": stopped["leaked"],
+            "peer": {key: stopped[key] for key in ("posted", "good", "bad")},
+            "recovery_qps": stopped["recovery_qps"] if recovered else [],
+            "bystander": {"qps": [self.qps["peer"]["bystander"]], "mr_lost": not stopped["bystander_lives"]},
+            "drained": ["peer"],
+        }
+        await self._survey(succeeded=succeeded)
+
+    async def _meet(self) -> None:
+        """Registration, queue pairs, keys."""
+        assert self.broker
+        directory, journals = str(self.broker.directory), self.folder.resolve() / "journals"
+        files = self._files()
+        if self.spec.backing == "host":
+            await self.clients["taker"].ask("start", dir=directory)
+            await self.clients["taker"].ask("protocol", mount="host", name=self.spec.protocol)
+        holder, peer, *_ = await asyncio.gather(
+            self.clients["holder"].ask(
+                "start", dir=directory, journal=str(journals / "holder.jrnl"), manner=self.spec.holder, writer=HOLDER, files=files
+            ),
+            self.clients["peer"].ask(
+                "start", dir=directory, journal=str(journals / "peer.jrnl"), writer=PEER, bytes=SIZE, piece=PIECE, depth=DEPTH
+            ),
+            *(self.clients[name].ask("start", dir=directory) for name in self._controllers()),
+        )
+        self.qps = {"holder": holder["qps"], "peer": peer["qps"]}
+        self.victim: Json = holder["victim"] or {}
+        self.facts |= {"refused": holder["refused"], "pinned": holder["victim"] is not None and self.control.pinned}
+        await self.clients["holder"].ask("connect", qps=peer["qps"])
+        await self.clients["peer"].ask(
+            "connect", qps=holder["qps"], victim=holder["victim"], bystander=holder["bystander"]
+        )
+        if not self.control.pinned:
+            await self.clients["holder"].ask("let_go")
+
+    def _controllers(self) -> list[str]:
+        started = {"holder", "peer"} | ({"taker"} if self.spec.backing == "host" else set())
+        return [name for name in self.clients if name not in started]
+
+    def _files(self) -> dict[str, Json]:
+        """The three files; those of the host are made here."""
+        host = self.folder.resolve() / "host"
+        files = files_for(self.spec, str(host))
+        if self.spec.backing == "host":
+            host.mkdir()
+            for file in files.values():
+                with open(file["path"], "ab") as made:  # noqa: PTH123 - a path of the plan
+                    os.ftruncate(made.fileno(), file["size"])
+        return files
+
+    async def _go_on(self, more: int = 0) -> None:
+        """Several times over the whole file by both queue pairs (and `more` pieces), or until an error ends them."""
+        if self.control.dma:
+            await self.clients["peer"].ask("advance", completions=2 * ROUNDS * SIZE // PIECE + more)
+
+    # ---- the reclaim and what follows
+
+    async def _reclaim(self) -> Json:
+        try:
+            if whole_device(self.spec):
+                surprise = self.spec.event == "surprise-unplug"
+                answer = await self.reclaimer.ask(
+                    "unplug", limit=HANG_AFTER, device=VICTIM_DEVICE, surprise=surprise, retries=0
+                )
+            else:
+                path = files_for(self.spec, str(self.folder.resolve() / "host"))["victim"]["path"]
+                answer = await self.reclaimer.ask(
+                    "reclaim", limit=HANG_AFTER, event=self.spec.event, path=path, retries=0, **ACTS[self.spec.event].arguments
+                )
+        except LabError:
+            if self.reclaimer.killed:
+                raise
+            return {"returned": False, "errno": None, "error": None, "began": None, "ended": None, "retries": 0}
+        first: Json = answer["tries"][0]
+        return {"returned": True, **first, "retries": len(answer["tries"]) - 1}
+
+    async def _aftermath(self, *, succeeded: bool) -> None:
+        if whole_device(self.spec):
+            await self._go_on()
+            if succeeded:
+                await self.reclaimer.ask("plug", device=VICTIM_DEVICE)
+        elif self.spec.backing == "host":
+            if succeeded:
+                await self._retake()
+        else:
+            await self._take()
+        await self._go_on()
+
+    async def _take(self) -> None:
+        start, end = ACTS[self.spec.event].given_back
+        await self.clients["taker"].ask("take", path=f"{VICTIM_MOUNT}/taker", bytes=end - start, writer=TAKER)
+
+    async def _retake(self) -> None:
+        start, end = ACTS[self.spec.event].given_back
+        path = files_for(self.spec, str(self.folder.resolve() / "host"))["victim"]["path"]
+        await self.clients["taker"].ask(
+            "retake", path=path, start=start, end=end, writer=TAKER, layout=self.victim["layout"] + 1
+        )
+
+    # ---- the end
+
+    async def _survey(self, *, succeeded: bool) -> None:
+        survey = await self.clients["taker"].ask("survey", device=VICTIM_DEVICE)
+        device = device_of(self.spec)
+        filemap = {"schema": 1, "block": 4096, "device": device, "image": f"{device}.img", "replaced": False}
+        if self.spec.backing == "host":
+            filemap |= {"namespace": 1, "files": [self._host_file(succeeded=succeeded)]}
+        else:
+            replaced = whole_device(self.spec) and succeeded
+            filemap |= {"namespace": 2 if replaced else 1, "replaced": replaced, "files": survey["files"]}
+        self._write("filemap.json", filemap)
+        self.facts["blocks"] = {
+            name: {key: books[key] for key in ("total", "free", "owned", "quarantined")}
+            for name, books in survey["books"]["devices"].items()
+        }
+
+    def _host_file(self, *, succeeded: bool) -> Json:
+        """The victim as the kernel has it: the image is the file; what was written anew has a later layout."""
+        path = self.folder / "host" / "victim"
+        size, layout = path.stat().st_size, self.victim.get("layout", 0)
+        start, end = ACTS[self.spec.event].given_back if succeeded else (size, size)
+        pieces = [[0, 0, start, layout], [start, start, end - start, layout + 1], [end, end, size - end, layout]]
+        extents = [piece for piece in pieces if piece[2] > 0]
+        return {"path": "victim", "ino": self.victim.get("ino", 0), "size": size, "extents": extents}
+
+    async def _end(self) -> None:
+        """Everybody leaves, the broker writes out its logs, the evidence is complete."""
+        for process in self.clients.values():
+            if process.killed:
+                self.facts.setdefault("killed", []).append(process.name)
+        await asyncio.gather(*(process.end() for process in self.clients.values()))
+        assert self.broker
+        await self.broker.stop()
+        self._move_evidence(self.broker)
+        self._write("row.json", self._row())
+
+    def _row(self) -> Json:
+        """What the classifier is told: facts of the run, not the protocol's name."""
+        act = ACTS[self.spec.event]
+        expected = HOST_EXPECTED[self.spec.event] if self.spec.backing == "host" else act.expected
+        on_host = self.spec.backing == "host"
+        return {
+            "schema": 1,
+            "event": self.spec.event,
+            "backing": self.spec.backing,
+            "holder": self.spec.holder,
+            "seed": self.seed,
+            "dma": self.control.dma,
+            "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim"},
+            "before": BEFORE,
+            "expected": self._regrown(expected) if on_host else expected,
+            "killed": [],
+            **self.facts,
+        }
+
+    def _regrown(self, expected: Json) -> Json:
+        """The taker has made a truncated host file as long as it was."""
+        return {**expected, "size": SIZE}
+
+    def _move_evidence(self, broker: Broker) -> None:
+        for found in broker.history.iterdir():
+            shutil.move(found, self.folder / found.name)
+        if self.spec.backing == "host":
+            shutil.copyfile(self.folder / "host" / "victim", self.folder / "host.img")
+        else:
+            shutil.copyfile(broker.directory / f"{VICTIM_DEVICE}.img", self.folder / f"{VICTIM_DEVICE}.img")
+
+    def _write(self, name: str, content: Json) -> None:
+        (self.folder / name).write_text(json.dumps(content, indent=1) + "\n")
+
+    async def _clear(self) -> None:
+        """Whatever happened: no process and no directory is left."""
+        await asyncio.gather(*(process.kill() for process in self.clients.values()), return_exceptions=True)
+        if self.broker:
+            await self.broker.stop()
+            self.broker.remove()
