@@ -29,7 +29,8 @@ class Effect:
 @dataclass(frozen=True, slots=True)
 class OpenDevice(Effect):
     """Map a device's image and its table of generations; at a restart bring generations to the parity of free/owned.
-    `owned`: runs that belong to files."""
+    `owned`: runs that belong to files.
+    """
 
     aperture: int
     name: str
@@ -75,7 +76,8 @@ class Store(Effect):
 @dataclass(frozen=True, slots=True)
 class Load(Effect):
     """The CPU reads pieces one behind the other: (offset, bytes) in the aperture, or (-1, bytes) for zeros.
-    Answered(token, value={"data": bytes})."""
+    Answered(token, value={"data": bytes}).
+    """
 
     token: int
     aperture: int
@@ -281,7 +283,8 @@ class Notify(Effect):
 @dataclass(frozen=True, slots=True)
 class Reply(Effect):
     """descriptors: what travels along. N > 0: those kept for token N; -N: the memory of aperture N (an MR over a dax file: the device);
-    0: none (an MR over a host file: the client has the descriptor already)."""
+    0: none (an MR over a host file: the client has the descriptor already).
+    """
 
     session: int
     request: int

@@ -177,7 +177,8 @@ class FsUnlink(Request):
 @dataclass(frozen=True, slots=True)
 class FsUnplug(Request):
     """target: a device's name, or a file's path (takes the file away from its users; host: descriptor sent along).
-    surprise: the device is gone already, the protocol is only told. Devices only."""
+    surprise: the device is gone already, the protocol is only told. Devices only.
+    """
 
     target: str
     surprise: bool = False
@@ -208,7 +209,8 @@ class Acknowledge(Request):
 @dataclass(frozen=True, slots=True)
 class SetProtocol(Request):
     """Read (name empty) or change a mount's protocol, for reclaims that begin afterwards. Result: {protocol}. mount `host`: the protocol of
-    host files."""
+    host files.
+    """
 
     mount: str
     name: str = ""
@@ -217,7 +219,8 @@ class SetProtocol(Request):
 @dataclass(frozen=True, slots=True)
 class QueryBooks(Request):
     """Result: the counts that must add up: sessions, pds, mrs, cqs, qps, reclaims, and by device total/free/owned/quarantined
-    blocks."""
+    blocks.
+    """
 
 
 REQUESTS: dict[str, RequestType] = {

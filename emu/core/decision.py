@@ -1,0 +1,104 @@
+"""What the core asks of a protocol, and what a protocol may answer: the words that both sides share.
+
+The core tells a protocol one event of one reclaim and gets a `Decision`: actions, in order, and the next phase. Phases are
+the protocol's own words, but for START and END. The core carries out the actions and checks them (reclaim.py); whoever
+breaks a rule of RULES gets its reclaim ended with EPROTO, and nothing is freed.
+
+If you add an action: VERBS here, its function in reclaim.py's table, docs/protocols.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+START: Final = "start"
+END: Final = "end"
+
+# What a protocol is told.
+EVENTS: Mapping[str, str] = {
+    "requested": "somebody asks for the range",
+    "surprise": "the device is gone already: the protocol is told, not asked; takes the place of `requested`",
+    "acknowledged": "a holder acknowledged MR_REVOKING",
+    "unpinned": "the last pin on the range is gone",
+    "deadline": "the armed timer ran out",
+    "holder_lost": "the session of a holder ended; its MRs are being taken down",
+    "quiesced": "no byte will ever be moved again under the keys of `quiesce`",
+    "quiesce_failed": "the hardware refused to stop",
+    "unmapped": "the translations of these keys are gone",
+    "cancelled": "whoever asked has interrupted the request, or is gone; nothing has been applied",
+}
+
+# What a protocol may do. The word is the method of emu.protocols.contract; the argument's type follows it.
+VERBS: Mapping[str, str] = {
+    "gate": "until the end nobody pins, maps or registers the range",
+    "notify": "tell the holders that asked for events (text: the event's name)",
+    "quiesce": "no new work under the keys that pin the range now; answered by quiesced or quiesce_failed",
+    "unmap": "forget the translations of quiesced keys; answered by unmapped",
+    "apply": "carry out the truncate, punch, unlink or unplug; an error of the host ends the reclaim with it",
+    "free": "give the blocks back to the allocator, as the protocol's disposal says",
+    "deny": "answer the request with an error (text: the errno's name); nothing may have been applied",
+    "reply": "answer the request with success",
+    "arm": "start the timer (number: seconds); answered by deadline",
+    "disarm": "stop the timer",
+}
+
+# The rules that the core checks; `ProtocolBroke.rule` is one of them.
+RULES: Mapping[str, str] = {
+    "known-answer": "a decision is a Decision of known actions with arguments of their type",
+    "no-raise": "deciding raises nothing",
+    "total": "every event is decided or declared ignored in every phase where it can come",
+    "at-rest": "a reclaim comes to rest: no endless chain of decisions in one step",
+    "one-answer": "a request is answered once, by reply or deny, before the end",
+    "deny-before-apply": "an error means that nothing was applied",
+    "unmap-after-quiesce": "translations are forgotten only after the quiesce was answered",
+    "apply-once": "a change is applied once",
+    "free-after-apply": "blocks are freed only after the change was applied, once",
+    "free-after-unmap": "no block is freed while a pin is on it, unless disposal `now` says so",
+    "one-timer": "one timer at a time, with a positive time",
+}
+
+DISPOSALS: Mapping[str, str] = {
+    "after-unmap": "blocks are freed only when nothing pins them",
+    "now": "blocks are freed at once, pinned or not",
+    "keep": "blocks stay out of use until their last pin is gone",
+}
+
+IMPORTERS: Mapping[str, int] = {"sync-revocable": 0, "deferred-unmap": 1, "dynamic": 2, "non-revocable": 3}
+
+
+class Action(NamedTuple):
+    verb: str
+    text: str = ""
+    number: float = 0.0
+
+
+class Decision(NamedTuple):
+    actions: tuple[Action, ...]
+    phase: str
+
+
+class Facts(NamedTuple):
+    """What a protocol may know when it decides."""
+
+    kind: str
+    pins: int  # MRs that pin the range now
+    holders: int  # sessions that have them
+
+
+class Deciding(Protocol):
+    """A protocol as the core sees it: stateless, a name, promises, and decisions."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def promises(self) -> tuple[str, ...]: ...
+    @property
+    def importers(self) -> tuple[str, ...]: ...
+    @property
+    def backings(self) -> tuple[str, ...]: ...
+    @property
+    def disposal(self) -> str: ...
+    def decide(self, phase: str, event: str, facts: Facts) -> Decision | None: ...

@@ -1,0 +1,143 @@
+"""Devices and mounts, their protocols, and the counts that must add up."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from emu.core import allocator, asking, extents, queues, registration
+from emu.core.asking import check_path, refuse, reply
+from emu.core.decision import IMPORTERS
+from emu.core.effects import Offline, Online, OpenDevice
+from emu.core.errors import Refused
+from emu.core.rows import BLOCK, Device, Mount
+
+if TYPE_CHECKING:
+    from emu.core.books import Books
+    from emu.core.events import DeviceAdded, MountAdded, Requested
+    from emu.core.requests import FsPlug, QueryBooks, QueryDevice, SetProtocol
+
+
+def device_added(b: Books, event: DeviceAdded) -> None:
+    """A new device, or one that the durable books know (a restart): what its files own is handed to the shell."""
+    if not 0 < event.blocks < 1 << 40 or not event.name or "/" in event.name:
+        raise Refused(
+            errno.EINVAL,
+            f"device {event.name!r} of {event.blocks} blocks: use NAME=SIZE, no slash, a size over 0",
+        )
+    known = b.devices.get(event.name)
+    if known is not None and known.blocks != event.blocks:
+        raise Refused(
+            errno.EINVAL,
+            f"device {event.name} has {known.blocks} blocks, not {event.blocks}: use its size, or another directory",
+        )
+    if known is not None and known.aperture:
+        raise Refused(errno.EEXIST, f"device {event.name} is there already: name each device once")
+    row = (known or Device(0, event.blocks))._replace(aperture=b.number("aperture"))
+    b.devices.put(event.name, row)
+    owned = [(extent[1], extent[2]) for ino in b.files_on.of(event.name) for extent in b.files[ino].extents]
+    allocator.restore(b, row.aperture, row.blocks, owned)
+    runs = tuple((start * BLOCK, count * BLOCK) for start, count in sorted(owned))
+    b.emit(OpenDevice(row.aperture, event.name, row.blocks, runs))
+    if not row.online:
+        b.emit(Offline(row.aperture, event.name))
+
+
+def mount_added(b: Books, event: MountAdded) -> None:
+    check_path(event.path)
+    if event.device not in b.devices:
+        refuse(errno.ENODEV, f"device {event.device} does not exist: name it with --pmem NAME=SIZE")
+    if event.path in b.mounts or asking.mount_on(b, event.device):
+        refuse(
+            errno.EBUSY,
+            f"mount {event.path} or device {event.device} is in use: one mount a device, each path once",
+        )
+    b.mounts.put(event.path, Mount(event.device, event.dax, known_protocol(b, event.protocol)))
+
+
+def known_protocol(b: Books, name: str) -> str:
+    if name not in b.protocols:
+        refuse(errno.EINVAL, f"protocol {name!r} is unknown: use one of {', '.join(sorted(b.protocols))}")
+    return b.protocols[name].name
+
+
+def set_protocol(b: Books, event: Requested, op: SetProtocol) -> None:
+    row = b.mounts.get(op.mount)
+    if row is None:
+        refuse(errno.ENOENT, f"mount {op.mount!r} does not exist: the mounts are {', '.join(b.mounts)}")
+    if op.name:
+        name = known_protocol(b, op.name)
+        backing = "host" if op.mount == registration.HOST else "dax"
+        if backing not in b.protocols[name].backings:
+            refuse(
+                errno.EOPNOTSUPP,
+                f"protocol {name} cannot serve {backing} files: it needs blocks that outlive their file, which only "
+                f"{', '.join(b.protocols[name].backings)} has",
+            )
+        row = row._replace(protocol=name)
+        b.mounts.put(op.mount, row)
+    reply(b, event, {"protocol": row.protocol, "known": sorted(b.protocols)})
+
+
+def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
+    """A new, empty namespace at the same addresses. MRs that nobody could revoke keep their translations: that is the point."""
+    row = b.devices.get(op.device)
+    if row is None:
+        refuse(errno.ENODEV, f"device {op.device!r} does not exist: the devices are {', '.join(b.devices)}")
+    if row.online:
+        refuse(errno.EBUSY, f"device {op.device} is plugged: unplug it first")
+    busy = [
+        number
+        for number, r in b.reclaims.items()
+        if r.device == op.device or r.ino in b.files_on.of(op.device)
+    ]
+    if busy:
+        refuse(
+            errno.EBUSY,
+            f"device {op.device} has reclaims under way ({busy[0]}): try again when they have ended",
+        )
+    for ino in b.files_on.of(op.device):
+        b.files.drop(ino)
+    allocator.forget(b, row.aperture, row.blocks)
+    b.devices.put(op.device, row._replace(online=True, namespace=row.namespace + 1))
+    b.emit(Online(row.aperture, op.device))
+    reply(b, event, {"namespace": row.namespace + 1})
+
+
+def query_device(b: Books, event: Requested, _op: QueryDevice) -> None:
+    limits = {
+        "max_pd": queues.MAX_PD,
+        "max_cq": queues.MAX_CQ,
+        "max_cqe": queues.MAX_CQE,
+        "max_qp": queues.MAX_QP,
+        "max_qp_wr": queues.MAX_WR,
+        "max_sge": queues.MAX_SGE,
+        "max_mr": registration.MAX_MR,
+        "max_mr_size": (1 << 63) - 1,
+        "page_size": BLOCK,
+    }
+    reply(
+        b,
+        event,
+        {**limits, "importers": list(IMPORTERS), "protocols": sorted(b.protocols), "policy": b.policy},
+    )
+
+
+def query_books(b: Books, event: Requested, _op: QueryBooks) -> None:
+    names = ("sessions", "pds", "mrs", "cqs", "qps", "reclaims", "teardowns", "tokens", "files", "hosts")
+    counts: dict[str, object] = {name: len(getattr(b, name)) for name in names}
+    reply(b, event, {**counts, "devices": {name: blocks_of(b, name) for name in b.devices}})
+
+
+def blocks_of(b: Books, name: str) -> dict[str, int]:
+    """Where the blocks of a device are; free + owned + quarantined = total. Limbo counts as quarantined."""
+    row = b.devices[name]
+    owned = sum(extents.count(b.files[ino].extents) for ino in b.files_on.of(name))
+    held = [
+        run.count
+        for book in (b.limbo, b.quarantine)
+        for _key, run in book.items()
+        if run.aperture == row.aperture
+    ]
+    free = allocator.free_blocks(b, row.aperture)
+    return {"total": row.blocks, "free": free, "owned": owned, "quarantined": sum(held)}

@@ -1,0 +1,212 @@
+"""Files on mounts: create, look, read, write; and the changes of layout that a reclaim applies.
+
+The layout number of a file grows by one at each applied truncate, punch and extension; an extent remembers the number at
+which it was allocated (`since`), so that a stamp says whether it was written before its block changed hands.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from emu.core import allocator, asking, extents
+from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, name_of, refuse, reply
+from emu.core.effects import CloseHandle, Load, Store, Zero
+from emu.core.pins import pins_over
+from emu.core.rows import BLOCK, File, Run, Token
+
+if TYPE_CHECKING:
+    from emu.core.books import Books
+    from emu.core.events import Answered, Requested
+    from emu.core.requests import FsCreate, FsLs, FsRead, FsStat, FsWrite
+
+
+def fs_create(b: Books, event: Requested, op: FsCreate) -> None:
+    _path, mount = asking.mount_of(b, op.path)
+    check_range("size", op.size)
+    device = asking.online(b, mount.device)
+    if b.file_at.has(op.path):
+        refuse(errno.EEXIST, f"file {op.path} exists already: unlink it first, or use another name")
+    blocks = extents.blocks_up(op.size)
+    if blocks > device.blocks:
+        refuse(
+            errno.ENOSPC,
+            f"device {mount.device} has {device.blocks} blocks, {blocks} are wanted: make it smaller",
+        )
+    ino = b.number("ino")
+    b.files.put(ino, File(op.path, mount.device, op.size))
+    row = fill(b, ino, 0, op.size)
+    reply(b, event, {"ino": ino, "size": op.size, "layout": row.layout})
+
+
+def fill(b: Books, ino: int, offset: int, length: int) -> File:
+    """Blocks for the holes in this range, zeroed before anybody sees them. The row as it is then."""
+    row = b.files[ino]
+    aperture = b.devices[row.device].aperture
+    holes = tuple(extents.holes(row.extents, offset // BLOCK, extents.blocks_up(offset + length)))
+    if not holes:
+        return row
+    got = list(allocator.take(b, row.device, aperture, sum(count for _at, count in holes)))
+    new: list[extents.Extent] = []
+    for start, wanted in holes:
+        at, count = start, wanted
+        while count:
+            block, blocks = got.pop(0)
+            part = min(blocks, count)
+            if part < blocks:
+                got.insert(0, (block + part, blocks - part))
+            new.append((at, block, part, row.layout))
+            at, count = at + part, count - part
+    row = row._replace(extents=extents.insert(row.extents, tuple(new)))
+    b.files.put(ino, row)
+    return row
+
+
+def grow(b: Books, ino: int, size: int) -> File:
+    """A larger file: the new bytes are a hole, or the zeroed tail of its last block."""
+    row = b.files[ino]
+    row = row._replace(size=size, layout=row.layout + 1)
+    b.files.put(ino, row)
+    return row
+
+
+def pins_of(b: Books, row: File) -> tuple[int, ...]:
+    aperture = b.devices[row.device].aperture
+    return pins_over(
+        b, aperture, tuple((device * BLOCK, n * BLOCK) for _at, device, n, _since in row.extents)
+    )
+
+
+def fs_ls(b: Books, event: Requested, op: FsLs) -> None:
+    path = op.path.rstrip("/") or ""
+    if path:
+        asking.check_path(path)
+    listed = [_line(b, ino, row) for ino, row in b.files.items() if _under(row.path, path)]
+    if path and not listed and path not in b.mounts:
+        refuse(
+            errno.ENOENT,
+            f"{path} is neither a mount nor a file: the mounts are {', '.join(b.mounts) or 'none'}",
+        )
+    devices = [_device(b, name) for name in b.devices]
+    mounts = [{"path": at, **row._asdict()} for at, row in b.mounts.items()]
+    reply(b, event, {"files": listed, "devices": devices, "mounts": mounts})
+
+
+def _under(path: str, top: str) -> bool:
+    return not top or path == top or path.startswith(top + "/")
+
+
+def _line(b: Books, ino: int, row: File) -> dict[str, Any]:
+    blocks = extents.count(row.extents)
+    pins = len(pins_of(b, row)) if b.devices[row.device].online else 0
+    return {"path": row.path, "ino": ino, "size": row.size, "blocks": blocks, "pins": pins, "gone": row.gone}
+
+
+def _device(b: Books, name: str) -> dict[str, Any]:
+    row = b.devices[name]
+    free = allocator.free_blocks(b, row.aperture)
+    return {
+        "name": name,
+        "blocks": row.blocks,
+        "free": free,
+        "online": row.online,
+        "namespace": row.namespace,
+    }
+
+
+def fs_stat(b: Books, event: Requested, op: FsStat) -> None:
+    ino, row = asking.file_at(b, op.path, gone=True)
+    spans = [[at * BLOCK, device * BLOCK, n * BLOCK, since] for at, device, n, since in row.extents]
+    more = {"extents": spans, "device": row.device, "layout": row.layout, "nlink": row.nlink}
+    reply(b, event, {**_line(b, ino, row), **more, "namespace": b.devices[row.device].namespace})
+
+
+def fs_read(b: Books, event: Requested, op: FsRead) -> None:
+    check_span(op.offset, op.length)
+    check_range("length", op.length, 0, IO_MAX)
+    _ino, row = asking.file_at(b, op.path)
+    length = max(0, min(op.length, row.size - op.offset))
+    if not length:
+        reply(b, event, {"data": b""})
+        return
+    token = b.number("token")
+    b.tokens.put(token, Token("read", event.session, event.request))
+    b.emit(Load(token, b.devices[row.device].aperture, extents.pieces(row.extents, op.offset, length)))
+
+
+def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
+    length = len(op.data)
+    check_span(op.offset, length)
+    check_range("length", length, 0, IO_MAX)
+    ino, row = asking.file_at(b, op.path)
+    if not length:
+        reply(b, event, {"written": 0})
+        return
+    if op.offset + length > row.size:
+        row = grow(b, ino, op.offset + length)
+    row = fill(b, ino, op.offset, length)
+    token = b.number("token")
+    b.tokens.put(token, Token("write", event.session, event.request, length=length))
+    aperture = b.devices[row.device].aperture
+    b.emit(Store(token, aperture, extents.runs(row.extents, op.offset, length), op.data))
+
+
+def io_answered(b: Books, _number: int, token: Token, event: Answered) -> None:
+    if event.errno:
+        why = f"fs_{token.kind}: the memory answered {name_of(event.errno)}: is the device still there?"
+        fail(b, token.session, token.request, event.errno, why, definite=token.kind == "read")
+    elif token.kind == "read":
+        answer(b, token.session, token.request, {"data": event.value.get("data", b"")})
+    else:
+        answer(b, token.session, token.request, {"written": token.length})
+
+
+def close(b: Books, handle: int) -> None:
+    if handle:
+        b.emit(CloseHandle(handle))
+
+
+# ---- what a reclaim applies
+
+
+def shrink(b: Books, ino: int, size: int, reclaim: int) -> None:
+    """Truncate to `size`: blocks behind it retire, the tail of the last one becomes zero."""
+    row = b.files[ino]
+    aperture = b.devices[row.device].aperture
+    last = row.extents[-1][0] + row.extents[-1][2] if row.extents else 0
+    kept, taken = extents.remove(row.extents, extents.blocks_up(size), last)
+    zero(b, aperture, kept, size, extents.blocks_up(size) * BLOCK)
+    allocator.retire(b, aperture, taken, reclaim)
+    b.files.put(ino, row._replace(size=size, extents=kept, layout=row.layout + 1))
+
+
+def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> None:
+    """A hole: whole blocks retire, unaligned edges become zero. The size stays."""
+    row = b.files[ino]
+    aperture = b.devices[row.device].aperture
+    first, end = extents.blocks_up(lo), hi // BLOCK
+    kept, taken = row.extents, ()
+    if first < end:
+        kept, taken = extents.remove(row.extents, first, end)
+    edges = ((lo, min(hi, first * BLOCK)), (max(lo, end * BLOCK), hi)) if first <= end else ((lo, hi),)
+    for start, stop in edges:
+        zero(b, aperture, kept, start, stop)
+    allocator.retire(b, aperture, taken, reclaim)
+    b.files.put(ino, row._replace(extents=kept, layout=row.layout + 1))
+
+
+def zero(b: Books, aperture: int, layout: extents.Extents, lo: int, hi: int) -> None:
+    runs: tuple[Run, ...] = extents.runs(layout, lo, hi - lo) if lo < hi else ()
+    if runs:
+        b.emit(Zero(aperture, runs))
+
+
+def evict(b: Books, ino: int, reclaim: int) -> None:
+    """Unlink: the file is gone, its blocks retire."""
+    row = b.files[ino]
+    allocator.retire(b, b.devices[row.device].aperture, row.extents, reclaim)
+    b.files.drop(ino)
+
+
+def take_away(b: Books, ino: int) -> None:
+    b.files.put(ino, b.files[ino]._replace(gone=True))

@@ -1,0 +1,247 @@
+"""The machine: one event in, effects out. A router over the books; every rule lives in the module that its table names.
+
+    step(event) -> effects       the books have changed in memory, or (an exception) not at all
+    delta()                      the durable part of what changed since the last commit: (book, key, row or None)
+    committed()                  it is on disk: blocks in limbo are free, undo is forgotten
+    undo()                       it is not: everything since the last commit is gone
+
+A request that cannot be done gives Fail with its errno, and no change. Any other exception is a defect of ours: the step
+is rolled back and the exception goes on to the shell.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from emu.core import allocator, devices, events, files, queues, reclaim, registration, requests, sessions
+from emu.core.books import Books
+from emu.core.canonical import Names, canonical_rows
+from emu.core.effects import CloseHandle, Fail
+from emu.core.errors import CoreError, Refused
+from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from emu.core.decision import Deciding
+    from emu.core.effects import Effect
+
+Change = tuple[str, Any, tuple[Any, ...] | None]
+
+
+class Core:
+    """One node's state and its only door, `step`. `protocols`: by name, aliases too. `host_protocol`: of host files."""
+
+    def __init__(
+        self,
+        protocols: Mapping[str, Deciding],
+        *,
+        policy: str = "freed-first",
+        host_protocol: str = "mr-revoke",
+    ) -> None:
+        if policy not in allocator.POLICIES:
+            raise Refused(
+                errno.EINVAL, f"policy {policy!r} is unknown: use {' or '.join(allocator.POLICIES)}"
+            )
+        self.books = Books(protocols, policy)
+        name = devices.known_protocol(self.books, host_protocol)
+        self.books.mounts.put(registration.HOST, Mount("", False, name))
+        self.books.log.clear()
+
+    def step(self, event: events.Event) -> tuple[Effect, ...]:
+        b = self.books
+        mark = b.mark()
+        b.kept = 0
+        try:
+            EVENTS[type(event)](b, event)
+            reclaim.settle(b)
+            sessions.sweep(b)
+            registration.forget_hosts(b)
+        except Refused as error:
+            b.rollback(mark)
+            if not isinstance(event, events.Requested):
+                raise
+            b.kept = 0
+            b.emit(Fail(event.session, event.request, error.errno, f"{name_of_op(event.op)}: {error}"))
+        except BaseException:
+            b.rollback(mark)
+            b.out.clear()
+            raise
+        if isinstance(event, events.Requested) and event.host is not None and b.kept != event.host.handle:
+            b.emit(CloseHandle(event.host.handle))
+        effects = tuple(b.out)
+        b.out.clear()
+        return effects
+
+    # ---- the commit
+
+    def undo(self) -> None:
+        self.books.rollback()
+
+    def delta(self) -> list[Change]:
+        touched: dict[tuple[str, Any], None] = {}
+        for book, key, _row in self.books.log:
+            if book.name in DURABLE and (book.name != "counters" or key in DURABLE_COUNTERS):
+                touched[book.name, key] = None
+        return [(name, key, self._plain(name, key)) for name, key in touched]
+
+    def _plain(self, name: str, key: Any) -> tuple[Any, ...] | None:
+        row = getattr(self.books, name).get(key)
+        if row is None:
+            return None
+        return (row,) if BOOKS[name][0] is int else tuple(row)
+
+    def committed(self) -> None:
+        self.books.log.clear()
+        if len(self.books.limbo):
+            allocator.drain_limbo(self.books)
+            self.books.log.clear()
+
+    def durable(self) -> list[Change]:
+        """All durable rows, as deltas would have left them."""
+        keys = [(name, key) for name in DURABLE for key in getattr(self.books, name)]
+        keys = [(name, key) for name, key in keys if name != "counters" or key in DURABLE_COUNTERS]
+        return [(name, key, self._plain(name, key)) for name, key in keys]
+
+    def load(self, changes: Iterable[tuple[str, Any, Any]]) -> None:
+        """Durable rows of an earlier life, before any event. Lists from a decoder are as good as tuples."""
+        for name, key, row in changes:
+            row_class = BOOKS[name][0] if name in DURABLE else None
+            if row_class is None:
+                raise Refused(
+                    errno.EINVAL, f"book {name!r} is not durable: the journal is of another version"
+                )
+            book = getattr(self.books, name)
+            if row is None:
+                if key in book:
+                    book.drop(key)
+            elif row_class is int:
+                book.put(key, int(row[0]))
+            else:
+                book.put(key, row_class(*_tuples(row)))
+        for name, device in self.books.devices.items():
+            self.books.devices.put(name, device._replace(aperture=0))
+        self.books.log.clear()
+
+    # ---- for checkers
+
+    def canonical(self, names: Names | None = None) -> bytes:
+        return repr(canonical_rows(self.books, names or Names())).encode()
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """The committed state, for `restore`: one dict a book; the rows themselves are shared."""
+        return tuple(book.rows.copy() for book in self.books.all)
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        for book, content in zip(self.books.all, snapshot, strict=True):
+            if book.rows != content:
+                book.refill(content.copy())
+        self.books.log.clear()
+
+
+def _tuples(row: Any) -> Any:
+    return tuple(_tuples(item) for item in row) if isinstance(row, list | tuple) else row
+
+
+def name_of_op(op: requests.Request) -> str:
+    return next((name for name, kind in requests.REQUESTS.items() if kind is type(op)), type(op).__name__)
+
+
+# ---- the tables
+
+
+def requested(b: Books, event: events.Requested) -> None:
+    row = b.sessions.get(event.session)
+    if row is None or row.dying:
+        return  # it hung up before its request was read
+    REQUESTS[type(event.op)](b, event, event.op)
+
+
+def answered(b: Books, event: events.Answered) -> None:
+    token = b.tokens.get(event.token)
+    if token is not None:
+        b.tokens.drop(event.token)
+        ANSWERS[token.kind](b, event.token, token, event)
+
+
+def quiesced(b: Books, event: events.Quiesced) -> None:
+    cookie = b.cookies.get(event.cookie)
+    if cookie is None:
+        return  # its reclaim has ended without it
+    b.cookies.drop(event.cookie)
+    if cookie.reclaim:
+        reclaim.quiesced(b, cookie.reclaim, event.errno)
+    else:
+        registration.quiesced(b, cookie.teardown, event.errno)
+
+
+def unmapped(b: Books, event: events.Unmapped) -> None:
+    cookie = b.cookies.get(event.cookie)
+    if cookie is None:
+        return
+    b.cookies.drop(event.cookie)
+    if cookie.reclaim:
+        reclaim.unmapped(b, cookie.reclaim)
+    else:
+        registration.unmapped(b, cookie.teardown)
+    reclaim.pins_went(b)
+
+
+EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
+    events.DeviceAdded: devices.device_added,
+    events.MountAdded: devices.mount_added,
+    events.SessionOpened: sessions.opened,
+    events.SessionLost: sessions.lost,
+    events.Requested: requested,
+    events.KeyInstalled: registration.key_installed,
+    events.Quiesced: quiesced,
+    events.Unmapped: unmapped,
+    events.Answered: answered,
+    events.TimerFired: reclaim.timer_fired,
+    events.QpReported: queues.qp_reported,
+    events.CqReported: queues.cq_reported,
+    events.MemoryFaulted: registration.faulted,
+}
+
+REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any], None]] = {
+    requests.QueryDevice: devices.query_device,
+    requests.AllocPd: queues.alloc_pd,
+    requests.DeallocPd: queues.dealloc_pd,
+    requests.RegMr: registration.reg_mr,
+    requests.DeregMr: registration.dereg_mr,
+    requests.CreateCq: queues.create_cq,
+    requests.DestroyCq: queues.destroy_cq,
+    requests.CreateQp: queues.create_qp,
+    requests.ModifyQp: queues.modify_qp,
+    requests.QueryQp: queues.query_qp,
+    requests.DestroyQp: queues.destroy_qp,
+    requests.FsCreate: files.fs_create,
+    requests.FsLs: files.fs_ls,
+    requests.FsStat: files.fs_stat,
+    requests.FsRead: files.fs_read,
+    requests.FsWrite: files.fs_write,
+    requests.FsTruncate: reclaim.fs_truncate,
+    requests.FsPunch: reclaim.fs_punch,
+    requests.FsUnlink: reclaim.fs_unlink,
+    requests.FsUnplug: reclaim.fs_unplug,
+    requests.FsPlug: devices.fs_plug,
+    requests.Cancel: reclaim.cancel,
+    requests.Acknowledge: reclaim.acknowledge,
+    requests.SetProtocol: devices.set_protocol,
+    requests.QueryBooks: devices.query_books,
+}
+
+ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
+    "make_cq": queues.cq_made,
+    "make_qp": queues.qp_made,
+    "set_qp": queues.qp_answered,
+    "get_qp": queues.qp_answered,
+    "end_qp": queues.qp_ended,
+    "open_memory": registration.memory_opened,
+    "host_applied": reclaim.host_applied,
+    "read": files.io_answered,
+    "write": files.io_answered,
+}
+
+__all__ = ["Change", "Core", "CoreError"]

@@ -1,0 +1,404 @@
+"""Memory regions: registered in three steps, and taken down by a revoke of their own.
+
+    reg_mr -> gate check, row PINNED -> (memory opened) -> InstallKey: INSTALLING -> KeyInstalled: LIVE -> Reply
+
+From PINNED on the row pins its range, so a reclaim between any two steps finds it. What the reclaim takes back meanwhile is
+latched in `revoked`: the registration then fails with EBUSY and the key, if there is one, is torn down.
+
+    dereg_mr, end of a session -> Quiesce -> Unmap -> RemoveKey -> Reply
+
+A key is (24-bit index << 8 | 8-bit generation). It returns to the queue when its MR is removed, first in, first out, and is
+issued again with the next generation, at the earliest behind KEY_REST others: a stale key is refused for at least
+256 x KEY_REST registrations (the stated limit of V11).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from emu.core import asking, extents, files
+from emu.core.asking import alive, answer, check_range, check_span, fail, name_of, owned, refuse
+from emu.core.decision import IMPORTERS
+from emu.core.effects import DropAperture, InstallKey, Notify, OpenAnon, OpenHost, Quiesce, RemoveKey, Unmap
+from emu.core.queues import need_door
+from emu.core.rows import BLOCK, Cookie, HostRow, Mr, Run, Teardown, Token
+
+if TYPE_CHECKING:
+    from emu.core.books import Books
+    from emu.core.events import Answered, KeyInstalled, MemoryFaulted, Requested
+    from emu.core.requests import DeregMr, RegMr
+    from emu.core.rows import Reclaim
+
+MAX_MR: Final = 65536
+KEY_REST: Final = 1024
+LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC = 1, 2, 4, 8
+KNOWN_ACCESS: Final = 15
+OPTIONAL_ACCESS: Final = 0x3FF00000  # IBV_ACCESS_OPTIONAL_RANGE: may be ignored
+HOST: Final = "host"
+
+
+# ---- step one: check, pin
+
+
+def reg_mr(b: Books, event: Requested, op: RegMr) -> None:
+    need_door(b, event, "memory")
+    owned(b, b.pds, event, op.pd, "PD")
+    _check(b, event, op)
+    if op.backing == "anon":
+        _pin_anon(b, event, op)
+    elif op.backing == "dax":
+        _pin_file(b, event, op)
+    elif op.backing == HOST:
+        _pin_host(b, event, op)
+    else:
+        refuse(errno.EOPNOTSUPP, f"backing {op.backing!r} is not there: use anon, dax or host")
+
+
+def _check(b: Books, event: Requested, op: RegMr) -> None:
+    check_span(op.offset, op.length, least=1)
+    check_range("iova", op.iova, 0, (1 << 64) - op.length)
+    extra = op.access & ~(KNOWN_ACCESS | OPTIONAL_ACCESS)
+    if op.access < 0 or extra:
+        number = errno.EOPNOTSUPP if op.access >= 0 and extra < 256 else errno.EINVAL
+        refuse(
+            number, f"access {op.access:#x} has flags that this version lacks: use LOCAL_WRITE and REMOTE_*"
+        )
+    if op.access & (REMOTE_WRITE | REMOTE_ATOMIC) and not op.access & LOCAL_WRITE:
+        refuse(errno.EINVAL, f"access {op.access:#x} has a remote write without LOCAL_WRITE: add LOCAL_WRITE")
+    if op.importer not in IMPORTERS:
+        refuse(errno.EINVAL, f"importer {op.importer!r} is unknown: use {', '.join(IMPORTERS)}")
+    if len(b.mrs_of.of(event.session)) >= MAX_MR:
+        refuse(errno.ENOMEM, f"this context has {MAX_MR} MRs already: deregister some first")
+
+
+def _admit(b: Books, protocol: str, importer: str) -> None:
+    accepted = b.protocols[protocol].importers
+    if importer not in accepted:
+        refuse(
+            errno.EOPNOTSUPP,
+            f"protocol {protocol} cannot take memory back from a {importer} importer: use {', '.join(accepted)}",
+        )
+
+
+def _row(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[Run, ...]) -> Mr:
+    access = op.access & KNOWN_ACCESS
+    state = "pinned"
+    return Mr(
+        event.session,
+        op.pd,
+        op.backing,
+        access,
+        op.importer,
+        op.iova,
+        op.length,
+        space,
+        aperture,
+        runs,
+        state,
+        event.request,
+    )
+
+
+def _pin_anon(b: Books, event: Requested, op: RegMr) -> None:
+    if op.offset:
+        refuse(errno.EINVAL, f"offset {op.offset} in memory that does not exist yet: anon memory starts at 0")
+    aperture, token, key = b.number("aperture"), b.number("token"), issue_key(b)
+    b.mrs.put(key, _row(event, op, aperture, aperture, ((0, op.length),))._replace(token=token))
+    b.tokens.put(token, Token("open_memory", event.session, event.request, key=key))
+    b.emit(OpenAnon(token, aperture, extents.blocks_up(op.length) * BLOCK))
+
+
+def _pin_file(b: Books, event: Requested, op: RegMr) -> None:
+    ino, row = asking.file_at(b, op.path)
+    path, mount = asking.mount_of(b, op.path)
+    if not mount.dax:
+        refuse(
+            errno.EOPNOTSUPP,
+            f"mount {path} is not dax, and an MR over a file's page cache is not there yet: mount it with dax",
+        )
+    _check_within(op, row.size, op.path)
+    _admit(b, mount.protocol, op.importer)
+    _check_gate(b, op.path, ino=ino, device=row.device, lo=op.offset, hi=op.offset + op.length)
+    row = files.fill(b, ino, op.offset, op.length)
+    aperture = b.devices[row.device].aperture
+    runs = extents.runs(row.extents, op.offset, op.length)
+    key = issue_key(b)
+    b.mrs.put(key, _row(event, op, aperture, aperture, runs)._replace(ino=ino, layout=row.layout))
+    _install(b, key)
+
+
+def _check_within(op: RegMr, size: int, label: str) -> None:
+    if op.offset % BLOCK:
+        refuse(
+            errno.EINVAL, f"offset {op.offset} is not a multiple of {BLOCK}: register from a block's start"
+        )
+    if op.offset + op.length > size:
+        refuse(
+            errno.EINVAL,
+            f"bytes {op.offset} to {op.offset + op.length} go past the end of {label} ({size} bytes): extend it first",
+        )
+
+
+def _check_gate(
+    b: Books, label: str, *, lo: int, hi: int, ino: int = 0, device: str = "", host: int = 0
+) -> None:
+    for number, row in b.reclaims.items():
+        if row.gated and covers(row, ino, device, host) and row.lo < hi and lo < row.hi:
+            refuse(
+                errno.EBUSY,
+                f"{label} is being taken back by {row.kind} (reclaim {number}): register again when that has ended",
+            )
+
+
+def covers(row: Reclaim, ino: int, device: str, host: int) -> bool:
+    """Does this reclaim take from this file, device or host file?"""
+    return bool(
+        (row.ino and row.ino == ino)
+        or (row.device and row.device == device)
+        or (row.host and row.host == host)
+    )
+
+
+def _pin_host(b: Books, event: Requested, op: RegMr) -> None:
+    file = asking.host_file(event, "reg_mr")
+    label = file.label or f"host file {file.device}:{file.inode}"
+    if not file.writable and op.access & LOCAL_WRITE:
+        refuse(
+            errno.EACCES,
+            f"{label} was opened for reading only: open it for writing, or register without writes",
+        )
+    _check_within(op, file.size, label)
+    _admit(b, b.mounts[HOST].protocol, op.importer)
+    host = host_row(b, file.device, file.inode, label)
+    row = b.hosts[host]
+    if row.gone:
+        refuse(
+            errno.ENODEV,
+            f"{label} was taken away by unplug: it can be registered when nobody refers to it any more",
+        )
+    _check_gate(b, label, host=host, lo=op.offset, hi=op.offset + op.length)
+    key = issue_key(b)
+    runs = ((op.offset, op.length),)
+    if row.aperture and row.bytes >= op.offset + op.length:
+        b.mrs.put(key, _row(event, op, host, row.aperture, runs))
+        _install(b, key)
+        return
+    aperture, token = b.number("aperture"), b.number("token")
+    b.hosts.put(host, row._replace(aperture=aperture, bytes=file.size))
+    b.mrs.put(key, _row(event, op, host, aperture, runs))
+    b.tokens.put(
+        token, Token("open_memory", event.session, event.request, key=key, host=host, handle=file.handle)
+    )
+    b.kept = file.handle
+    b.emit(OpenHost(token, aperture, file.handle, file.size))
+
+
+def host_row(b: Books, device: int, inode: int, label: str) -> int:
+    """The number of this host file, a new one if nobody refers to it yet."""
+    known = b.host_of.first((device, inode))
+    if known is not None:
+        return known
+    host = b.number("aperture")
+    b.hosts.put(host, HostRow(device, inode, 0, 0, label))
+    return host
+
+
+# ---- step two: the key
+
+
+def issue_key(b: Books) -> int:
+    """A key that no MR has: the longest at rest, or a fresh one."""
+    head, tail = b.counters.get("key_head") or 0, b.counters.get("key_tail") or 0
+    if tail - head < KEY_REST:
+        return b.number("key") << 8
+    head = b.number("key_head")
+    key = b.keys[head]
+    b.keys.drop(head)
+    return key
+
+
+def return_key(b: Books, key: int) -> None:
+    b.keys.put(b.number("key_tail"), (key & ~0xFF) | ((key + 1) & 0xFF))
+
+
+def memory_opened(b: Books, _number: int, token: Token, event: Answered) -> None:
+    """Memory is there, or not: the registration goes on."""
+    row = b.mrs[token.key]
+    files.close(b, token.handle)
+    if event.errno:
+        if token.host and b.hosts[token.host].aperture == row.aperture:
+            b.hosts.put(token.host, b.hosts[token.host]._replace(aperture=0, bytes=0))
+        _forget(b, token.key, opened=False)
+        why = f"the memory could not be opened: {name_of(event.errno)}: check the file, its size and free memory"
+        fail(b, token.session, token.request, event.errno, f"reg_mr: {why}")
+    elif row.revoked or not alive(b, row.session):
+        _forget(b, token.key)
+        _taken_back(b, row)
+    else:
+        _install(b, token.key)
+
+
+def _install(b: Books, key: int) -> None:
+    row = b.mrs[key]
+    b.mrs.put(key, row._replace(state="installing"))
+    number = IMPORTERS[row.importer]
+    b.emit(InstallKey(key, row.pd, row.access, number, row.aperture, row.iova, row.length, row.runs))
+
+
+def _taken_back(b: Books, row: Mr) -> None:
+    sentence = (
+        "reg_mr: the range was taken back while it was registered: register again when the reclaim has ended"
+    )
+    fail(b, row.session, row.request, errno.EBUSY, sentence)
+
+
+# ---- step three: live
+
+
+def key_installed(b: Books, event: KeyInstalled) -> None:
+    row = b.mrs.get(event.key)
+    if row is None or row.state not in {"installing", "unmapped"} or row.request == 0:
+        return
+    if event.errno:
+        _forget(b, event.key)
+        sentence = (
+            f"reg_mr: the engine refused the key with {name_of(event.errno)}: check its limits (query_device)"
+        )
+        fail(b, row.session, row.request, event.errno, sentence)
+        return
+    settled_row = row._replace(state="live" if row.state == "installing" else row.state, request=0, token=0)
+    b.mrs.put(event.key, settled_row)
+    if row.revoked or not alive(b, row.session):
+        _taken_back(b, row)
+        tear_down(b, (event.key,), row.session)
+        return
+    answer(b, row.session, row.request, _result(b, event.key, row), descriptors=_descriptors(row))
+
+
+def _result(b: Books, key: int, row: Mr) -> dict[str, object]:
+    pages = [[offset, extents.blocks_up(length) * BLOCK] for offset, length in row.runs]
+    result: dict[str, object] = {"handle": key, "lkey": key, "rkey": key, "length": row.length, "map": pages}
+    device = b.files[row.ino].device if row.ino in b.files else ""
+    return {**result, "ino": row.ino, "layout": row.layout, "device": device}
+
+
+def _descriptors(row: Mr) -> int:
+    return {"anon": row.token, "dax": -row.aperture}.get(row.backing, 0)
+
+
+# ---- the way out
+
+
+def settled(row: Mr) -> bool:
+    """Registered, and not on its way out."""
+    return row.state in {"live", "unmapped"} and row.request == 0 and not row.ending
+
+
+def dereg_mr(b: Books, event: Requested, op: DeregMr) -> None:
+    row: Mr = owned(b, b.mrs, event, op.handle, "MR")
+    if row.ending:
+        refuse(errno.EBUSY, f"MR {op.handle} is being deregistered already: wait for that answer")
+    if not settled(row):
+        refuse(errno.EINVAL, f"MR {op.handle} is still being registered: wait for that answer")
+    tear_down(b, (op.handle,), event.session, event.request)
+
+
+def tear_down(b: Books, keys: tuple[int, ...], session: int, request: int = 0) -> None:
+    """Quiesce, unmap and remove these settled MRs, then answer the request."""
+    if not keys:
+        return
+    number = b.number("teardown")
+    for key in keys:
+        b.mrs.put(key, b.mrs[key]._replace(ending=True))
+    b.teardowns.put(number, Teardown(session, request, keys))
+    mapped = mapped_of(b, keys)
+    if mapped:
+        b.emit(Quiesce(_await(b, number), mapped))
+    else:
+        _finish(b, number)
+
+
+def mapped_of(b: Books, keys: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of the keys that the engine has, or is getting, and has not forgotten."""
+    return tuple(key for key in keys if key in b.mrs and b.mrs[key].state in {"installing", "live"})
+
+
+def _await(b: Books, teardown: int) -> int:
+    cookie = b.number("cookie")
+    b.teardowns.put(teardown, b.teardowns[teardown]._replace(cookie=cookie))
+    b.cookies.put(cookie, Cookie(teardown=teardown))
+    return cookie
+
+
+def quiesced(b: Books, number: int, refusal: int) -> None:
+    row = b.teardowns[number]
+    mapped = mapped_of(b, row.keys)
+    if not refusal:
+        if mapped:
+            b.emit(Unmap(_await(b, number), mapped))
+        else:
+            _finish(b, number)
+    elif row.request and alive(b, row.session):
+        for key in row.keys:
+            b.mrs.put(key, b.mrs[key]._replace(ending=False))
+        b.teardowns.drop(number)
+        sentence = (
+            f"dereg_mr: the hardware refused to stop ({name_of(refusal)}): the MR is still there, try again"
+        )
+        fail(b, row.session, row.request, refusal, sentence)
+    else:  # nobody to tell: a fence that failed keeps the right, and is tried again
+        b.emit(Quiesce(_await(b, number), mapped))
+
+
+def unmapped(b: Books, number: int) -> None:
+    unpin(b, mapped_of(b, b.teardowns[number].keys))
+    _finish(b, number)
+
+
+def unpin(b: Books, keys: tuple[int, ...]) -> None:
+    """Their translations are gone."""
+    for key in keys:
+        b.mrs.put(key, b.mrs[key]._replace(state="unmapped"))
+
+
+def _finish(b: Books, number: int) -> None:
+    row = b.teardowns[number]
+    b.teardowns.drop(number)
+    for key in row.keys:
+        b.emit(RemoveKey(key))
+        _forget(b, key)
+    answer(b, row.session, row.request)
+
+
+def _forget(b: Books, key: int, opened: bool = True) -> None:
+    """The row goes, the key rests, memory that nobody has any more is given back."""
+    row = b.mrs[key]
+    b.mrs.drop(key)
+    return_key(b, key)
+    if row.backing == "dax" or b.mrs_via.has(row.aperture):
+        return
+    if row.backing == HOST:
+        host = b.hosts[row.space]
+        if host.aperture == row.aperture:
+            b.hosts.put(row.space, host._replace(aperture=0, bytes=0))
+    if opened:
+        b.emit(DropAperture(row.aperture))
+
+
+def faulted(b: Books, event: MemoryFaulted) -> None:
+    """Everybody with an MR on that memory hears of it, asked or not: without the event its bytes would be lost in silence."""
+    for key in b.mrs_via.of(event.aperture):
+        row = b.mrs[key]
+        if alive(b, row.session) and not row.request:
+            b.emit(Notify(row.session, "MEMORY_FAULT", {"mr": key, "offset": event.offset}))
+
+
+def forget_hosts(b: Books) -> None:
+    """Host files that neither an MR nor a reclaim refers to. Called at the end of every step."""
+    if not len(b.hosts):
+        return
+    busy = tuple(row.host for _number, row in b.reclaims.items())
+    for host in b.hosts:
+        if not b.mrs_on.has(host) and host not in busy:
+            b.hosts.drop(host)

@@ -1,0 +1,313 @@
+"""The rows of the books, and what each field is: identity, value or ghost.
+
+An *identity* is a number whose only meaning is which thing it names; the canonical form renames identities in order of
+appearance. A *value* decides what happens next. A *ghost* is only reported to somebody and decides nothing; the canonical form drops
+it. FIELDS declares every field of every row, KEYS every book's key; a test compares them with the classes below.
+
+If you add a field: FIELDS. If it must survive the broker: DURABLE. 0 (or "") as an identity means: none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from emu.core.decision import Action
+
+BLOCK: Final = 4096
+FOREVER: Final = 1 << 63  # one past every offset that a file can have
+
+Extent = tuple[
+    int, int, int, int
+]  # file block, device block, blocks, layout number of the file when allocated
+Run = tuple[int, int]  # offset, bytes in an aperture
+
+
+class Session(NamedTuple):
+    name: str
+    door: bool
+    wants: bool
+    dying: bool = False
+
+
+class Device(NamedTuple):
+    aperture: int
+    blocks: int
+    online: bool = True
+    namespace: int = 1
+
+
+class Mount(NamedTuple):
+    device: str
+    dax: bool
+    protocol: str
+
+
+class File(NamedTuple):
+    path: str
+    device: str
+    size: int
+    extents: tuple[Extent, ...] = ()
+    layout: int = 1
+    nlink: int = 1
+    gone: bool = False  # taken away from its users: neither registered nor opened any more
+
+
+class Blocks(NamedTuple):
+    """A run of blocks: free, in limbo (free once the commit succeeds), or in quarantine (of a reclaim, 0: until its last unpin)."""
+
+    aperture: int
+    start: int
+    count: int
+    reclaim: int = 0
+
+
+class HostRow(NamedTuple):
+    """A host file that somebody registered or is taking back. aperture: the newest mapping, 0 while there is none."""
+
+    device: int
+    inode: int
+    aperture: int
+    bytes: int
+    label: str
+    gone: bool = False
+
+
+class Pd(NamedTuple):
+    session: int
+
+
+class Cq(NamedTuple):
+    session: int
+    cqe: int
+    number: int = 0
+    made: bool = False
+
+
+class Qp(NamedTuple):
+    session: int
+    pd: int
+    send_cq: int
+    recv_cq: int
+    qp_num: int = 0
+    made: bool = False
+    ending: bool = False
+
+
+class Mr(NamedTuple):
+    """A memory region. It pins its runs of `space` until its translation is gone.
+
+    state: pinned (no key yet) -> installing -> live -> unmapped. `revoked`: some reclaim took it back; latched.
+    space: where its runs are counted: a device's aperture, a host file's number, or its own aperture.
+    """
+
+    session: int
+    pd: int
+    backing: str
+    access: int
+    importer: str
+    iova: int
+    length: int
+    space: int
+    aperture: int
+    runs: tuple[Run, ...]
+    state: str
+    request: int = 0
+    revoked: bool = False
+    told: bool = False
+    ending: bool = False
+    ino: int = 0
+    layout: int = 0
+    token: int = 0
+
+
+class Reclaim(NamedTuple):
+    """Memory on its way back. Exactly one of ino, device, host names what; lo..hi is the range in bytes of it."""
+
+    kind: str  # truncate, punch, unlink, unplug, surprise
+    session: int
+    request: int
+    protocol: str
+    ino: int = 0
+    device: str = ""
+    host: int = 0
+    lo: int = 0
+    hi: int = FOREVER
+    handle: int = 0
+    phase: str = ""
+    queued: bool = False
+    gated: bool = False
+    fencing: bool = False
+    fenced: bool = False
+    applied: bool = False
+    freed: bool = False
+    returned: bool = False
+    keys: tuple[int, ...] = ()
+    cookie: int = 0
+    timer: int = 0
+    todo: tuple[Action, ...] = ()
+    errno: int = 0
+
+
+class Teardown(NamedTuple):
+    """MRs on their way out: a dereg_mr (request > 0), or the end of a session or of a failed registration."""
+
+    session: int
+    request: int
+    keys: tuple[int, ...]
+    cookie: int = 0
+
+
+class Cookie(NamedTuple):
+    """Who waits for the answer to a Quiesce or Unmap."""
+
+    reclaim: int = 0
+    teardown: int = 0
+
+
+class Token(NamedTuple):
+    """Who waits for Answered, and what goes on then (`kind`: a row of machine.ANSWERS)."""
+
+    kind: str
+    session: int = 0
+    request: int = 0
+    pd: int = 0
+    cq: int = 0
+    qp: int = 0
+    key: int = 0
+    host: int = 0
+    reclaim: int = 0
+    handle: int = 0
+    length: int = 0
+
+
+Row = tuple[object, ...]
+
+VALUE: Final = "value"
+GHOST: Final = "ghost"
+# Everything else below is the name of an identity's domain; "key*" is a tuple of identities.
+
+FIELDS: Mapping[type, Mapping[str, str]] = {
+    Session: {"name": GHOST, "door": VALUE, "wants": VALUE, "dying": VALUE},
+    Device: {"aperture": "aperture", "blocks": VALUE, "online": VALUE, "namespace": GHOST},
+    Mount: {"device": VALUE, "dax": VALUE, "protocol": VALUE},
+    File: {
+        "path": VALUE,
+        "device": VALUE,
+        "size": VALUE,
+        "extents": "extents",
+        "layout": GHOST,
+        "nlink": VALUE,
+        "gone": VALUE,
+    },
+    Blocks: {"aperture": "aperture", "start": VALUE, "count": VALUE, "reclaim": "reclaim"},
+    HostRow: {
+        "device": VALUE,
+        "inode": VALUE,
+        "aperture": "aperture",
+        "bytes": VALUE,
+        "label": GHOST,
+        "gone": VALUE,
+    },
+    Pd: {"session": "session"},
+    Cq: {"session": "session", "cqe": VALUE, "number": GHOST, "made": VALUE},
+    Qp: {
+        "session": "session",
+        "pd": "pd",
+        "send_cq": "cq",
+        "recv_cq": "cq",
+        "qp_num": GHOST,
+        "made": VALUE,
+        "ending": VALUE,
+    },
+    Mr: {
+        "session": "session",
+        "pd": "pd",
+        "backing": VALUE,
+        "access": VALUE,
+        "importer": VALUE,
+        "iova": GHOST,
+        "length": VALUE,
+        "space": "aperture",
+        "aperture": "aperture",
+        "runs": VALUE,
+        "state": VALUE,
+        "request": "request",
+        "revoked": VALUE,
+        "told": VALUE,
+        "ending": VALUE,
+        "ino": "ino",
+        "layout": GHOST,
+        "token": "token",
+    },
+    Reclaim: {
+        "kind": VALUE,
+        "session": "session",
+        "request": "request",
+        "protocol": VALUE,
+        "ino": "ino",
+        "device": VALUE,
+        "host": "aperture",
+        "lo": VALUE,
+        "hi": VALUE,
+        "handle": "handle",
+        "phase": VALUE,
+        "queued": VALUE,
+        "gated": VALUE,
+        "fencing": VALUE,
+        "fenced": VALUE,
+        "applied": VALUE,
+        "freed": VALUE,
+        "returned": VALUE,
+        "keys": "key*",
+        "cookie": "cookie",
+        "timer": "timer",
+        "todo": VALUE,
+        "errno": VALUE,
+    },
+    Teardown: {"session": "session", "request": "request", "keys": "key*", "cookie": "cookie"},
+    Cookie: {"reclaim": "reclaim", "teardown": "teardown"},
+    Token: {
+        "kind": VALUE,
+        "session": "session",
+        "request": "request",
+        "pd": "pd",
+        "cq": "cq",
+        "qp": "qp",
+        "key": "key",
+        "host": "aperture",
+        "reclaim": "reclaim",
+        "handle": "handle",
+        "length": VALUE,
+    },
+}
+
+# book -> (row class, what its key is). Books whose rows are plain numbers have class int and are ghosts: they only number things.
+# "order": the key says nothing but the order of the rows.
+BOOKS: Mapping[str, tuple[type, str]] = {
+    "sessions": (Session, "session"),
+    "devices": (Device, VALUE),
+    "mounts": (Mount, VALUE),
+    "files": (File, "ino"),
+    "free": (Blocks, "order"),
+    "limbo": (Blocks, "order"),
+    "quarantine": (Blocks, "order"),
+    "hosts": (HostRow, "aperture"),
+    "pds": (Pd, "pd"),
+    "cqs": (Cq, "cq"),
+    "qps": (Qp, "qp"),
+    "mrs": (Mr, "key"),
+    "reclaims": (Reclaim, "reclaim"),
+    "teardowns": (Teardown, "teardown"),
+    "cookies": (Cookie, "cookie"),
+    "tokens": (Token, "token"),
+    "timers": (int, "timer"),
+    "keys": (int, GHOST),
+    "counters": (int, GHOST),
+}
+
+# What survives the broker. Of the counters only the inode's: a number once stamped into memory must not come back.
+DURABLE: Final = ("devices", "files", "counters")
+DURABLE_COUNTERS: Final = ("ino",)

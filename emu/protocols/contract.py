@@ -1,0 +1,185 @@
+"""What every protocol meets, and the words to write one.
+
+A protocol is one file with a `PROTOCOL`: a table {(phase, event): rule}, what it promises, whom it admits, what becomes of the
+blocks. It holds no state: the phase is kept by the core, one for each reclaim. docs/protocols.md walks through one.
+
+    table = {("start", "requested"): go(gate(), quiesce(), to="fencing"), ...}
+
+Every event that can come in a phase is in the table, or declared ignored, or declared impossible ("*": in every phase); `check`
+runs at load and names what is missing. Words: emu.core.decision.EVENTS, VERBS, RULES, DISPOSALS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.decision import DISPOSALS, END, EVENTS, IMPORTERS, START, VERBS, Action, Decision, Facts
+from emu.protocols import runner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ANY = "*"
+BACKINGS = ("dax", "host")
+LOSSES = ("none", "page", "mr", "qp", "context", "process", "device")
+PROMISES = (*(f"S{n}" for n in range(1, 11)), *(f"V{n}" for n in range(1, 26)))
+
+
+class Malformed(ValueError):
+    """A protocol that does not meet the contract; the sentence says where and what to do."""
+
+
+class Rule(NamedTuple):
+    """Actions in order, then the next phase."""
+
+    actions: tuple[Action, ...]
+    to: str
+
+
+class Choice(NamedTuple):
+    """One rule if an MR pins the range at this moment, another if none does. Looked at and acted on in one step."""
+
+    pinned: Rule
+    free: Rule
+
+
+def go(*actions: Action, to: str) -> Rule:
+    return Rule(actions, to)
+
+
+def when_pinned(pinned: Rule, otherwise: Rule) -> Choice:
+    return Choice(pinned, otherwise)
+
+
+def gate() -> Action:
+    return Action("gate")
+
+
+def notify(event: str, seconds: float = 0.0) -> Action:
+    return Action("notify", event, seconds)
+
+
+def quiesce() -> Action:
+    return Action("quiesce")
+
+
+def unmap() -> Action:
+    return Action("unmap")
+
+
+def apply() -> Action:
+    return Action("apply")
+
+
+def free() -> Action:
+    return Action("free")
+
+
+def deny(errno: str) -> Action:
+    return Action("deny", errno)
+
+
+def reply() -> Action:
+    return Action("reply")
+
+
+def arm(seconds: float) -> Action:
+    return Action("arm", number=seconds)
+
+
+def disarm() -> Action:
+    return Action("disarm")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One option of OPTIONS: what it does (table), what it promises, and to whom.
+
+    promises: names of CONTRACT's invariants. excepts: kind of reclaim -> promises that it does not keep there.
+    importers: classes whose memory it can take back; others are refused at registration (EOPNOTSUPP).
+    backings: "dax", "host". disposal: see DISPOSALS. loss: what a holder loses (LOSSES). ignored, impossible: by phase.
+    """
+
+    name: str
+    summary: str
+    origin: str
+    table: Mapping[tuple[str, str], Rule | Choice]
+    promises: tuple[str, ...] = ()
+    excepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    importers: tuple[str, ...] = tuple(IMPORTERS)
+    backings: tuple[str, ...] = BACKINGS
+    disposal: str = "after-unmap"
+    loss: str = "none"
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    impossible: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    def decide(self, phase: str, event: str, facts: Facts) -> Decision | None:
+        return runner.decide(self, phase, event, facts)
+
+    def promised(self, kind: str) -> tuple[str, ...]:
+        """What it promises for this kind of reclaim."""
+        return tuple(name for name in self.promises if name not in self.excepts.get(kind, ()))
+
+
+def phases(protocol: Protocol) -> tuple[str, ...]:
+    """All phases but END, in order of appearance."""
+    found: dict[str, None] = {START: None}
+    for (phase, _event), entry in protocol.table.items():
+        found[phase] = None
+        for rule in rules_of(entry):
+            found[rule.to] = None
+    return tuple(phase for phase in found if phase != END)
+
+
+def rules_of(entry: Rule | Choice) -> tuple[Rule, ...]:
+    return (entry,) if isinstance(entry, Rule) else (entry.pinned, entry.free)
+
+
+def check(protocol: Protocol) -> Protocol:
+    """Raises Malformed, or gives the protocol back."""
+    for problem in problems(protocol):
+        raise Malformed(f"protocol {protocol.name!r}: {problem}")
+    return protocol
+
+
+def problems(protocol: Protocol) -> list[str]:
+    """Everything that is wrong with the declaration, as sentences."""
+    found = [
+        f"{what} {name!r} is unknown: use {', '.join(known)}"
+        for what, names, known in (
+            ("promise", protocol.promises, PROMISES),
+            ("importer", protocol.importers, tuple(IMPORTERS)),
+            ("backing", protocol.backings, BACKINGS),
+            ("disposal", (protocol.disposal,), tuple(DISPOSALS)),
+            ("loss", (protocol.loss,), LOSSES),
+        )
+        for name in names
+        if name not in known
+    ]
+    known_phases = phases(protocol)
+    for (phase, event), entry in protocol.table.items():
+        if event not in EVENTS:
+            found.append(f"event {event!r} in phase {phase!r} is unknown: use {', '.join(EVENTS)}")
+        for rule in rules_of(entry):
+            found += [
+                f"action {action.verb!r} is unknown: use {', '.join(VERBS)}"
+                for action in rule.actions
+                if action.verb not in VERBS
+            ]
+    for phase in known_phases:
+        if not any(key[0] == phase for key in protocol.table):
+            found.append(f"phase {phase!r} is entered and has no rule: no event leads out of it")
+        found += [
+            f"event {event!r} in phase {phase!r} is not decided: put it in the table, in ignored or in impossible"
+            for event in EVENTS
+            if (phase, event) not in protocol.table
+            and not listed(protocol.ignored, phase, event)
+            and not listed(protocol.impossible, phase, event)
+        ]
+    return found
+
+
+def listed(lists: Mapping[str, tuple[str, ...]], phase: str, event: str) -> bool:
+    return event in lists.get(phase, ()) or event in lists.get(ANY, ())

@@ -1,0 +1,69 @@
+"""Which protocols there are: the package's own and those that others installed (entry point group `emu.protocols`).
+
+This is the one module of the room that may look outside (importlib.metadata): protocols and core stay pure, since they are
+handed a plain mapping. A protocol that cannot be loaded, or does not meet the contract, is left out, and why is kept in
+`Registry.broken`: asking for it by name tells. The package's own must load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from emu.protocols import ebusy, mr_revoke, none
+from emu.protocols.contract import Malformed, Protocol, check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+GROUP = "emu.protocols"
+BUILT_IN = (none.PROTOCOL, ebusy.PROTOCOL, mr_revoke.PROTOCOL)
+
+
+class UnknownProtocol(LookupError):
+    """No protocol has this name; the sentence lists those that are there."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """protocols: by name and alias. broken: name -> why it could not be loaded."""
+
+    protocols: dict[str, Protocol]
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def get(self, name: str) -> Protocol:
+        if name in self.protocols:
+            return self.protocols[name]
+        if name in self.broken:
+            raise UnknownProtocol(f"protocol {name!r} cannot be loaded: {self.broken[name]}")
+        raise UnknownProtocol(f"protocol {name!r} is unknown: use one of {', '.join(sorted(self.protocols))}")
+
+
+def load(points: Iterable[metadata.EntryPoint] | None = None) -> Registry:
+    """All protocols. `points` stands in for the installed entry points."""
+    registry = Registry({}, {})
+    for protocol in BUILT_IN:
+        add(registry, check(protocol))
+    found = metadata.entry_points(group=GROUP) if points is None else points
+    for point in sorted(found, key=lambda point: (point.name, point.value)):
+        if point.name not in registry.protocols:
+            add_point(registry, point)
+    return registry
+
+
+def add(registry: Registry, protocol: Protocol) -> None:
+    for name in (protocol.name, *protocol.aliases):
+        if name in registry.protocols:
+            raise Malformed(f"protocol {protocol.name!r}: the name {name!r} is taken: choose another")
+        registry.protocols[name] = protocol
+
+
+def add_point(registry: Registry, point: metadata.EntryPoint) -> None:
+    try:
+        protocol: Any = point.load()
+        if not isinstance(protocol, Protocol):
+            raise Malformed(f"{point.value} is no emu.protocols.contract.Protocol")
+        add(registry, check(protocol))
+    except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything; it is kept and told
+        registry.broken[point.name] = f"{point.value}: {type(error).__name__}: {error}"
