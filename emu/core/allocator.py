@@ -27,13 +27,13 @@ def _next(b: Books, aperture: int) -> int | None:
 
 
 def free_blocks(b: Books, aperture: int) -> int:
-    return sum(b.free[key].count for key in b.free_on.of(aperture))
+    return sum(b.free[key].blocks for key in b.free_on.of(aperture))
 
 
 def add_free(b: Books, aperture: int, start: int, count: int) -> None:
     behind = b.free_from.first((aperture, start + count))
     if behind is not None:
-        count += b.free[behind].count
+        count += b.free[behind].blocks
         b.free.drop(behind)
     b.free.put(b.number("free"), Blocks(aperture, start, count))
 
@@ -50,11 +50,11 @@ def take(b: Books, device: str, aperture: int, count: int) -> tuple[tuple[int, i
                 f"device {device} has {count - wanted} of {count} blocks free: truncate or unlink something",
             )
         run = b.free[key]
-        part = min(run.count, wanted)
-        if part == run.count:
+        part = min(run.blocks, wanted)
+        if part == run.blocks:
             b.free.drop(key)
         else:
-            b.free.put(key, run._replace(start=run.start + part, count=run.count - part))
+            b.free.put(key, run._replace(start=run.start + part, blocks=run.blocks - part))
         found.append((run.start, part))
         wanted -= part
     if found:
@@ -75,7 +75,7 @@ def release(b: Books, keys: tuple[int, ...]) -> None:
         run = b.quarantine[key]
         b.quarantine.drop(key)
         b.limbo.put(b.number("blocks"), run._replace(reclaim=0))
-        runs.setdefault(run.aperture, []).append((run.start * BLOCK, run.count * BLOCK))
+        runs.setdefault(run.aperture, []).append((run.start * BLOCK, run.blocks * BLOCK))
     for aperture, freed in runs.items():
         b.emit(Release(aperture, tuple(freed)))
 
@@ -83,7 +83,7 @@ def release(b: Books, keys: tuple[int, ...]) -> None:
 def drain_limbo(b: Books) -> None:
     """The commit has succeeded."""
     for key, run in b.limbo.items():
-        add_free(b, run.aperture, run.start, run.count)
+        add_free(b, run.aperture, run.start, run.blocks)
         b.limbo.drop(key)
 
 

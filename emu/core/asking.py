@@ -52,7 +52,7 @@ def name_of(number: int) -> str:
     return errno.errorcode.get(number, str(number))
 
 
-def owned(b: Books, book: Book[int, Any], event: Requested, handle: int, what: str) -> Any:
+def owned(book: Book[int, Any], event: Requested, handle: int, what: str) -> Any:
     """The row of a handle of this session."""
     row = book.get(handle)
     if row is None or row.session != event.session:

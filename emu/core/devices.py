@@ -134,7 +134,7 @@ def blocks_of(b: Books, name: str) -> dict[str, int]:
     row = b.devices[name]
     owned = sum(extents.count(b.files[ino].extents) for ino in b.files_on.of(name))
     held = [
-        run.count
+        run.blocks
         for book in (b.limbo, b.quarantine)
         for _key, run in book.items()
         if run.aperture == row.aperture

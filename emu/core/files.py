@@ -13,7 +13,7 @@ from emu.core import allocator, asking, extents
 from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, name_of, refuse, reply
 from emu.core.effects import CloseHandle, Load, Store, Zero
 from emu.core.pins import pins_over
-from emu.core.rows import BLOCK, File, Run, Token
+from emu.core.rows import BLOCK, Extent, File, Run, Token
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -47,7 +47,7 @@ def fill(b: Books, ino: int, offset: int, length: int) -> File:
     if not holes:
         return row
     got = list(allocator.take(b, row.device, aperture, sum(count for _at, count in holes)))
-    new: list[extents.Extent] = []
+    new: list[Extent] = []
     for start, wanted in holes:
         at, count = start, wanted
         while count:
@@ -185,7 +185,8 @@ def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> None:
     row = b.files[ino]
     aperture = b.devices[row.device].aperture
     first, end = extents.blocks_up(lo), hi // BLOCK
-    kept, taken = row.extents, ()
+    kept: extents.Extents = row.extents
+    taken: extents.Extents = ()
     if first < end:
         kept, taken = extents.remove(row.extents, first, end)
     edges = ((lo, min(hi, first * BLOCK)), (max(lo, end * BLOCK), hi)) if first <= end else ((lo, hi),)

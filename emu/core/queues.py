@@ -68,7 +68,7 @@ def alloc_pd(b: Books, event: Requested, _op: AllocPd) -> None:
 
 
 def dealloc_pd(b: Books, event: Requested, op: DeallocPd) -> None:
-    owned(b, b.pds, event, op.handle, "PD")
+    owned(b.pds, event, op.handle, "PD")
     mrs, qps = len(b.mrs_in.of(op.handle)), len(b.qps_in.of(op.handle))
     if mrs or qps:
         refuse(errno.EBUSY, f"PD {op.handle} has {mrs} MRs and {qps} QPs: deregister and destroy them first")
@@ -96,7 +96,7 @@ def cq_made(b: Books, number: int, token: Token, event: Answered) -> None:
 
 
 def destroy_cq(b: Books, event: Requested, op: DestroyCq) -> None:
-    row = owned(b, b.cqs, event, op.handle, "CQ")
+    row = owned(b.cqs, event, op.handle, "CQ")
     users = len(b.qps_on.of(op.handle))
     if users or not row.made:
         refuse(errno.EBUSY, f"CQ {op.handle} serves {users} QPs: destroy them first")
@@ -106,7 +106,7 @@ def destroy_cq(b: Books, event: Requested, op: DestroyCq) -> None:
 
 
 def usable_cq(b: Books, event: Requested, handle: int) -> Cq:
-    row: Cq = owned(b, b.cqs, event, handle, "CQ")
+    row: Cq = owned(b.cqs, event, handle, "CQ")
     if not row.made:
         refuse(errno.EINVAL, f"CQ {handle} is not made yet: wait for the answer to create_cq")
     return row
@@ -114,7 +114,7 @@ def usable_cq(b: Books, event: Requested, handle: int) -> Cq:
 
 def create_qp(b: Books, event: Requested, op: CreateQp) -> None:
     need_door(b, event, "queue pair")
-    owned(b, b.pds, event, op.pd, "PD")
+    owned(b.pds, event, op.pd, "PD")
     send, recv = usable_cq(b, event, op.send_cq), usable_cq(b, event, op.recv_cq)
     if op.type != RC:
         refuse(errno.EOPNOTSUPP, f"QP type {op.type} is not there: RC (2) is the transport of this version")
@@ -142,7 +142,7 @@ def qp_made(b: Books, number: int, token: Token, event: Answered) -> None:
 
 
 def usable_qp(b: Books, event: Requested, handle: int) -> Qp:
-    row: Qp = owned(b, b.qps, event, handle, "QP")
+    row: Qp = owned(b.qps, event, handle, "QP")
     if row.ending or not row.made:
         refuse(
             errno.EINVAL, f"QP {handle} is {'being destroyed' if row.ending else 'not made yet'}: use another"

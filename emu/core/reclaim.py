@@ -13,7 +13,7 @@ is applied before the protocol hears of it.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from emu.core import allocator, asking, extents, files, registration
 from emu.core.asking import alive, answer, check_range, check_span, fail, name_of, refuse, reply
@@ -163,7 +163,7 @@ def _interrupt(b: Books, number: int) -> None:
 
 
 def acknowledge(b: Books, event: Requested, op: Acknowledge) -> None:
-    asking.owned(b, b.mrs, event, op.handle, "MR")
+    asking.owned(b.mrs, event, op.handle, "MR")
     for number, row in b.reclaims.items():
         if op.handle in row.keys and not row.queued:
             b.agenda.append((number, "acknowledged"))
@@ -318,27 +318,28 @@ def settle(b: Books) -> None:
         told[number] = told.get(number, 0) + 1
         mark = b.mark()
         try:
-            if told[number] > REST:
-                raise ProtocolBroke(row.protocol, "at-rest", f"{REST} decisions in one step")
-            tell(b, number, event)
-        except ProtocolBroke as broke:
+            tell(b, number, event, told[number])
+        except ProtocolBroke as error:
             b.rollback(mark)
-            break_off(b, number, broke)
+            break_off(b, number, error)
 
 
-def break_off(b: Books, number: int, broke: ProtocolBroke) -> None:
+def break_off(b: Books, number: int, error: ProtocolBroke) -> None:
     """The protocol broke the contract: the reclaim ends with EPROTO, nothing (more) is freed."""
     row = b.reclaims[number]
     if not row.returned:
         definite = not row.applied
-        fail(b, row.session, row.request, broke.errno, f"{broke}: change the mount's protocol", definite)
-        b.reclaims.put(number, row._replace(returned=True, errno=broke.errno))
-        _phase(b, number, "returned", {"errno": broke.errno, "rule": broke.rule})
+        fail(b, row.session, row.request, error.errno, f"{error}: change the mount's protocol", definite)
+        b.reclaims.put(number, row._replace(returned=True, errno=error.errno))
+        _phase(b, number, "returned", {"errno": error.errno, "rule": error.rule})
     _end(b, number)
 
 
-def tell(b: Books, number: int, event: str) -> None:
+def tell(b: Books, number: int, event: str, times: int) -> None:
+    """Ask the protocol and do what it says. times: how often it was asked in this step."""
     row = b.reclaims[number]
+    if times > REST:
+        raise broke(row, "at-rest", f"{REST} decisions in one step")
     protocol = b.protocols[row.protocol]
     decision = decide(protocol, row, event, facts_of(b, row))
     if decision is None:
@@ -367,14 +368,16 @@ def decide(protocol: Deciding, row: Reclaim, event: str, facts: Facts) -> Decisi
     return decision
 
 
-def _well_formed(decision: object) -> bool:
-    return (
-        isinstance(decision, Decision)
-        and isinstance(decision.phase, str)
-        and bool(decision.phase)
-        and isinstance(decision.actions, tuple)
-        and all(isinstance(action, Action) and action.verb in DOING for action in decision.actions)
-    )
+def _well_formed(decision: Any) -> bool:
+    if not isinstance(decision, Decision):
+        return False
+    phase: Any = decision.phase
+    actions: Any = decision.actions
+    return isinstance(phase, str) and phase != "" and isinstance(actions, tuple) and all(map(_known, actions))
+
+
+def _known(action: Any) -> bool:
+    return isinstance(action, Action) and action.verb in DOING
 
 
 def act(b: Books, number: int, actions: tuple[Action, ...]) -> None:
@@ -426,7 +429,7 @@ def do_notify(b: Books, number: int, action: Action) -> bool:
             continue
         if action.text == "MR_REVOKED":
             b.mrs.put(key, mr._replace(told=True))
-        fields: dict[str, object] = {"mr": key, "event": row.kind}
+        fields: dict[str, object] = {"mr": key, "rkey": key, "event": row.kind}
         b.emit(
             Notify(mr.session, action.text, {**fields, "seconds": action.number} if action.number else fields)
         )
@@ -584,7 +587,7 @@ def do_free(b: Books, number: int, _action: Action) -> bool:
 
 def _pins_on(b: Books, key: int) -> bool:
     run = b.quarantine[key]
-    return bool(pins_over(b, run.aperture, ((run.start * BLOCK, run.count * BLOCK),)))
+    return bool(pins_over(b, run.aperture, ((run.start * BLOCK, run.blocks * BLOCK),)))
 
 
 def do_deny(b: Books, number: int, action: Action) -> bool:

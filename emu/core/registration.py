@@ -43,7 +43,7 @@ HOST: Final = "host"
 
 def reg_mr(b: Books, event: Requested, op: RegMr) -> None:
     need_door(b, event, "memory")
-    owned(b, b.pds, event, op.pd, "PD")
+    owned(b.pds, event, op.pd, "PD")
     _check(b, event, op)
     if op.backing == "anon":
         _pin_anon(b, event, op)
@@ -296,7 +296,7 @@ def settled(row: Mr) -> bool:
 
 
 def dereg_mr(b: Books, event: Requested, op: DeregMr) -> None:
-    row: Mr = owned(b, b.mrs, event, op.handle, "MR")
+    row: Mr = owned(b.mrs, event, op.handle, "MR")
     if row.ending:
         refuse(errno.EBUSY, f"MR {op.handle} is being deregistered already: wait for that answer")
     if not settled(row):
@@ -391,7 +391,7 @@ def faulted(b: Books, event: MemoryFaulted) -> None:
     for key in b.mrs_via.of(event.aperture):
         row = b.mrs[key]
         if alive(b, row.session) and not row.request:
-            b.emit(Notify(row.session, "MEMORY_FAULT", {"mr": key, "offset": event.offset}))
+            b.emit(Notify(row.session, "MEMORY_FAULT", {"mr": key, "rkey": key, "offset": event.offset}))
 
 
 def forget_hosts(b: Books) -> None:

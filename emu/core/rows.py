@@ -60,7 +60,7 @@ class Blocks(NamedTuple):
 
     aperture: int
     start: int
-    count: int
+    blocks: int
     reclaim: int = 0
 
 
@@ -202,7 +202,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "nlink": VALUE,
         "gone": VALUE,
     },
-    Blocks: {"aperture": "aperture", "start": VALUE, "count": VALUE, "reclaim": "reclaim"},
+    Blocks: {"aperture": "aperture", "start": VALUE, "blocks": VALUE, "reclaim": "reclaim"},
     HostRow: {
         "device": VALUE,
         "inode": VALUE,

@@ -12,10 +12,11 @@ runs at load and names what is missing. Words: emu.core.decision.EVENTS, VERBS, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.decision import DISPOSALS, END, EVENTS, IMPORTERS, START, VERBS, Action, Decision, Facts
 from emu.protocols import runner
+from emu.protocols.runner import Choice, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,20 +29,6 @@ PROMISES = (*(f"S{n}" for n in range(1, 11)), *(f"V{n}" for n in range(1, 26)))
 
 class Malformed(ValueError):
     """A protocol that does not meet the contract; the sentence says where and what to do."""
-
-
-class Rule(NamedTuple):
-    """Actions in order, then the next phase."""
-
-    actions: tuple[Action, ...]
-    to: str
-
-
-class Choice(NamedTuple):
-    """One rule if an MR pins the range at this moment, another if none does. Looked at and acted on in one step."""
-
-    pinned: Rule
-    free: Rule
 
 
 def go(*actions: Action, to: str) -> Rule:

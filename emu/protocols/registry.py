@@ -59,11 +59,14 @@ def add(registry: Registry, protocol: Protocol) -> None:
         registry.protocols[name] = protocol
 
 
+def as_protocol(found: Any) -> Protocol:
+    if not isinstance(found, Protocol):
+        raise Malformed(f"{found!r} is no emu.protocols.contract.Protocol")
+    return found
+
+
 def add_point(registry: Registry, point: metadata.EntryPoint) -> None:
     try:
-        protocol: Any = point.load()
-        if not isinstance(protocol, Protocol):
-            raise Malformed(f"{point.value} is no emu.protocols.contract.Protocol")
-        add(registry, check(protocol))
+        add(registry, check(as_protocol(point.load())))
     except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything; it is kept and told
         registry.broken[point.name] = f"{point.value}: {type(error).__name__}: {error}"
