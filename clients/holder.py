@@ -98,8 +98,7 @@ class Holder(Client):
         if event is None:
             return
         event.ack()
-        key = event.fields.get("rkey", event.fields.get("key", 0))
-        self.journal.event(int(event.event_type), key=key)
+        self.journal.event(int(event.event_type), key=event.fields.get("mr", 0))
         self.talk.note("event", type=event.event_type.name, fields={k: str(v) for k, v in event.fields.items()})
         if event.event_type in NOTICES and self.manner == "prompt" and event.element is self.victim:
             self.let_go()

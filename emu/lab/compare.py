@@ -12,9 +12,9 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from emu.check.promises import promised
 from emu.check.verdict import Verdict, judge
 from emu.history.runs import machine
 from emu.lab.plan import Control, RowSpec, controls_for
@@ -119,14 +119,6 @@ def _failed(error: LabError, folder: Path) -> RunResult:
     return RunResult(Verdict(outcomes=["UNKNOWN"], why=[f"the run failed: {error}"]), folder)
 
 
-def promises_of(protocol: str, event: str) -> Sequence[str]:
-    """The rules that an installed protocol says it keeps under this event."""
-    found = next(point for point in entry_points(group="emu.protocols") if point.name == protocol).load()
-    declared: Sequence[str] = found.promises
-    del event
-    return declared
-
-
 async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
     """Carry everything out; the result is what `emu compare --json` writes."""
     specs = list(specs)
@@ -137,7 +129,7 @@ async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
         results = await asyncio.gather(*tasks)
     finally:
         await _end([*tasks, *comparison.controls.values()])
-    rows = [r.as_json(promises_of(r.spec.protocol, r.spec.event)) for r in results]
+    rows = [r.as_json(promised(r.spec.protocol, r.spec.event)) for r in results]
     return {
         "schema": 1,
         "machine": machine(),

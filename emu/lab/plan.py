@@ -12,9 +12,9 @@ A row is one (protocol, event, backing, holder). Pairs that make no sense are ro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from emu.check.promises import installed
 from emu.lab import names
 from emu.lab.node import OTHER_MOUNT, VICTIM_DEVICE, VICTIM_MOUNT
 
@@ -83,7 +83,7 @@ def controls_for(spec: RowSpec, outcomes: Iterable[str]) -> list[Control]:
 
 def protocols_here() -> list[str]:
     """Installed protocols: the package's own, in INTERFACE's order, then those of others."""
-    found = {point.name for point in entry_points(group="emu.protocols")}
+    found = set(installed())
     return [name for name in names.PROTOCOLS if name in found] + sorted(found - set(names.PROTOCOLS))
 
 

@@ -1,0 +1,17 @@
+"""What installed protocols promise, so that what a run broke can be told apart from what it merely cost."""
+
+from __future__ import annotations
+
+from emu.protocols.registry import load
+
+KINDS = {"surprise-unplug": "surprise"}  # the core's word for the event, where it differs
+
+
+def installed() -> list[str]:
+    """Protocols that can be run, each under its own name (not its aliases)."""
+    return sorted({protocol.name for protocol in load().protocols.values()})
+
+
+def promised(protocol: str, event: str) -> tuple[str, ...]:
+    """Invariants that the protocol says it keeps under this event. Raises UnknownProtocol."""
+    return load().get(protocol).promised(KINDS.get(event, event))

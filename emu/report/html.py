@@ -1,0 +1,214 @@
+"""A comparison as one self-contained page: no script, no font, no picture from elsewhere, so it can be mailed and kept.
+
+Everything that comes from outside goes through `html.escape`. Outcomes are told by word and by colour, never by colour alone.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from emu.report import latency, scene, spacetime
+from emu.report.table import columns, groups
+from emu.report.words import MEANING, agreement, count, errors, findings, measured, span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Json = dict[str, Any]
+
+SHADE = {
+    "CORRUPT": "bad", "FAULT": "bad", "KILL": "loss", "HANG": "loss", "LEAK": "loss", "LOST": "loss", "STALE": "loss",
+    "DENY": "deny", "REFUSED": "deny", "OK+ERR": "good", "OK": "good", "UNKNOWN": "none", "N/A": "none",
+}  # fmt: skip
+KEY = (("good", "bytes moved, good completion"), ("bad", "foreign or absent memory, error completion"), ("loss", "freed memory"), ("deny", "refused by the engine, notice"), ("accent", "call, phase, message"))  # fmt: skip
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def page(result: Json) -> str:
+    """The whole document."""
+    style = files("emu.report").joinpath("page.css").read_text("utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f"<title>emu compare: who gets the memory back, and at what price</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n{_body(result)}\n</body>\n</html>\n"
+    )
+
+
+def _body(result: Json) -> str:
+    rows = result["rows"]
+    sections = [_header(result), _matrices(rows), _findings(rows), _legend(rows), _latency(rows), _diagram(rows), _all(rows), _how()]
+    return "\n".join(f"<section>{section}</section>" for section in sections if section)
+
+
+def _header(result: Json) -> str:
+    machine = result["machine"]
+    about = (
+        f"{machine['system']} {machine['kernel']}, {machine['arch']}, {machine['cpus']} CPUs, Python {machine['python']}; "
+        f"seed {result['seed']}, {len(result['rows'])} rows in {result['seconds']:.0f} s"
+    )
+    return (
+        "<h1>Memory that a device is writing has to be taken back: what happened</h1>"
+        '<p class="lede">Every row is a broker and client processes of its own: a holder registers a file, a peer writes and '
+        "reads without pause, and somebody truncates, punches, unlinks or unplugs the memory under them.</p>"
+        f'{_verdict(result["rows"])}<p class="machine">{escape(about)}</p>'
+    )
+
+
+def _verdict(rows: Sequence[Json]) -> str:
+    if any(row["breaches"] for row in rows):
+        return '<p class="verdict breach">A protocol broke what it promises.</p>'
+    if any(row["outcome"] == "UNKNOWN" for row in rows):
+        return '<p class="verdict unknown">Every promise that could be judged was kept; some rows are unknown.</p>'
+    return '<p class="verdict">Every protocol kept what it promises. What it does not promise is its price.</p>'
+
+
+# ---- the matrix
+
+
+def chip(row: Json, outcome: str) -> str:
+    return f'<span class="chip {SHADE.get(outcome, "none")}">{escape(outcome)}</span>'
+
+
+def _matrices(rows: Sequence[Json]) -> str:
+    return "<h2>Outcomes</h2>" + "".join(_matrix(title, members) for title, members in groups(rows).items())
+
+
+def _matrix(title: str, rows: Sequence[Json]) -> str:
+    events = columns(rows, "event")
+    found = {(row["protocol"], row["event"]): row for row in rows}
+    head = "".join(f'<th scope="col">{escape(event)}</th>' for event in events)
+    body = "".join(
+        f'<tr><th scope="row">{escape(p)}</th>{"".join(_cell(found.get((p, event))) for event in events)}</tr>'
+        for p in columns(rows, "protocol")
+    )
+    table = f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f"<h3>{escape(title)}</h3>{_scroll(table, title)}"
+
+
+def _scroll(table: str, label: str) -> str:
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label, quote=True)}">{table}</div>'
+
+
+def _cell(row: Json | None) -> str:
+    if row is None:
+        return "<td></td>"
+    also = [name for name in row["outcomes"] if name != row["outcome"]]
+    chips = " ".join([chip(row, row["outcome"]), *(chip(row, name) for name in also if name in {"FAULT", "KILL", "LEAK"})])
+    return f"<td>{chips}<small>{escape(_short(row))}</small></td>"
+
+
+def _short(row: Json) -> str:
+    """One line under the outcome."""
+    match row["outcome"]:
+        case "CORRUPT":
+            return f"{count(row['foreign_bytes'])} foreign bytes"
+        case "DENY":
+            return str(row["errno"])
+        case "OK+ERR" | "OK":
+            return span(row["reclaim_us"]["p50"] if row["reclaim_us"] else None)
+        case "UNKNOWN" | "N/A":
+            return str(row["reason"] or "")
+    return measured(row)
+
+
+# ---- words
+
+
+def _findings(rows: Sequence[Json]) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(rows))
+    return f"<h2>Claimed and measured</h2><p>{escape(agreement(rows))}</p>" + (f"<ul>{items}</ul>" if items else "")
+
+
+def _legend(rows: Sequence[Json]) -> str:
+    seen = {name for row in rows for name in row["outcomes"]}
+    items = "".join(
+        f"<dt>{chip({}, name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in MEANING.items() if name in seen
+    )
+    return f"<h2>What the outcomes mean</h2><dl>{items}</dl>"
+
+
+# ---- figures
+
+
+def _figure(picture: str, caption: str, extra: str = "") -> str:
+    return f'<figure><div class="scroll" tabindex="0">{picture}</div>{extra}<figcaption>{caption}</figcaption></figure>'
+
+
+def _latency(rows: Sequence[Json]) -> str:
+    caption = (
+        "From the reclaimer's call to its answer: the dot is the median, the line reaches to the longest. A refusal and a "
+        "corruption are quick too; the outcome stands beside each."
+    )
+    return f"<h2>How long the reclaimer waited</h2>{_figure(latency.plot(rows), caption)}"
+
+
+def _diagram(rows: Sequence[Json]) -> str:
+    """Of the row that shows most: a revoke seen by a prompt holder, if there is one."""
+    for row in sorted((r for r in rows if r["evidence"]), key=_telling):
+        found = scene.read(row["evidence"])
+        if found:
+            label = f"{row['protocol']}, {row['event']} on {row['backing']}, {row['holder']} holder: {row['outcome']}"
+            caption = escape(f"{label}. {measured(row)}.".replace("..", "."))
+            return f"<h2>One run, party by party</h2>{_figure(spacetime.draw(found), caption, _key())}"
+    return ""
+
+
+def _telling(row: Json) -> tuple[bool, bool, bool]:
+    return (not row["notified"], row["event"] != "truncate", row["holder"] != "prompt")
+
+
+def _key() -> str:
+    items = "".join(f'<li><i style="background:var(--{shade})"></i>{escape(words)}</li>' for shade, words in KEY)
+    return f'<ul class="key">{items}</ul>'
+
+
+# ---- every row
+
+
+def _all(rows: Sequence[Json]) -> str:
+    head = ("row", "measured", "claimed", "foreign", "freed", "lost", "in flight", "errors seen", "controls", "evidence")
+    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join(_line(row) for row in rows if row["outcome"] != "N/A")
+    table = f'<table class="rows"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
+    return f"<h2>Every row</h2>{_scroll(table, 'Every row with its figures')}"
+
+
+def _line(row: Json) -> str:
+    name = f"{escape(row['protocol'])} {escape(row['event'])}<small>{escape(row['backing'])}, {escape(row['holder'])}</small>"
+    chips = " ".join(chip(row, outcome) for outcome in row["outcomes"])
+    figures = "".join(
+        f'<td class="n">{count(row[key])}</td>' for key in ("foreign_bytes", "freed_bytes", "lost_bytes", "dma_at_gate")
+    )
+    return (
+        f'<tr><th scope="row">{name}</th><td>{chips}<small>{escape(measured(row))}</small></td><td>{_claim(row)}</td>'
+        f"{figures}<td>{escape(errors(row)) or '–'}</td><td>{_controls(row)}</td>"
+        f"<td><code>{escape(row['evidence'] or '')}</code></td></tr>"
+    )
+
+
+def _claim(row: Json) -> str:
+    if row["claimed"] is None:
+        return "no claim"
+    agrees = {True: "agrees", False: "differs", None: "open"}[row["agrees"]]
+    return f"{escape(row['claimed'])}<small>{escape(row['claimed_by'])}: {agrees}</small>"
+
+
+def _controls(row: Json) -> str:
+    return "<br>".join(f"{escape(name)}: {escape(end)}" for name, end in row["controls"].items()) or "–"
+
+
+def _how() -> str:
+    points: Iterable[str] = (
+        "Foreign bytes are counted in the device image after DMA has stopped: stamped cells in blocks that belong to another file, or "
+        "that came to this one later. They are a lower bound.",
+        "Freed and lost bytes come from the engine's log, and count only operations that started after the reclaim returned.",
+        "A run without DMA in flight at the gate is tried again, and unknown if that does not help.",
+        "Controls change one thing: nobody writes (no-dma), the allocator reuses freed blocks last (fifo), nobody holds the file "
+        "(no-pin). A row whose control ends as the row did is unknown.",
+        "Times are of this machine under this load; they are reported, and decide nothing.",
+    )
+    return "<h2>How to read this</h2><ul>" + "".join(f"<li>{escape(point)}</li>" for point in points) + "</ul>"

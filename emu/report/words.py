@@ -1,0 +1,124 @@
+"""A result in sentences: what a row measured, and where that differs from what was claimed. Plain text; whoever prints it escapes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Json = dict[str, Any]
+
+MEANING = {
+    "CORRUPT": "a byte reached, or was read from, memory that had changed hands",
+    "FAULT": "DMA went on to memory that was not there any more",
+    "KILL": "a process was killed",
+    "HANG": "the reclaim never came to an end",
+    "LEAK": "reported free, and not allocatable",
+    "LOST": "the peer was told success, and the bytes are nowhere in the file",
+    "STALE": "the peer went on reading what was no longer the file",
+    "DENY": "the reclaim was refused",
+    "REFUSED": "the registration was refused",
+    "OK+ERR": "the memory came back, and its users got clean errors",
+    "OK": "the memory came back, and nobody noticed",
+    "UNKNOWN": "this run could not show it",
+    "N/A": "the pair makes no sense",
+}
+
+
+def count(number: float | None) -> str:
+    """1,048,576; or a dash for what was not measured."""
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def span(microseconds: float | None) -> str:
+    """A duration with a unit that suits it."""
+    if microseconds is None:
+        return "–"
+    for limit, factor, unit in ((1e3, 1, "µs"), (1e6, 1e3, "ms")):
+        if microseconds < limit:
+            return f"{microseconds / factor:.3g} {unit}"
+    return f"{microseconds / 1e6:.3g} s"
+
+
+def name(row: Json) -> str:
+    """The row, as it is called in sentences."""
+    return f"{row['protocol']} + {row['event']} ({row['backing']}, {row['holder']} holder)"
+
+
+def errors(row: Json) -> str:
+    return ", ".join(f"{n} × {status}" for status, n in (row["error_completions"] or {}).items())
+
+
+def measured(row: Json) -> str:
+    """What was measured, in one sentence."""
+    if row["outcome"] in {"N/A", "UNKNOWN"}:
+        return row["reason"] or MEANING[row["outcome"]]
+    return "; ".join(_parts(row)) or MEANING[row["outcome"]]
+
+
+def _parts(row: Json) -> Iterable[str]:
+    found = row["outcomes"]
+    if "CORRUPT" in found:
+        yield from _corrupt(row)
+    if "FAULT" in found:
+        yield f"DMA of {count(row['absent_bytes'])} bytes went on to absent memory after the unplug was answered"
+    if "LOST" in found:
+        yield f"{count(row['lost_bytes'])} bytes were acknowledged and are not in the file"
+    if "DENY" in found:
+        yield f"refused with {row['errno']}" + ("" if _changed(row) else ", and the file is unchanged")
+    if "OK+ERR" in found and "CORRUPT" not in found:
+        yield _clean(row)
+
+
+def _corrupt(row: Json) -> Iterable[str]:
+    if row["foreign_bytes"]:
+        yield f"{count(row['foreign_bytes'])} bytes of the peer's lie in memory that had changed hands"
+    if row["leaked_bytes"]:
+        yield f"{count(row['leaked_bytes'])} bytes of somebody else's were read"
+
+
+def _clean(row: Json) -> str:
+    took = f" in {span(row['reclaim_us']['p50'])}" if row["reclaim_us"] else ""
+    gate = f" with {row['dma_at_gate']} operations in flight at the gate" if row["dma_at_gate"] else ""
+    back = f"; the peer was back after {span(row['recovery_us'])}" if row["recovery_us"] else ""
+    return f"taken back{took}{gate}; errors seen: {errors(row)}{back}"
+
+
+def _changed(row: Json) -> bool:
+    return any(rule == "S3" for rule, _ in row["violated"])
+
+
+def findings(rows: Sequence[Json]) -> list[str]:
+    """What is worth a sentence: promises broken, claims that do not hold, and questions nobody had an answer to."""
+    return [*_broken(rows), *_disagreeing(rows), *_open(rows)]
+
+
+def _broken(rows: Sequence[Json]) -> Iterable[str]:
+    for row in rows:
+        for rule, sentence in row["breaches"]:
+            yield f"{name(row)} broke its promise {rule}: {sentence}."
+
+
+def _disagreeing(rows: Sequence[Json]) -> Iterable[str]:
+    for row in rows:
+        if row["agrees"] is False:
+            outcomes = ", ".join(row["outcomes"])
+            yield f"{name(row)}: claimed {row['claimed']} ({row['claimed_by']}), measured {outcomes}: {measured(row)}."
+
+
+def _open(rows: Sequence[Json]) -> Iterable[str]:
+    """Rows without a claim, grouped by what came out."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["claimed"] is None and row["outcome"] != "N/A":
+            groups.setdefault((row["protocol"], row["outcome"]), []).append(row["event"])
+    for (protocol, outcome), events in groups.items():
+        yield f"{protocol} + {', '.join(dict.fromkeys(events))}: nobody claims anything; measured {outcome}."
+
+
+def agreement(rows: Sequence[Json]) -> str:
+    """How many claims were met, in one sentence."""
+    judged = [row for row in rows if row["agrees"] is not None]
+    agreed = sum(row["agrees"] for row in judged)
+    return f"{agreed} of {len(judged)} rows that somebody made a claim about agree with it."
