@@ -19,7 +19,9 @@ Json = dict[str, Any]
 def foreign_bytes(image: Any, filemap: Json) -> int:
     """Distinct stamped bytes that lie in memory which has changed hands since they were meant for it: a lower bound."""
     found = {cell.position for cell in foreign_cells(image, filemap)}
-    if filemap.get("replaced"):  # a namespace that was plugged in later: nobody may have written to its free blocks
+    if filemap.get(
+        "replaced"
+    ):  # a namespace that was plugged in later: nobody may have written to its free blocks
         found |= {cell.position for cell in cells_in_free(image, filemap)}
     return CELL * len(found)
 
@@ -45,7 +47,8 @@ def misplaced_cells(image: Any, file: Json, ranges: Iterable[tuple[int, int]]) -
     wrong = 0
     for start, end in ranges:
         wrong += sum(
-            not _in_place(image, at, file["ino"], offset) for offset, at in _cells_of(file["extents"], start, end)
+            not _in_place(image, at, file["ino"], offset)
+            for offset, at in _cells_of(file["extents"], start, end)
         )
         wrong += holes(file, start, end) // CELL
     return wrong

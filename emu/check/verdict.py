@@ -155,14 +155,19 @@ class _Judge:
         if traffic.foreign:
             self._broke("S1", f"the engine moved {traffic.foreign} bytes in memory that had changed hands")
         if traffic.freed or traffic.absent_after:
-            self._broke("S2", f"{traffic.freed + traffic.absent_after} bytes moved in freed or absent memory afterwards")
+            self._broke(
+                "S2",
+                f"{traffic.freed + traffic.absent_after} bytes moved in freed or absent memory afterwards",
+            )
         if traffic.lost:
             self._broke("S4", f"{traffic.lost} bytes were acknowledged and are not in the file")
         if traffic.unfenced:
             self._broke("V9", f"{traffic.unfenced} bytes moved under a key whose quiesce was confirmed")
 
     def _epoch(self, name: str) -> int | None:
-        return next((p.epoch for p in self.evidence.phases if p.reclaim == self.ours and p.name == name), None)
+        return next(
+            (p.epoch for p in self.evidence.phases if p.reclaim == self.ours and p.name == name), None
+        )
 
     # ---- the memory
 
@@ -230,7 +235,10 @@ class _Judge:
         for qp, wanted in posted.items():
             got = polled.get(qp, [])
             if got != wanted and journal.name in self.row["drained"]:
-                self._broke("S5", f"queue pair {qp} of {journal.name}: {len(wanted)} posted, {len(got)} completed, or not in order")
+                self._broke(
+                    "S5",
+                    f"queue pair {qp} of {journal.name}: {len(wanted)} posted, {len(got)} completed, or not in order",
+                )
 
     def _collateral(self, hurt: int) -> None:
         bystander = self.row["bystander"]
@@ -245,7 +253,9 @@ class _Judge:
         verdict.killed = len(row["killed"])
         verdict.innocent_killed = sum(name != "holder" for name in row["killed"])
         holder = self.evidence.journals.get("holder")
-        told = [r.time for r in holder.of(Kind.EVENT) if r.code in {MR_REVOKING, MR_REVOKED}] if holder else []
+        told = (
+            [r.time for r in holder.of(Kind.EVENT) if r.code in {MR_REVOKING, MR_REVOKED}] if holder else []
+        )
         if row["pinned"]:
             verdict.notified = float(bool(told))
         loss = self._first_error()
@@ -284,7 +294,9 @@ class _Judge:
                 self._broke("S6", f"the blocks of {name} do not add up: {blocks}")
 
     def _gate(self) -> None:
-        inflight = [p.inflight for p in self.evidence.phases if p.reclaim == self.ours and p.name == "requested"]
+        inflight = [
+            p.inflight for p in self.evidence.phases if p.reclaim == self.ours and p.name == "requested"
+        ]
         self.verdict.dma_at_gate = inflight[0] if inflight else None
         if self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
             self.unknown.append("no DMA was in flight at the gate")

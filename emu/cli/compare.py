@@ -37,16 +37,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocols", metavar="LIST", help="comma list; default: all that are installed")
     parser.add_argument("--events", metavar="LIST", help=f"comma list of {', '.join(names.EVENTS_HERE)}")
     parser.add_argument("--backings", metavar="LIST", help=f"comma list of {', '.join(names.BACKINGS_HERE)}")
-    parser.add_argument("--holders", metavar="LIST", help="comma list of deaf, prompt; default: both where it differs")
+    parser.add_argument(
+        "--holders", metavar="LIST", help="comma list of deaf, prompt; default: both where it differs"
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one run a row (the default)")
     size.add_argument("--full", action="store_true", help=f"{FULL_RUNS} runs a row, every holder everywhere")
     parser.add_argument("--runs", type=int, metavar="N", help="runs a row")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="varies when the reclaim falls (default 1)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at the same time (default: the number of cores, up to 4)")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="varies when the reclaim falls (default 1)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at the same time (default: the number of cores, up to 4)"
+    )
     parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
     parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page")
-    parser.add_argument("--out", metavar="DIR", default="runs/compare", help="where evidence goes (default runs/compare)")
+    parser.add_argument(
+        "--out", metavar="DIR", default="runs/compare", help="where evidence goes (default runs/compare)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,12 +89,18 @@ def _known(kind: str, given: str | None, known: Sequence[str], here: Sequence[st
     """The names of a comma list, each once; empty when none was given."""
     if given is None:
         return []
-    chosen = list(dict.fromkeys(names.ALIASES.get(name, name) for name in (part.strip() for part in given.split(","))))
+    chosen = list(
+        dict.fromkeys(names.ALIASES.get(name, name) for name in (part.strip() for part in given.split(",")))
+    )
     for name in chosen:
         if name not in known:
-            raise CommandError(f"compare {name or repr(name)}: EINVAL: no such {kind}; the {kind}s are {', '.join(dict.fromkeys(known))}")
+            raise CommandError(
+                f"compare {name or repr(name)}: EINVAL: no such {kind}; the {kind}s are {', '.join(dict.fromkeys(known))}"
+            )
         if name not in here:
-            raise CommandError(f"compare {name}: EOPNOTSUPP: {kind} {name} is not in this version; here are {', '.join(here)}")
+            raise CommandError(
+                f"compare {name}: EOPNOTSUPP: {kind} {name} is not in this version; here are {', '.join(here)}"
+            )
     return chosen
 
 

@@ -102,7 +102,9 @@ def memfd(name: str, size: int) -> int:
 class Engine:
     """Engine threads, apertures, keys, queues. Ends with `close` (or as a context manager)."""
 
-    def __init__(self, *, threads: int = 1, quantum: int = 65536, spin: int = 0, time_scale: float = 1.0) -> None:
+    def __init__(
+        self, *, threads: int = 1, quantum: int = 65536, spin: int = 0, time_scale: float = 1.0
+    ) -> None:
         config = ffi.new(
             "struct emu_engine_config *",
             {"threads": threads, "quantum": quantum, "spin": spin, "time_scale": time_scale},
@@ -263,7 +265,9 @@ class Engine:
 
     def cq_add(self, ctx: int, depth: int) -> NewCq:
         fd = ffi.new("int *")
-        number = _checked(lib.emu_cq_add(self._live(), ctx, depth, fd), f"completion queue of {depth} entries")
+        number = _checked(
+            lib.emu_cq_add(self._live(), ctx, depth, fd), f"completion queue of {depth} entries"
+        )
         seg = _segment("struct emu_cq_seg", fd[0])
         return NewCq(number, fd[0], seg.depth)
 

@@ -213,7 +213,14 @@ class Memory:
 
 
 def stamp_fill(
-    view: memoryview | bytearray, *, writer: int, ino: int, work_request: int, layout: int, namespace: int, offset: int
+    view: memoryview | bytearray,
+    *,
+    writer: int,
+    ino: int,
+    work_request: int,
+    layout: int,
+    namespace: int,
+    offset: int,
 ) -> None:
     """Fill `view` with stamp cells (csrc/include/emu/stamp.h); `offset` is the intended one of its first byte."""
     stamp = ffi.new("struct emu_stamp *", (work_request, offset, writer, ino, layout, namespace))

@@ -125,7 +125,9 @@ def step(
     if lib.emu_qp_step(state, given, out) < 0:
         wanted = attr or QpAttr()
         raise OSError(errno.EINVAL, f"queue pair in {qp.state.name}: illegal modify, mask {wanted.mask:#x}")
-    return _rules(state), Verdict(Action(out.actions), out.status, out.event, Outcome(out.outcome), out.rnr_timer)
+    return _rules(state), Verdict(
+        Action(out.actions), out.status, out.event, Outcome(out.outcome), out.rnr_timer
+    )
 
 
 def _rules(state: Any) -> QpRules:

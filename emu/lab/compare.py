@@ -90,7 +90,9 @@ class Comparison:
     async def _run(self, spec: RowSpec, control: Control, folder: Path, number: int) -> RunResult:
         result = _failed(LabError("never tried"), folder)
         for attempt in range(TRIES):
-            seed = random.Random(f"{self.options.seed}/{spec.label}/{control.name}/{number}/{attempt}").getrandbits(32)
+            seed = random.Random(
+                f"{self.options.seed}/{spec.label}/{control.name}/{number}/{attempt}"
+            ).getrandbits(32)
             async with self.slots:
                 result = await _once(Run(spec, folder, seed, control))
             if result.verdict.outcome != "UNKNOWN":

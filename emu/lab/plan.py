@@ -129,7 +129,9 @@ class Act:
 BEFORE: Json = {"size": SIZE, "holes": [], "kept": [[0, SIZE]]}
 _GONE: Json = {"gone": True, "size": 0, "holes": [], "kept": []}
 ACTS = {
-    "truncate": Act({"size": QUARTER}, {"size": QUARTER, "holes": [], "kept": [[0, QUARTER]]}, (QUARTER, SIZE)),
+    "truncate": Act(
+        {"size": QUARTER}, {"size": QUARTER, "holes": [], "kept": [[0, QUARTER]]}, (QUARTER, SIZE)
+    ),
     "punch": Act(
         {"offset": QUARTER, "length": 2 * QUARTER},
         {"size": SIZE, "holes": [[QUARTER, 3 * QUARTER]], "kept": [[0, QUARTER], [3 * QUARTER, SIZE]]},

@@ -85,7 +85,10 @@ class RowResult:
     def _measured(self, promises: Sequence[str]) -> Json:
         worst, verdict = self.worst, self.worst.verdict
         unknown = bool(self.unflipped) or verdict.outcome == "UNKNOWN"
-        why = [*verdict.why, *(f"the control {name} ended in {self.controls[name]} too" for name in self.unflipped)]
+        why = [
+            *verdict.why,
+            *(f"the control {name} ended in {self.controls[name]} too" for name in self.unflipped),
+        ]
         return {
             "outcome": "UNKNOWN" if unknown else verdict.outcome,
             "outcomes": self.outcomes,
@@ -129,7 +132,12 @@ def spread(values: Sequence[float]) -> Json | None:
         return None
     ordered = sorted(values)
     p99 = ordered[math.ceil(0.99 * len(ordered)) - 1] if len(ordered) >= NEEDS_FOR_P99 else None
-    return {"p50": ordered[math.ceil(0.5 * len(ordered)) - 1], "p99": p99, "max": ordered[-1], "n": len(ordered)}
+    return {
+        "p50": ordered[math.ceil(0.5 * len(ordered)) - 1],
+        "p99": p99,
+        "max": ordered[-1],
+        "n": len(ordered),
+    }
 
 
 def exit_code(rows: Sequence[Json]) -> int:

@@ -24,7 +24,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT, Broker
-from emu.lab.plan import ACTS, BEFORE, DEPTH, HOST_EXPECTED, PIECE, SIZE, Control, device_of, files_for, whole_device
+from emu.lab.plan import (
+    ACTS,
+    BEFORE,
+    DEPTH,
+    HOST_EXPECTED,
+    PIECE,
+    SIZE,
+    Control,
+    device_of,
+    files_for,
+    whole_device,
+)
 from emu.lab.process import LabError, Process
 
 if TYPE_CHECKING:
@@ -37,7 +48,13 @@ Json = dict[str, Any]
 HOLDER, PEER, TAKER = 1, 2, 3  # writers' numbers in the stamps
 ROUNDS = 8  # times the peer goes over the file between two steps
 HANG_AFTER = 10.0
-MODULES = {"holder": "holder", "peer": "peer", "taker": "taker", "reclaimer": "reclaimer", "unplugger": "unplugger"}
+MODULES = {
+    "holder": "holder",
+    "peer": "peer",
+    "taker": "taker",
+    "reclaimer": "reclaimer",
+    "unplugger": "unplugger",
+}
 
 
 @dataclass
@@ -75,7 +92,9 @@ class Run:
         cast = ["holder", "peer", "taker", taking]
         logs = self.folder / "logs"
         started = await asyncio.gather(
-            self._start_broker(logs), *(self._start_client(name, logs) for name in cast), return_exceptions=True
+            self._start_broker(logs),
+            *(self._start_client(name, logs) for name in cast),
+            return_exceptions=True,
         )
         for failure in started:
             if failure is not None:
@@ -124,16 +143,30 @@ class Run:
             await self.clients["taker"].ask("protocol", mount="host", name=self.spec.protocol)
         holder, peer, *_ = await asyncio.gather(
             self.clients["holder"].ask(
-                "start", dir=directory, journal=str(journals / "holder.jrnl"), manner=self.spec.holder, writer=HOLDER, files=files
+                "start",
+                dir=directory,
+                journal=str(journals / "holder.jrnl"),
+                manner=self.spec.holder,
+                writer=HOLDER,
+                files=files,
             ),
             self.clients["peer"].ask(
-                "start", dir=directory, journal=str(journals / "peer.jrnl"), writer=PEER, bytes=SIZE, piece=PIECE, depth=DEPTH
+                "start",
+                dir=directory,
+                journal=str(journals / "peer.jrnl"),
+                writer=PEER,
+                bytes=SIZE,
+                piece=PIECE,
+                depth=DEPTH,
             ),
             *(self.clients[name].ask("start", dir=directory) for name in self._controllers()),
         )
         self.qps = {"holder": holder["qps"], "peer": peer["qps"]}
         self.victim: Json = holder["victim"] or {}
-        self.facts |= {"refused": holder["refused"], "pinned": holder["victim"] is not None and self.control.pinned}
+        self.facts |= {
+            "refused": holder["refused"],
+            "pinned": holder["victim"] is not None and self.control.pinned,
+        }
         await self.clients["holder"].ask("connect", qps=peer["qps"])
         await self.clients["peer"].ask(
             "connect", qps=holder["qps"], victim=holder["victim"], bystander=holder["bystander"]
@@ -173,12 +206,24 @@ class Run:
             else:
                 path = files_for(self.spec, str(self.folder.resolve() / "host"))["victim"]["path"]
                 answer = await self.reclaimer.ask(
-                    "reclaim", limit=HANG_AFTER, event=self.spec.event, path=path, retries=0, **ACTS[self.spec.event].arguments
+                    "reclaim",
+                    limit=HANG_AFTER,
+                    event=self.spec.event,
+                    path=path,
+                    retries=0,
+                    **ACTS[self.spec.event].arguments,
                 )
         except LabError:
             if self.reclaimer.killed:
                 raise
-            return {"returned": False, "errno": None, "error": None, "began": None, "ended": None, "retries": 0}
+            return {
+                "returned": False,
+                "errno": None,
+                "error": None,
+                "began": None,
+                "ended": None,
+                "retries": 0,
+            }
         first: Json = answer["tries"][0]
         return {"returned": True, **first, "retries": len(answer["tries"]) - 1}
 
@@ -227,7 +272,11 @@ class Run:
         path = self.folder / "host" / "victim"
         size, layout = path.stat().st_size, self.victim.get("layout", 0)
         start, end = ACTS[self.spec.event].given_back if succeeded else (size, size)
-        pieces = [[0, 0, start, layout], [start, start, end - start, layout + 1], [end, end, size - end, layout]]
+        pieces = [
+            [0, 0, start, layout],
+            [start, start, end - start, layout + 1],
+            [end, end, size - end, layout],
+        ]
         extents = [piece for piece in pieces if piece[2] > 0]
         return {"path": "victim", "ino": self.victim.get("ino", 0), "size": size, "extents": extents}
 

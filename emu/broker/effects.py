@@ -1,0 +1,296 @@
+"""What the core orders, carried out: a table from each effect to the method that does it.
+
+What takes time is answered later, by an event of the engine's; everything else within the call. Answers are submitted as events, never
+fed to the core from here. An effect that carries a token, a cookie or a key passes its OSError on in its answer. One that has no answer and
+fails is a defect or a consequence of memory that is gone: it is written into the history and counted (`failures`), and the broker goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from emu.core import effects as fx
+from emu.core.events import Answered, KeyInstalled, Quiesced
+from emu.host.files import punch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.broker.hostfiles import HostFiles
+    from emu.broker.memory import Memory
+    from emu.broker.record import Record
+    from emu.broker.sessions import Sessions
+    from emu.broker.timers import Timers
+    from emu.core.events import Event
+    from emu.engine.broker import Engine
+
+RESET, ERR = 0, 6  # IBV_QPS_*
+_GRACE = 1 << 62  # our own cookies, beside the core's
+
+
+class Effects:
+    """carry_out() is the only door; grace_ended() takes the engine's answers to our own cookies."""
+
+    def __init__(
+        self, engine: Engine, memory: Memory, files: HostFiles, sessions: Sessions, timers: Timers, record: Record,
+        submit: Callable[[Event], None],
+    ) -> None:  # fmt: skip
+        self._engine, self._memory, self._files = engine, memory, files
+        self._sessions, self._timers, self._record, self._submit = sessions, timers, record, submit
+        self._kept: dict[int, int] = {}  # token -> a descriptor that its reply will carry
+        self._kept_for: dict[
+            tuple[str, int], int
+        ] = {}  # object -> token, for objects that go before the reply
+        self._grace: dict[int, int] = {}  # our cookie -> token
+        self._last_grace = _GRACE
+        self.failures = 0
+        self._table: dict[type[fx.Effect], Callable[[Any], None]] = {
+            kind: getattr(self, f"_{name}") for kind, name in TABLE.items()
+        }
+
+    def carry_out(self, effect: fx.Effect) -> None:
+        """One effect, now. Raises OSError for a before-commit effect only."""
+        self._record.effect(effect)
+        try:
+            self.perform(effect)
+        except OSError as error:
+            if effect.before_commit:
+                raise
+            self._failed(effect, error)
+
+    def perform(self, effect: fx.Effect) -> None:
+        """The bare deed. Raises OSError."""
+        self._table[type(effect)](effect)
+
+    def prepare(self, effect: fx.Effect) -> None:
+        """What of it can fail for want of space, before the commit. Raises OSError."""
+        if isinstance(effect, fx.Online):
+            self._memory.prepare_online(effect.aperture, effect.device)
+
+    def take_back(self, effect: fx.Effect) -> None:
+        """The step of this before-commit effect has been undone."""
+        if isinstance(effect, fx.Allocate):
+            self.carry_out(fx.Release(effect.aperture, effect.runs))
+
+    def grace_ended(self, cookie: int) -> bool:
+        """Whether the engine's answer was to a cookie of ours."""
+        token = self._grace.pop(cookie, None)
+        if token is not None:
+            self._submit(Answered(token))
+        return token is not None
+
+    def _failed(self, effect: fx.Effect, error: OSError) -> None:
+        number = error.errno or errno.EIO
+        self._record.shell("EffectFailed", effect=type(effect).__name__, errno=number, error=str(error))
+        token = getattr(effect, "token", None)
+        if token is not None:
+            self._submit(Answered(token, number, {"error": str(error)}))
+        elif isinstance(effect, fx.InstallKey):
+            self._submit(KeyInstalled(effect.key, number))
+        elif isinstance(effect, fx.Quiesce):
+            self._submit(Quiesced(effect.cookie, number))
+        else:
+            self.failures += 1
+
+    # ---- memory and blocks
+
+    def _open_device(self, e: fx.OpenDevice) -> None:
+        self._memory.open_device(e.aperture, e.name, e.blocks, e.owned)
+
+    def _allocate(self, e: fx.Allocate) -> None:
+        number = self._memory.number(e.aperture)
+        for offset, length in e.runs:
+            self._engine.blocks_allocate(number, offset, length)
+
+    def _release(self, e: fx.Release) -> None:
+        number = self._memory.number(e.aperture)
+        for offset, length in e.runs:
+            self._engine.blocks_release(number, offset, length)
+
+    def _zero(self, e: fx.Zero) -> None:
+        number = self._memory.number(e.aperture)
+        for offset, length in e.runs:
+            self._engine.cpu_zero(number, offset, length)
+
+    def _store(self, e: fx.Store) -> None:
+        number, at, data = self._memory.number(e.aperture), 0, memoryview(e.data)
+        for offset, length in e.runs:
+            self._engine.cpu_write(number, offset, data[at : at + length])
+            at += length
+        self._submit(Answered(e.token))
+
+    def _load(self, e: fx.Load) -> None:
+        number = self._memory.number(e.aperture) if any(offset >= 0 for offset, _ in e.pieces) else -1
+        parts = [
+            bytes(n) if offset < 0 else self._engine.cpu_read(number, offset, n) for offset, n in e.pieces
+        ]
+        self._submit(Answered(e.token, value={"data": b"".join(parts)}))
+
+    def _offline(self, e: fx.Offline) -> None:
+        self._memory.offline(e.aperture)
+
+    def _online(self, e: fx.Online) -> None:
+        self._memory.online(e.aperture, e.device)
+
+    def _open_anon(self, e: fx.OpenAnon) -> None:
+        self._keep(e.token, self._memory.open_anon(e.aperture, e.bytes), ("aperture", e.aperture))
+        self._submit(Answered(e.token))
+
+    def _open_host(self, e: fx.OpenHost) -> None:
+        self._memory.open_host(e.aperture, self._files.fd(e.handle), e.bytes)
+        self._submit(Answered(e.token))
+
+    def _drop_aperture(self, e: fx.DropAperture) -> None:
+        self._give_up("aperture", e.aperture)
+        self._memory.drop(e.aperture)
+
+    def _host_truncate(self, e: fx.HostTruncate) -> None:
+        os.ftruncate(self._files.fd(e.handle), e.size)
+        self._submit(Answered(e.token))
+
+    def _host_punch(self, e: fx.HostPunch) -> None:
+        punch(self._files.fd(e.handle), e.offset, e.length)
+        self._submit(Answered(e.token))
+
+    def _close_handle(self, e: fx.CloseHandle) -> None:
+        self._files.close(e.handle)
+
+    # ---- keys
+
+    def _install_key(self, e: fx.InstallKey) -> None:
+        self._engine.mr_install(
+            key=e.key, pd=e.pd, access=e.access, importer=e.importer, aperture=self._memory.number(e.aperture),
+            iova=e.iova, length=e.length, extents=e.extents,
+        )  # fmt: skip
+        self._submit(KeyInstalled(e.key))
+
+    def _quiesce(self, e: fx.Quiesce) -> None:
+        self._engine.quiesce(e.keys, e.cookie)
+
+    def _unmap(self, e: fx.Unmap) -> None:
+        self._engine.unmap(e.keys, e.cookie)
+
+    def _remove_key(self, e: fx.RemoveKey) -> None:
+        self._engine.mr_remove(e.key)
+
+    # ---- queues
+
+    def _make_cq(self, e: fx.MakeCq) -> None:
+        made = self._engine.cq_add(self._slot(e.session), e.cqe)
+        self._keep(e.token, made.fd, ("cq", made.number))
+        self._submit(Answered(e.token, value={"cq": made.number, "cqe": made.depth}))
+
+    def _end_cq(self, e: fx.EndCq) -> None:
+        self._give_up("cq", e.cq)
+        self._engine.cq_remove(e.cq)
+
+    def _make_qp(self, e: fx.MakeQp) -> None:
+        made = self._engine.qp_add(
+            ctx=self._slot(e.session), pd=e.pd, send_cq=e.send_cq, recv_cq=e.recv_cq, type=e.type,
+            max_send_wr=e.max_send_wr, max_recv_wr=e.max_recv_wr, max_send_sge=e.max_send_sge,
+            max_recv_sge=e.max_recv_sge, sq_sig_all=e.sq_sig_all,
+        )  # fmt: skip
+        self._keep(e.token, made.fd, ("qp", made.qp_num))
+        sizes = {name: getattr(made, name) for name in made._fields if name.startswith("max_")}
+        self._submit(Answered(e.token, value={"qp_num": made.qp_num, **sizes}))
+
+    def _set_qp(self, e: fx.SetQp) -> None:
+        """Answered at once, but a step to RESET or ERR only when the last copy has ended."""
+        self._engine.qp_modify(e.qp_num, e.mask, e.attrs)
+        if e.attrs.get("state") in {RESET, ERR}:
+            self._last_grace += 1
+            self._grace[self._last_grace] = e.token
+            self._engine.quiesce((), self._last_grace)
+        else:
+            self._submit(Answered(e.token))
+
+    def _get_qp(self, e: fx.GetQp) -> None:
+        self._submit(Answered(e.token, value=self._engine.qp_query(e.qp_num)))
+
+    def _end_qp(self, e: fx.EndQp) -> None:
+        self._give_up("qp", e.qp_num)
+        self._engine.qp_remove(e.qp_num, e.token)
+
+    def _end_session(self, e: fx.EndSession) -> None:
+        session = self._sessions.forget(e.session)
+        if session is not None and session.slot >= 0:
+            self._engine.ctx_remove(session.slot)
+
+    def _slot(self, number: int) -> int:
+        session = self._sessions.get(number)
+        if session is None or session.slot < 0:
+            raise OSError(errno.ENODEV, f"session {number} has no context")
+        return session.slot
+
+    # ---- time and words
+
+    def _arm(self, e: fx.Arm) -> None:
+        self._timers.arm(e.timer, e.seconds)
+
+    def _disarm(self, e: fx.Disarm) -> None:
+        self._timers.disarm(e.timer)
+
+    def _notify(self, e: fx.Notify) -> None:
+        self._sessions.event(e.session, e.name, e.fields)
+
+    def _reply(self, e: fx.Reply) -> None:
+        kept = self._kept.pop(e.descriptors, -1) if e.descriptors > 0 else -1
+        lent = [self._memory.descriptor(-e.descriptors)] if e.descriptors < 0 else []
+        self._sessions.reply(e.session, e.request, e.result, [kept] if kept >= 0 else lent)
+        if kept >= 0:
+            os.close(kept)
+
+    def _fail(self, e: fx.Fail) -> None:
+        self._sessions.fail(e.session, e.request, e.errno, e.sentence, definite=e.definite)
+
+    def _phase(self, e: fx.Phase) -> None:
+        """The record has the line, and the epoch has advanced."""
+
+    # ---- descriptors on their way out
+
+    def _keep(self, token: int, fd: int, what: tuple[str, int]) -> None:
+        self._kept[token] = fd
+        self._kept_for[what] = token
+
+    def _give_up(self, kind: str, number: int) -> None:
+        """The object goes; if its descriptor never left, it goes too."""
+        fd = self._kept.pop(self._kept_for.pop((kind, number), 0), -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+TABLE: dict[type[fx.Effect], str] = {
+    fx.OpenDevice: "open_device",
+    fx.Allocate: "allocate",
+    fx.Release: "release",
+    fx.Zero: "zero",
+    fx.Store: "store",
+    fx.Load: "load",
+    fx.Offline: "offline",
+    fx.Online: "online",
+    fx.OpenAnon: "open_anon",
+    fx.OpenHost: "open_host",
+    fx.DropAperture: "drop_aperture",
+    fx.HostTruncate: "host_truncate",
+    fx.HostPunch: "host_punch",
+    fx.CloseHandle: "close_handle",
+    fx.InstallKey: "install_key",
+    fx.Quiesce: "quiesce",
+    fx.Unmap: "unmap",
+    fx.RemoveKey: "remove_key",
+    fx.MakeCq: "make_cq",
+    fx.EndCq: "end_cq",
+    fx.MakeQp: "make_qp",
+    fx.SetQp: "set_qp",
+    fx.GetQp: "get_qp",
+    fx.EndQp: "end_qp",
+    fx.EndSession: "end_session",
+    fx.Arm: "arm",
+    fx.Disarm: "disarm",
+    fx.Notify: "notify",
+    fx.Reply: "reply",
+    fx.Fail: "fail",
+    fx.Phase: "phase",
+}

@@ -1,0 +1,228 @@
+"""The loop: one thread, one epoll. A turn gathers what has come, steps the core through it, and sends what there is to say.
+
+    turn = epoll (door, connections, ROUTER, engine, signals, lifeline) -> ROUTER drained -> timers -> at most STEPS steps
+           -> dead connections hung up, writers watched -> history flushed
+
+Each source gives a bounded share a turn, so that nobody who floods is served alone; what is left over keeps the next poll from
+sleeping. While the loop is held at a hold point (admin.py), `serve_once` does the gathering half only.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from emu.broker.reception import Visitor
+from emu.broker.steps import RETRY_TIMER
+from emu.core.events import Answered, CqReported, MemoryFaulted, QpReported, Quiesced, TimerFired, Unmapped
+from emu.engine.broker import EventKind
+from emu.host.times import scaled
+from emu.wire import codec
+from emu.wire.client import DEVICE_FATAL, SILENCE_LIMIT
+from emu.wire.door import DoorConnection, peer_credentials
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from emu.broker.admin import Admin
+    from emu.broker.effects import Effects
+    from emu.broker.memory import Memory
+    from emu.broker.reception import Reception
+    from emu.broker.record import Record
+    from emu.broker.sessions import Sessions
+    from emu.broker.steps import Steps
+    from emu.broker.timers import Name, Timers
+    from emu.engine.broker import Engine, EngineEvent
+    from emu.wire.router import Router
+
+STEPS = 256  # core steps a turn
+MESSAGES = 64  # ROUTER messages a turn
+PACKETS = 16  # packets of one door a turn
+VISITORS = 16  # new doors a turn
+SILENCE_TIMER = "silence"
+CQ_ERR = 0  # IBV_EVENT_CQ_ERR
+_READ = select.EPOLLIN | select.EPOLLRDHUP
+_GONE = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+
+
+class Loop:
+    """Assembled by start.py; `run` returns when `stop` has been called."""
+
+    def __init__(
+        self, *, door: socket.socket, router: Router, engine: Engine, memory: Memory, sessions: Sessions, reception: Reception,
+        steps: Steps, effects: Effects, timers: Timers, admin: Admin, record: Record, uid: int,
+    ) -> None:  # fmt: skip
+        self._door, self._router, self._engine, self._memory = door, router, engine, memory
+        self._sessions, self._reception, self._steps, self._effects = sessions, reception, steps, effects
+        self._timers, self._admin, self._record, self._uid = timers, admin, record, uid
+        self._epoll = select.epoll()
+        self._sources: dict[int, Callable[[int], None]] = {}
+        self._visitors: dict[int, Visitor] = {}
+        self._masks: dict[int, int] = {}
+        self._stopping = False
+        self.turns = 0
+        admin.spin = self._serve_held
+        self.watch(door.fileno(), self._welcome)
+        self.watch(router.fd, lambda _mask: None)  # it only wakes: the ROUTER is drained every turn
+        self.watch(engine.fileno(), self._engine_events)
+        timers.arm(SILENCE_TIMER, SILENCE_LIMIT / 4)
+
+    def watch(self, fd: int, method: Callable[[int], None], mask: int = select.EPOLLIN) -> None:
+        self._sources[fd] = method
+        self._epoll.register(fd, mask)
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def run(self) -> None:
+        while not self._stopping:
+            self.serve_once(self._patience())
+            self._admin.visit("turn-start")
+            self._steps.run(STEPS)
+            self._settle()
+            self.turns += 1
+
+    def _patience(self) -> float | None:
+        return 0 if self._steps.waiting or self._router.pending else self._timers.wait()
+
+    def serve_once(self, timeout: float | None) -> None:
+        """Gather: everything that came becomes an event in the queue, or is answered."""
+        for fd, mask in self._epoll.poll(timeout, 64):
+            if (method := self._sources.get(fd)) is not None:
+                method(mask)
+        for _ in range(MESSAGES):
+            if (message := self._router.receive()) is None:
+                break
+            self._reception.message(*message)
+        for name in self._timers.due():
+            self._timer(name)
+
+    def _serve_held(self) -> bool:
+        """Half a turn while a hold point stops the other half."""
+        self.serve_once(0 if self._router.pending else self._timers.wait())
+        self._settle()
+        return not self._stopping
+
+    def _settle(self) -> None:
+        """What the turn left behind."""
+        while self._sessions.broken:
+            self._hang_up(self._sessions.broken.pop())
+        while self._sessions.writers:
+            self._rewatch(self._sessions.writers.pop())
+        self._record.flush()
+
+    # ---- the door
+
+    def _welcome(self, _mask: int) -> None:
+        with suppress(BlockingIOError):
+            for _ in range(VISITORS):
+                sock, _ = self._door.accept()
+                self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        connection = DoorConnection(sock)
+        _, uid, _ = peer_credentials(sock)
+        if uid not in {self._uid, 0}:
+            self._sessions.say(
+                connection,
+                0,
+                codec.encode_error(
+                    0, errno.EPERM, f"this node belongs to uid {self._uid}: only it and root are served"
+                ),
+            )
+            connection.close()
+            return
+        visitor = Visitor(connection)
+        self._visitors[connection.fd] = visitor
+        self._masks[connection.fd] = _READ
+        self.watch(connection.fd, lambda mask: self._at_door(visitor, mask), _READ)
+
+    def _at_door(self, visitor: Visitor, mask: int) -> None:
+        try:
+            if mask & _GONE:
+                raise ConnectionResetError
+            if mask & select.EPOLLOUT:
+                visitor.door.flush()
+                self._rewatch(visitor.door)
+            if mask & select.EPOLLIN:
+                self._read(visitor)
+        except OSError:
+            self._hang_up(visitor.door)
+
+    def _read(self, visitor: Visitor) -> None:
+        with suppress(BlockingIOError):
+            for _ in range(PACKETS):
+                packet = visitor.door.receive()
+                if packet is None:
+                    raise ConnectionResetError
+                self._reception.packet(visitor, packet)
+                if visitor.door.choked:
+                    return
+
+    def _rewatch(self, door: DoorConnection) -> None:
+        """A door with a queue is watched for room; one whose queue is half full is not read."""
+        if door.fd not in self._visitors:
+            return
+        mask = (
+            select.EPOLLRDHUP
+            | (0 if door.choked else select.EPOLLIN)
+            | (select.EPOLLOUT if door.waiting else 0)
+        )
+        if self._masks[door.fd] != mask:
+            self._masks[door.fd] = mask
+            self._epoll.modify(door.fd, mask)
+
+    def _hang_up(self, door: DoorConnection) -> None:
+        visitor = self._visitors.pop(door.fd, None)
+        if visitor is None:
+            return
+        self._epoll.unregister(door.fd)
+        del self._sources[door.fd], self._masks[door.fd]
+        door.close()
+        self._reception.hung_up(visitor)
+
+    # ---- engine and timers
+
+    def _engine_events(self, _mask: int) -> None:
+        for event in self._engine.events():
+            self._engine_event(event)
+
+    def _engine_event(self, event: EngineEvent) -> None:
+        if event.kind is EventKind.QUIESCED:
+            if not self._effects.grace_ended(event.cookie):
+                self._steps.submit(Quiesced(event.cookie))
+        elif event.kind is EventKind.UNMAPPED:
+            self._steps.submit(Unmapped(event.cookie))
+        elif event.kind is EventKind.QP_GONE:
+            self._steps.submit(Answered(event.cookie))
+        elif event.kind is EventKind.ASYNC:
+            report = CqReported if event.code == CQ_ERR else QpReported
+            self._steps.submit(report(event.id, event.code))
+        elif event.kind is EventKind.HELD:
+            self._admin.engine_held(event)
+        elif (aperture := self._memory.core_number(event.id)) is not None:
+            self._steps.submit(MemoryFaulted(aperture, event.offset))
+
+    def _timer(self, name: Name) -> None:
+        if isinstance(name, int):
+            self._steps.submit(TimerFired(name))
+        elif name == RETRY_TIMER:
+            self._steps.retry()
+        else:
+            for session in self._sessions.silent_since(time.monotonic() - scaled(SILENCE_LIMIT)):
+                self._reception.lost(session)
+            self._timers.arm(SILENCE_TIMER, SILENCE_LIMIT / 4)
+
+    # ---- the end
+
+    def farewell(self) -> None:
+        """Tell every client, and hang up."""
+        for session in self._sessions:
+            self._sessions.event(session.number, DEVICE_FATAL, {})
+        for visitor in list(self._visitors.values()):
+            self._hang_up(visitor.door)
+        self._epoll.close()

@@ -1,0 +1,186 @@
+"""The apertures behind the core's numbers: device images with their tables of generations, clients' memory, host files.
+
+    DIR/NAME.img          the device's bytes; .img.gone-K: namespaces that were unplugged, the last two, as evidence
+    DIR/NAME.gen          u32 a block: even while the block is allocated, odd while it is free, one more at each change
+
+The allocator's side of the engine keeps the table (Allocate, Release); at a start the parity of each block is brought to what
+the books say, since a broker may have been killed between an effect and its commit. A namespace that is plugged in gets a new
+table: every block free, and two or more generations past what any old translation has seen, so that DMA under one shows as
+DMA into memory that has changed hands.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emu.engine.broker import memfd
+from emu.history.stamp import CANARY
+from emu.host.files import open_sized
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from emu.core.effects import Run
+    from emu.engine.broker import Engine
+
+BLOCK = 4096
+EVIDENCE = 2  # unplugged namespaces whose images are kept
+_GENERATION = 4
+
+
+@dataclass(slots=True)
+class Aperture:
+    """number: the engine's. fd: the memory, to be handed out; -1 when it is not ours to keep."""
+
+    number: int
+    bytes: int
+    fd: int = -1
+
+
+class Memory:
+    """Apertures by the core's number."""
+
+    def __init__(self, engine: Engine, directory: Path) -> None:
+        self._engine, self._directory = engine, directory
+        self._apertures: dict[int, Aperture] = {}
+        self._core_numbers: dict[int, int] = {}
+
+    def number(self, aperture: int) -> int:
+        """The engine's number of it."""
+        return self._apertures[aperture].number
+
+    def core_number(self, number: int) -> int | None:
+        """The core's number of the engine's; None: it is gone."""
+        return self._core_numbers.get(number)
+
+    def descriptor(self, aperture: int) -> int:
+        return self._apertures[aperture].fd
+
+    # ---- devices
+
+    def open_device(self, aperture: int, name: str, blocks: int, owned: Sequence[Run]) -> None:
+        """Map image and table, both made when they are missing, and bring the table to what the books say."""
+        size = blocks * BLOCK
+        fd = open_sized(self._directory / f"{name}.img", size)
+        gens_fd = open_sized(self._directory / f"{name}.gen", blocks * _GENERATION)
+        try:
+            number = self._engine.aperture_add(fd, size, block=BLOCK, gens_fd=gens_fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        finally:
+            os.close(gens_fd)
+        self._note(aperture, Aperture(number, size, fd))
+        for offset, length in owned:
+            self._engine.blocks_allocate(number, offset, length, recover=True)
+        for offset, length in gaps(owned, size):
+            self._engine.blocks_release(number, offset, length, recover=True)
+
+    def offline(self, aperture: int) -> None:
+        """The namespace is gone; its image stays until another one comes."""
+        self._engine.aperture_swap(self.number(aperture))
+
+    def prepare_online(self, aperture: int, name: str) -> None:
+        """Make the next namespace: canary everywhere. Nobody sees it yet. Raises OSError, as ENOSPC."""
+        fresh, _ = self._fresh(name)
+        fresh.unlink(missing_ok=True)
+        size = self._apertures[aperture].bytes
+        fd = open_sized(fresh, size)
+        try:
+            _fill(fd, size, CANARY)
+        finally:
+            os.close(fd)
+
+    def online(self, aperture: int, name: str) -> None:
+        """What was prepared appears at the same addresses, all blocks free."""
+        held = self._apertures[aperture]
+        fresh, fresh_table = self._fresh(name)
+        image, table = self._directory / f"{name}.img", self._directory / f"{name}.gen"
+        gens_fd = _write_table(fresh_table, _next_generations(table))
+        fd = open_sized(fresh, held.bytes)
+        try:
+            self._put_aside(image)
+            fresh.rename(image)
+            fresh_table.rename(table)
+            self._engine.aperture_swap(held.number, fd, gens_fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        finally:
+            os.close(gens_fd)
+        os.close(held.fd)
+        held.fd = fd
+
+    def _fresh(self, name: str) -> tuple[Path, Path]:
+        return self._directory / f"{name}.img.new", self._directory / f"{name}.gen.new"
+
+    def _put_aside(self, image: Path) -> None:
+        aside = sorted(
+            image.parent.glob(f"{image.name}.gone-*"), key=lambda path: int(path.name.rpartition("-")[2])
+        )
+        following = int(aside[-1].name.rpartition("-")[2]) + 1 if aside else 1
+        image.rename(image.with_name(f"{image.name}.gone-{following}"))
+        for old in aside[: max(0, len(aside) + 1 - EVIDENCE)]:
+            old.unlink()
+
+    # ---- memory of clients, host files
+
+    def open_anon(self, aperture: int, size: int) -> int:
+        """Sealed memory of a client. Returns its descriptor, the caller's."""
+        fd = memfd(f"emu-mr-{aperture}", size)
+        try:
+            number = self._engine.aperture_add(fd, size)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._note(aperture, Aperture(number, size))
+        return fd
+
+    def open_host(self, aperture: int, fd: int, size: int) -> None:
+        """Map a file of the host; the descriptor stays the caller's."""
+        self._note(aperture, Aperture(self._engine.aperture_add(fd, size, host=True), size))
+
+    def drop(self, aperture: int) -> None:
+        held = self._apertures.pop(aperture)
+        del self._core_numbers[held.number]
+        if held.fd >= 0:
+            os.close(held.fd)
+        self._engine.aperture_drop(held.number)
+
+    def _note(self, aperture: int, held: Aperture) -> None:
+        self._apertures[aperture] = held
+        self._core_numbers[held.number] = aperture
+
+
+def gaps(owned: Sequence[Run], size: int) -> list[Run]:
+    """What is between the runs, from 0 to size."""
+    found: list[Run] = []
+    at = 0
+    for offset, length in [*sorted(owned), (size, 0)]:
+        if offset > at:
+            found.append((at, offset - at))
+        at = max(at, offset + length)
+    return found
+
+
+def _next_generations(table: Path) -> array.array[int]:
+    """Of a new namespace: odd, and past everything that a translation of the old one may call its own."""
+    generations = array.array("I", table.read_bytes())
+    return array.array("I", ((g + 2 + (g % 2 == 0)) & 0xFFFFFFFF for g in generations))
+
+
+def _write_table(path: Path, generations: array.array[int]) -> int:
+    path.unlink(missing_ok=True)
+    fd = open_sized(path, len(generations) * _GENERATION)
+    os.pwrite(fd, generations.tobytes(), 0)
+    return fd
+
+
+def _fill(fd: int, size: int, pattern: bytes) -> None:
+    chunk = pattern * ((1 << 20) // len(pattern))
+    for offset in range(0, size, len(chunk)):
+        os.pwrite(fd, chunk[: size - offset], offset)

@@ -1,0 +1,121 @@
+"""What `emu broker` is told: parsed and checked before anything is opened."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from emu.history.events import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BLOCK = 4096
+_SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+_MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]{0,63})=([^,]+)((?:,[^,]*)*)")
+RESERVED = {"door", "zmq", "lock", "books", "runs"}
+
+
+class OptionError(ValueError):
+    """An option that cannot be; the sentence says what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pmem:
+    name: str
+    size: int  # bytes, a multiple of 4096
+
+    @property
+    def blocks(self) -> int:
+        return self.size // BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class MountPoint:
+    path: str
+    device: str
+    dax: bool = False
+    protocol: str = ""  # empty: the node's default
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything a broker is started with."""
+
+    directory: Path
+    pmem: tuple[Pmem, ...] = ()
+    mounts: tuple[MountPoint, ...] = ()
+    listen: tuple[str, ...] = ()
+    host_protocol: str = ""
+    allocator: str = "freed-first"
+    threads: int = 1
+    quantum: int = 65536
+    history: Path | None = None  # of all runs; None: DIR/runs
+    keep_history: bool = True
+    history_bytes: int = DEFAULT_LIMIT
+    ready: int = -1
+    lifeline: int = -1
+    ephemeral: bool = False
+    argv: tuple[str, ...] = field(default=())
+
+
+def parse_size(text: str) -> int:
+    """Bytes: 4096, 64K, 8M, 1G, 1T (powers of 1024). Raises OptionError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise OptionError(f"{text!r} is no size: use bytes, or a number with K, M, G or T, as 64M")
+    return int(match[1]) << _UNITS[match[2].upper()]
+
+
+def parse_pmem(text: str) -> Pmem:
+    """NAME=SIZE."""
+    name, equals, size = text.partition("=")
+    if not equals or not _NAME.fullmatch(name):
+        raise OptionError(f"--pmem {text}: expected NAME=SIZE, as pm0=64M (letters, digits, _ and -)")
+    if name in RESERVED:
+        raise OptionError(f"--pmem {text}: {name} names a file of the broker's own; choose another")
+    number = parse_size(size)
+    if number < BLOCK or number % BLOCK:
+        raise OptionError(f"--pmem {text}: {number} bytes is not a positive multiple of {BLOCK}")
+    return Pmem(name, number)
+
+
+def parse_mount(text: str) -> MountPoint:
+    """/MNT=NAME[,dax][,protocol=P]."""
+    match = _MOUNT.fullmatch(text)
+    if not match:
+        raise OptionError(
+            f"--mount {text}: expected /MNT=NAME[,dax][,protocol=P], as /mnt=pm0,dax,protocol=ebusy"
+        )
+    dax, protocol = False, ""
+    for word in filter(None, match[3].split(",")):
+        if word == "dax":
+            dax = True
+        elif word.startswith("protocol=") and len(word) > len("protocol="):
+            protocol = word.removeprefix("protocol=")
+        else:
+            raise OptionError(f"--mount {text}: unknown property {word!r}; there are dax and protocol=P")
+    return MountPoint(match[1], match[2], dax, protocol)
+
+
+def check(options: Options) -> Options:
+    """What no single option shows. Raises OptionError."""
+    names = [pmem.name for pmem in options.pmem]
+    paths = [mount.path for mount in options.mounts]
+    for kind, values in (("--pmem", names), ("--mount", paths)):
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise OptionError(f"{kind}: {twice[0]} is given twice")
+    for mount in options.mounts:
+        if mount.device not in names:
+            raise OptionError(f"--mount {mount.path}={mount.device}: no --pmem {mount.device}=SIZE")
+    devices = [mount.device for mount in options.mounts]
+    if twice := sorted({device for device in devices if devices.count(device) > 1}):
+        raise OptionError(f"--mount: {twice[0]} is mounted twice")
+    if not 1 <= options.threads <= 8:
+        raise OptionError(f"--threads {options.threads}: 1 to 8")
+    if not 4096 <= options.quantum <= 16 << 20 or options.quantum % 64:
+        raise OptionError(f"--quantum {options.quantum}: 4K to 16M, a multiple of 64")
+    return options

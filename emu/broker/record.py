@@ -1,0 +1,54 @@
+"""The loop's face of the history, and the epoch: one counter that orders what the core orders and what engine threads do.
+
+The epoch advances at every Phase, Allocate, Release, Offline, Online; the line of such an effect carries the new number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emu.core.effects import Allocate, Offline, Online, Phase, Release
+from emu.history.events import fields_of
+
+if TYPE_CHECKING:
+    from emu.core.effects import Effect
+    from emu.core.events import Event
+    from emu.engine.broker import Engine
+    from emu.history.events import EventsWriter
+
+_ADVANCING = (Phase, Allocate, Release, Offline, Online)
+
+
+class Record:
+    """Without a writer nothing is kept, but the epoch advances all the same."""
+
+    def __init__(self, engine: Engine, writer: EventsWriter | None) -> None:
+        self._engine, self.writer = engine, writer
+        self.epoch = engine.epoch
+
+    def event(self, event: Event) -> None:
+        if self.writer:
+            self.writer.note("event", self.epoch, event)
+
+    def effect(self, effect: Effect) -> None:
+        """Before the effect is carried out."""
+        if isinstance(effect, _ADVANCING):
+            self.epoch = self._engine.epoch_advance()
+        if self.writer:
+            values = fields_of(effect)
+            if isinstance(effect, Phase):
+                values["inflight"] = self._engine.mr_inflight(effect.keys) if effect.keys else 0
+            self.writer.line("effect", self.epoch, type(effect).__name__, values)
+
+    def commit(self, changes: int) -> None:
+        if self.writer:
+            self.writer.line("commit", self.epoch, "Commit", {"changes": changes})
+
+    def shell(self, name: str, **values: Any) -> None:
+        """What the shell itself has to say."""
+        if self.writer:
+            self.writer.line("shell", self.epoch, name, values)
+
+    def flush(self) -> None:
+        if self.writer:
+            self.writer.flush()

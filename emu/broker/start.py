@@ -1,0 +1,275 @@
+"""From options to a serving broker, and back: directory, lock, journal, engine, core, loop; undone in reverse at the end.
+
+    DIR/lock          flock, held while the broker lives: a second one is refused; sockets of a dead one are removed under it
+    DIR/books.sqlite  durable books (journal.py)     DIR/NAME.img, NAME.gen  devices (memory.py)
+    DIR/door, DIR/zmq sockets                        DIR/runs/NUMBER/        this start's history
+
+Recovery: rows -> core.load -> DeviceAdded for each --pmem (the core answers with OpenDevice and the runs that files own) -> MountAdded. MRs and
+queue pairs died with the broker, as they do with a device.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from emu.broker.admin import Admin
+from emu.broker.effects import Effects
+from emu.broker.hostfiles import HostFiles
+from emu.broker.journal import Journal
+from emu.broker.loop import Loop
+from emu.broker.memory import Memory
+from emu.broker.reception import Reception
+from emu.broker.record import Record
+from emu.broker.sessions import Sessions
+from emu.broker.steps import Steps
+from emu.broker.timers import Timers
+from emu.core.errors import CoreError
+from emu.core.events import DeviceAdded, MountAdded, Requested
+from emu.core.machine import Core
+from emu.engine.broker import Engine
+from emu.history.events import EventsWriter
+from emu.history.runs import new_run
+from emu.host import files
+from emu.host.process import raise_descriptor_limit
+from emu.host.times import time_scale
+from emu.protocols import registry
+from emu.wire import door
+from emu.wire.errors import WireError
+from emu.wire.router import Router, check_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from emu.broker.options import Options
+
+DEFAULT_PROTOCOL = "mr-revoke"
+LAST_WORDS_MS = 500  # how long DEVICE_FATAL may take to leave
+OPLOG_RECORD = 192
+
+
+class StartError(Exception):
+    """Why no broker came up: an errno and a sentence."""
+
+    def __init__(self, number: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.errno = number
+
+
+def serve(options: Options) -> None:
+    """Run one broker until SIGTERM, SIGINT or the lifeline's end. Raises StartError; everything is undone then."""
+    with ExitStack() as stack:
+        try:
+            broker = _Broker(options, stack)
+        except StartError:
+            raise
+        except (OSError, WireError, CoreError, registry.UnknownProtocol, ValueError) as error:
+            raise _start_error(error) from error
+        broker.announce()
+        broker.loop.run()
+        broker.loop.farewell()
+
+
+def _start_error(error: Exception) -> StartError:
+    number = getattr(error, "errno", None) or errno.EINVAL
+    sentence = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, OSError) and error.filename:
+        sentence = f"{error.filename}: {sentence}"
+    return StartError(number, sentence)
+
+
+class _Broker:
+    """What `serve` puts together; the stack ends it in reverse order."""
+
+    def __init__(self, options: Options, stack: ExitStack) -> None:
+        self.options, self._stack = options, stack
+        self.directory = files.private_directory(options.directory).resolve()
+        raise_descriptor_limit()
+        self._lock()
+        signals = self._catch_signals()
+        core = self._core()
+        engine = Engine(threads=options.threads, quantum=options.quantum, time_scale=time_scale())
+        stack.callback(engine.close)
+        self.run = self._history_folder()
+        record = Record(engine, self._writer())
+        journal = Journal(self.directory / "books.sqlite")
+        stack.callback(journal.close)
+        core.load(journal.load())
+        router = self._router()
+        listener = self._listen()
+        timers, sessions, host_files = Timers(time_scale()), Sessions(router), HostFiles()
+        stack.callback(host_files.close_all)
+        admin = Admin(engine, core, sessions, self._figures)
+        memory = Memory(engine, self.directory)
+        steps = Steps(core, journal, timers, record, admin.visit, _refuser(sessions))
+        steps.effects = Effects(engine, memory, host_files, sessions, timers, record, steps.submit)
+        self._recover(steps)
+        self._log_operations(engine)
+        engine.start()
+        self._steps, self._sessions, self._router_socket, self._journal = steps, sessions, router, journal
+        reception = Reception(engine, sessions, router, admin, host_files, steps.submit)
+        self.loop = Loop(
+            door=listener, router=router, engine=engine, memory=memory, sessions=sessions, reception=reception, steps=steps,
+            effects=steps.effects, timers=timers, admin=admin, record=record, uid=os.geteuid(),
+        )  # fmt: skip
+        self._watch(signals)
+
+    # ---- directory, lock, sockets
+
+    def _lock(self) -> None:
+        path = self.directory / "lock"
+        held = files.lock(path)
+        if held is None:
+            pid = path.read_text().strip() or "?"
+            raise StartError(
+                errno.EADDRINUSE,
+                f"another broker (pid {pid}) serves this directory: stop it, or use another --dir",
+            )
+        self._stack.callback(os.close, held)
+        if self.options.ephemeral:
+            self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+
+    def _listen(self) -> socket.socket:
+        path = self.directory / "door"
+        path.unlink(missing_ok=True)
+        listener = door.listen(str(path))
+        self._stack.callback(listener.close)
+        self._stack.callback(path.unlink, missing_ok=True)
+        return listener
+
+    def _router(self) -> Router:
+        path = self.directory / "zmq"
+        for address in (f"ipc://{path}", *self.options.listen):
+            check_address(address)
+        path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            router = Router([f"ipc://{path}", *self.options.listen])
+        finally:
+            os.umask(before)
+        self._stack.callback(path.unlink, missing_ok=True)
+        self._stack.callback(router.close, LAST_WORDS_MS)
+        return router
+
+    # ---- core and recovery
+
+    def _core(self) -> Core:
+        known = registry.load()
+        for why in (f"{name}: {why}" for name, why in known.broken.items()):
+            print(f"emu: broker {self.directory}: protocol {why}", file=sys.stderr)
+        host = self.options.host_protocol or DEFAULT_PROTOCOL
+        for name in (host, *(mount.protocol for mount in self.options.mounts if mount.protocol)):
+            known.get(name)
+        return Core(known.protocols, policy=self.options.allocator, host_protocol=host)
+
+    def _recover(self, steps: Steps) -> None:
+        for pmem in self.options.pmem:
+            self._check_image(pmem.name, pmem.size)
+            steps.strict(DeviceAdded(pmem.name, pmem.blocks))
+        for mount in self.options.mounts:
+            protocol = mount.protocol or DEFAULT_PROTOCOL
+            steps.strict(MountAdded(mount.path, mount.device, mount.dax, protocol))
+
+    def _check_image(self, name: str, size: int) -> None:
+        image = self.directory / f"{name}.img"
+        found = image.stat().st_size if image.exists() else 0
+        if found not in {0, size}:
+            raise StartError(
+                errno.EINVAL,
+                f"--pmem {name}={size}: {image} has {found} bytes: give its size, or move the file away",
+            )
+
+    # ---- history
+
+    def _history_folder(self) -> Path | None:
+        if not self.options.keep_history:
+            return None
+        return new_run(self.options.history or self.directory / "runs", _told(self.options))
+
+    def _writer(self) -> EventsWriter | None:
+        if self.run is None:
+            return None
+        writer = EventsWriter(self.run, self.options.history_bytes)
+        self._stack.callback(writer.close)
+        return writer
+
+    def _log_operations(self, engine: Engine) -> None:
+        if self.run is None:
+            return
+        capacity = max(1024, self.options.history_bytes // self.options.threads // OPLOG_RECORD)
+        for thread in range(self.options.threads):
+            engine.oplog_open(thread, self.run / f"oplog-{thread}.bin", capacity)
+
+    # ---- signals, lifeline, readiness
+
+    def _catch_signals(self) -> socket.socket:
+        """SIGTERM, SIGINT and SIGHUP arrive as bytes."""
+        ours, pythons = socket.socketpair()
+        for end in (ours, pythons):
+            end.setblocking(False)
+            self._stack.callback(end.close)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+        self._stack.callback(signal.set_wakeup_fd, -1)
+        return ours
+
+    def _watch(self, signals: socket.socket) -> None:
+        self.loop.watch(signals.fileno(), lambda _mask: self.loop.stop())
+        if self.options.lifeline >= 0:
+            self.loop.watch(self.options.lifeline, self._lifeline)
+
+    def _lifeline(self, _mask: int) -> None:
+        if not os.read(self.options.lifeline, 4096):
+            self.loop.stop()
+
+    def announce(self) -> None:
+        """Whoever waits for the broker is told: a parent by its descriptor, anybody else on stdout."""
+        if self.options.ready >= 0:
+            with suppress(BrokenPipeError):
+                os.write(self.options.ready, b"ready\n")
+            os.close(self.options.ready)
+        else:
+            print(f"emu: ready {self.directory / 'door'}", flush=True)
+
+    def _figures(self) -> dict[str, Any]:
+        steps, sessions = self._steps, self._sessions
+        return {
+            "loop": {
+                "turns": self.loop.turns,
+                "steps": steps.count,
+                "queued": steps.waiting,
+                "undone": steps.undone,
+                "defects": steps.defects,
+                "failures": steps.effects.failures,
+                "commits": self._journal.commits,
+            },
+            "wire": {
+                "sessions": len(sessions),
+                "dropped": self._router_socket.dropped,
+                "events_lost": sum(session.events_lost for session in sessions),
+            },
+            "run": str(self.run) if self.run else None,
+        }
+
+
+def _refuser(sessions: Sessions) -> Callable[[Requested, int, str], None]:
+    def refuse(event: Requested, number: int, sentence: str) -> None:
+        sessions.fail(event.session, event.request, number, sentence)
+
+    return refuse
+
+
+def _told(options: Options) -> dict[str, Any]:
+    values = asdict(options)
+    return {key: str(value) if key in {"directory", "history"} else value for key, value in values.items()}

@@ -1,0 +1,146 @@
+"""One event at a time through core, commit and effects: the order that the promises rest on.
+
+    event -> core.step -> [before-commit effects] -> commit of what changed durably -> effects, replies among them -> next event
+
+All effects of a step are carried out before the next event is looked at, so a before-commit effect never meets an earlier step's
+open effects, and whatever an effect answers at once is an event at the end of the queue.
+
+A commit that fails (disk full, EIO) is undone in the core, blocks that had been prepared are given back, and: a request is answered
+with the errno, definitely without effect; any other event (a key is quiesced, a client has died) is a fact that cannot be refused, so it
+is stepped again every RETRY seconds until the disk takes it. The broker goes on meanwhile; a reclaim that waits for this can be
+cancelled.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import TYPE_CHECKING
+
+from emu.core.effects import CloseHandle
+from emu.core.events import Requested
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.broker.effects import Effects
+    from emu.broker.journal import Journal
+    from emu.broker.record import Record
+    from emu.broker.timers import Timers
+    from emu.core.effects import Effect
+    from emu.core.events import Event
+    from emu.core.machine import Core
+
+RETRY = 0.1  # seconds
+RETRY_TIMER = "retry"
+
+
+class Steps:
+    """`visit` is called at the loop's hold points."""
+
+    def __init__(
+        self, core: Core, journal: Journal, timers: Timers, record: Record, visit: Callable[[str], None],
+        refuse: Callable[[Requested, int, str], None],
+    ) -> None:  # fmt: skip
+        self._core, self._journal, self._timers, self._record = core, journal, timers, record
+        self._visit, self._refuse = visit, refuse
+        self._queue: deque[Event] = deque()
+        self._postponed: deque[Event] = deque()
+        self.effects: Effects  # set by whoever assembles: effects submit their answers here
+        self.count = 0
+        self.undone = 0
+        self.defects = 0
+
+    def submit(self, event: Event) -> None:
+        self._queue.append(event)
+
+    def retry(self) -> None:
+        """Postponed events come first again."""
+        self._queue.extendleft(reversed(self._postponed))
+        self._postponed.clear()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def run(self, limit: int) -> None:
+        """At most `limit` events."""
+        while self._queue and limit > 0:
+            self.step(self._queue.popleft())
+            limit -= 1
+
+    def step(self, event: Event) -> bool:
+        """One event, to its end. False: it was undone."""
+        self._record.event(event)
+        self.count += 1
+        try:
+            effects = self._core.step(event)
+        except Exception as error:  # noqa: BLE001 - a defect of core or protocol: nothing has changed, everybody else goes on
+            self._defect(event, error)
+            return False
+        begun: list[Effect] = []
+        try:
+            self._prepare(effects, begun)
+            self._commit()
+        except OSError as error:
+            self._undo(event, begun, error)
+            return False
+        for effect in effects:
+            if not effect.before_commit:
+                self._visit("before-effect")
+                self.effects.carry_out(effect)
+                self._visit("after-effect")
+        return True
+
+    def strict(self, event: Event) -> None:
+        """A step of the start, before anybody is served: it succeeds, or its exception ends the start."""
+        self._record.event(event)
+        effects = self._core.step(event)
+        for effect in effects:
+            self._record.effect(effect)
+            self.effects.perform(effect)
+        self._commit()
+
+    def _prepare(self, effects: tuple[Effect, ...], begun: list[Effect]) -> None:
+        for effect in effects:
+            if effect.before_commit:
+                begun.append(effect)
+                self.effects.carry_out(effect)
+            else:
+                self.effects.prepare(effect)
+
+    def _commit(self) -> None:
+        delta = self._core.delta()
+        if delta:
+            self._visit("before-commit")
+            self._journal.commit(delta)
+            self._record.commit(len(delta))
+        self._core.committed()
+        if delta:
+            self._visit("after-commit")
+
+    def _undo(self, event: Event, begun: list[Effect], error: OSError) -> None:
+        self._core.undo()
+        self.undone += 1
+        number = error.errno or errno.EIO
+        self._record.shell("Undone", event=type(event).__name__, errno=number, error=str(error))
+        for effect in reversed(begun):
+            self.effects.take_back(effect)
+        if isinstance(event, Requested):
+            self._answer(event, number, f"nothing has changed: {error.strerror or error}")
+        else:
+            self._postponed.append(event)
+            self._timers.arm(RETRY_TIMER, RETRY)
+
+    def _defect(self, event: Event, error: Exception) -> None:
+        self.defects += 1
+        self._record.shell("Defect", event=type(event).__name__, error=f"{type(error).__name__}: {error}")
+        if isinstance(event, Requested):
+            self._answer(
+                event, getattr(error, "errno", None) or errno.EIO, f"{type(error).__name__}: {error}"
+            )
+
+    def _answer(self, event: Requested, number: int, sentence: str) -> None:
+        if event.host is not None:
+            self.effects.carry_out(CloseHandle(event.host.handle))
+        self._refuse(event, number, sentence)

@@ -1,0 +1,75 @@
+"""What Python's os lacks of the kernel's file calls, and the few steps that must be done in one order."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def punch(fd: int, offset: int, length: int) -> None:
+    """fallocate(PUNCH_HOLE | KEEP_SIZE). Raises OSError."""
+    while _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, f"punch {length} bytes at {offset}: {os.strerror(number)}")
+
+
+def open_sized(path: Path, size: int) -> int:
+    """Open a file of exactly `size` bytes whose space is really there (no SIGBUS later); made if it is missing.
+
+    Raises OSError: EEXIST when a file of another size is there, ENOSPC when the space cannot be had.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    found = os.fstat(fd).st_size
+    if found not in {0, size}:
+        os.close(fd)
+        raise OSError(errno.EEXIST, f"{path} has {found} bytes, not {size}")
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def lock(path: Path) -> int | None:
+    """An exclusive flock, held as long as the returned descriptor lives, by kill -9 too. None: somebody else has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def private_directory(path: Path) -> Path:
+    """Make the directory, mode 0700, or check that the existing one is ours and nobody else may write there. Raises OSError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"{path} belongs to uid {found.st_uid}, not to {os.geteuid()}")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        path.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
+    return path
+
+
+def is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def is_writable(fd: int) -> bool:
+    """Opened for reading and writing, as a shared writable mapping needs."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
