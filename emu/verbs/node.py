@@ -95,7 +95,7 @@ class Node:
     @property
     def log(self) -> Path:
         """What the broker wrote to its standard error."""
-        return self.path.with_name(self.path.name + ".log") if self._temporary else self.path / "broker.log"
+        return self.path / "broker.log"
 
     def start(self) -> Self:
         """Start the broker (again, after kill()) and return when it serves."""
@@ -183,8 +183,7 @@ class Node:
 
     def _clean(self) -> None:
         if self._temporary:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.log.unlink(missing_ok=True)
+            shutil.rmtree(self.path, ignore_errors=True)  # the broker did, unless it was killed
 
     def __enter__(self) -> Self:
         return self if self._process is not None else self.start()

@@ -1,0 +1,29 @@
+"""README's program is a test: it must run as it stands, from a fresh process, and stay short."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+PROGRAM = Path(__file__).parents[2] / "clients" / "first_steps.py"
+
+
+def test_the_program_in_the_readme_gets_the_error_code():
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (
+        "before: IBV_WC_SUCCESS\nafter:  IBV_WC_REM_ACCESS_ERR\n",
+        "",
+        0,
+    )
+
+
+def test_it_is_installed_and_short():
+    assert find_spec("emu.clients.first_steps") is not None
+    code = [
+        line
+        for line in PROGRAM.read_text().splitlines()
+        if line.strip() and not line.startswith(("import", "from", '"""'))
+    ]
+    assert len(code) <= 40
