@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emu.broker.options import OptionError, Options, check, parse_mount, parse_pmem, parse_size
 from emu.cli import USAGE, CommandError
 from emu.history.events import DEFAULT_LIMIT
 from emu.wire.client import directory
 from emu.wire.errors import errno_name
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

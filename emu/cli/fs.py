@@ -1,0 +1,230 @@
+"""`emu fs`: files and devices of a node, over the same messages that any client uses.
+
+A PATH under a mount is a file of the node; another absolute path that exists on this machine is a host file: it is opened here, and its
+descriptor travels along (truncate, punch, unplug). A truncate, punch, unlink or unplug may take as long as the mount's protocol takes; Ctrl-C
+interrupts it and says whether anything has changed.
+
+Exit codes: 0 done, 1 refused, 64 usage or no broker.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from emu.broker.options import OptionError, parse_size
+from emu.cli import USAGE, CommandError
+from emu.wire.client import Connection, connect
+from emu.wire.codec import DATA_LIMIT
+from emu.wire.errors import AnswerTimedOut, ConnectionLost, RequestRefused, WireError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from emu.wire.client import Answer, Pending
+
+SUMMARY = "Files and devices of a node: create, read, truncate, punch, unlink, unplug, plug."
+REFUSED = 1
+PATIENCE = 10.0  # seconds that an interrupted reclaim gets to say how it ended
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dir",
+        metavar="DIR",
+        help="where the node lives (else $EMU_DIR, $XDG_RUNTIME_DIR/emu, /tmp/emu-UID)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (positional, what, _) in TABLE.items():
+        command = commands.add_parser(name, help=what, description=what)
+        for argument in positional:
+            command.add_argument(
+                argument.strip("[]").lower(), metavar=argument.strip("[]"), **_kind(argument)
+            )
+        if name == "unplug":
+            command.add_argument(
+                "--surprise", action="store_true", help="the device is gone already; nobody is asked"
+            )
+
+
+def _kind(argument: str) -> dict[str, Any]:
+    kind: dict[str, Any] = {"nargs": "?", "default": ""} if argument.startswith("[") else {}
+    return kind | ({"type": size} if argument in {"SIZE", "OFF", "LEN"} else {})
+
+
+def size(text: str) -> int:
+    """A size for argparse; negative numbers pass, for the broker to refuse."""
+    try:
+        return -parse_size(text[1:]) if text.startswith("-") else parse_size(text)
+    except OptionError as error:
+        import argparse  # noqa: PLC0415 - only to say no
+
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    what = f"{args.command} {getattr(args, 'path', None) or getattr(args, 'target', '') or getattr(args, 'dev', '')}".strip()
+    with saying(what), connect(args.dir, name="emu fs") as node:
+        result = TABLE[args.command][2](node, args)
+    if result is not None and args.json:
+        print(json.dumps(result))
+    return 0
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Errors of the wire as one line: `emu: truncate /mnt/a: EBUSY: sentence`."""
+    try:
+        yield
+    except ConnectionLost as error:
+        raise CommandError(f"{what}: {error.name}: {error}", USAGE) from None
+    except RequestRefused as error:
+        _, _, rest = str(error).partition(": ")
+        sentence = rest if str(error).startswith(("fs_", "protocol:", "cancel:")) else str(error)
+        doubt = "" if error.definite else " (it may have happened in part)"
+        raise CommandError(f"{what}: {error.name}: {sentence}{doubt}", REFUSED) from None
+    except WireError as error:
+        raise CommandError(f"{what}: {error.name}: {error}", REFUSED) from None
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "EIO")
+        raise CommandError(f"{what}: {name}: {error.strerror}", REFUSED) from None
+
+
+# ---- the commands
+
+
+def create(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return node.call("fs_create", path=args.path, size=args.size).result
+
+
+def ls(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    found = node.call("fs_ls", path=args.path).result
+    if not args.json:
+        tables = (
+            (found["files"], ("path", "ino", "size", "blocks", "pins")),
+            (found["mounts"], ("path", "device", "dax", "protocol")),
+            (found["devices"], ("name", "blocks", "free", "online", "namespace")),
+        )
+        print("\n\n".join(table(*each) for each in (tables[:1] if args.path else tables)))
+    return found
+
+
+def stat(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    found = node.call("fs_stat", path=args.path).result
+    if not args.json:
+        for key in (key for key in found if key != "extents"):
+            print(f"{key:<10} {found[key]}")
+        columns = ("offset", "device", "bytes", "since")
+        print(table([dict(zip(columns, extent, strict=True)) for extent in found["extents"]], columns))
+    return found
+
+
+def read(node: Connection, args: argparse.Namespace) -> None:
+    at, left = args.off, args.len
+    while True:
+        data = node.call("fs_read", path=args.path, offset=at, length=min(left, DATA_LIMIT)).result["data"]
+        sys.stdout.buffer.write(data)
+        at, left = at + len(data), left - len(data)
+        if not data or left <= 0:
+            break
+    sys.stdout.flush()
+
+
+def write(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    at = args.off
+    while data := sys.stdin.buffer.read(DATA_LIMIT):
+        at += node.call("fs_write", path=args.path, offset=at, data=data).result["written"]
+    return {"written": at - args.off}
+
+
+def truncate(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return reclaim(node, "fs_truncate", args.path, path=args.path, size=args.size)
+
+
+def punch(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return reclaim(node, "fs_punch", args.path, path=args.path, offset=args.off, length=args.len)
+
+
+def unlink(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return wait(node.start("fs_unlink", path=args.path)).result
+
+
+def unplug(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return reclaim(node, "fs_unplug", args.target, target=args.target, surprise=args.surprise)
+
+
+def plug(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return node.call("fs_plug", device=args.dev).result
+
+
+def reclaim(node: Connection, op: str, about: str, /, **values: Any) -> dict[str, Any]:
+    """Start it, with the descriptor if it is about a host file, and wait."""
+    if not is_host_file(node, about):
+        return wait(node.start(op, **values)).result
+    descriptor = os.open(about, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return wait(node.start(op, descriptors=(descriptor,), host=True, **values)).result
+    finally:
+        os.close(descriptor)
+
+
+def is_host_file(node: Connection, path: str) -> bool:
+    """An absolute path on this machine that no mount of the node covers."""
+    if not os.path.isabs(path) or not os.path.exists(path):  # noqa: PTH110, PTH117 - a text that may name anything
+        return False
+    mounts = [mount["path"] for mount in node.call("fs_ls").result["mounts"]]
+    return not any(path == mount or path.startswith(f"{mount}/") for mount in mounts)
+
+
+def wait(pending: Pending) -> Answer:
+    """The answer of something that may take for ever. Ctrl-C takes the question back, and the answer says what became of it."""
+    try:
+        return pending.result()
+    except KeyboardInterrupt:
+        pending.cancel()
+        try:
+            answer = pending.result(PATIENCE)
+        except AnswerTimedOut:
+            raise CommandError(
+                f"{pending.op}: EINTR: interrupted; it can no longer be taken back and goes on", REFUSED
+            ) from None
+        print("emu: interrupted too late: it is done", file=sys.stderr)
+        return answer
+
+
+def table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Aligned columns under a heading; numbers to the right."""
+    cells = [list(columns), *([_text(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = []
+    for line in cells:
+        padded = (
+            cell.rjust(width) if cell.isdigit() else cell.ljust(width)
+            for cell, width in zip(line, widths, strict=True)
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] = {
+    "create": (("PATH", "SIZE"), "a new file, allocated and zeroed", create),
+    "ls": (("[PATH]",), "files, mounts, devices", ls),
+    "stat": (("PATH",), "one file and its extents", stat),
+    "read": (("PATH", "OFF", "LEN"), "bytes of a file, to stdout", read),
+    "write": (("PATH", "OFF"), "stdin into a file", write),
+    "truncate": (("PATH", "SIZE"), "make a file shorter or longer", truncate),
+    "punch": (("PATH", "OFF", "LEN"), "a hole in a file", punch),
+    "unlink": (("PATH",), "remove a file", unlink),
+    "unplug": (("TARGET",), "take a device, or a file, away from its users", unplug),
+    "plug": (("DEV",), "a new, empty namespace on an unplugged device", plug),
+}
