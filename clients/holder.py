@@ -14,6 +14,7 @@ from typing import Any
 
 from emu.clients.links import REMOTE, TARGET_BYTES, U32, Target, connect, open_node, pack_target, queue_pair
 from emu.clients.talk import Client, Command
+
 from emu.engine import ring
 from emu.history.journal import Journal
 from emu.verbs import enums as e
@@ -30,11 +31,13 @@ NOTICES = (e.EMU_EVENT_MR_REVOKING, e.EMU_EVENT_MR_REVOKED)
 class Holder(Client):
     """One context, two MRs, the passive ends of four queue pairs."""
 
-    def do_start(self, *, dir: str, journal: str, manner: str, writer: int, files: Command, **_: Any) -> Command:  # noqa: A002
+    def do_start(
+        self, *, node: str, journal: str, manner: str, writer: int, files: Command, **_: Any
+    ) -> Command:
         """files: victim, bystander, spare, each {path, host, size, offset}."""
         self.manner, self.writer, self.files = manner, writer, files
         self.journal = Journal(journal, "holder")
-        self.ctx = open_node(dir, "holder", events=True)
+        self.ctx = open_node(node, "holder", events=True)
         self.pd = PD(self.ctx)
         self.cq = CQ(self.ctx, 64)
         for file in {f["path"]: f for f in files.values() if not f["host"]}.values():
@@ -99,7 +102,9 @@ class Holder(Client):
             return
         event.ack()
         self.journal.event(int(event.event_type), key=event.fields.get("mr", 0))
-        self.talk.note("event", type=event.event_type.name, fields={k: str(v) for k, v in event.fields.items()})
+        self.talk.note(
+            "event", type=event.event_type.name, fields={k: str(v) for k, v in event.fields.items()}
+        )
         if event.event_type in NOTICES and self.manner == "prompt" and event.element is self.victim:
             self.let_go()
 

@@ -6,14 +6,16 @@ A queue pair is named by its number alone: the parties are on one node, and the 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.verbs import enums as e
 from emu.verbs.addr import AHAttr
-from emu.verbs.cq import CQ
 from emu.verbs.device import Context
-from emu.verbs.pd import PD
 from emu.verbs.qp import QP, QPAttr, QPCap, QPInitAttr
+
+if TYPE_CHECKING:
+    from emu.verbs.cq import CQ
+    from emu.verbs.pd import PD
 
 REMOTE = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ
 U32 = 0xFFFFFFFF

@@ -16,8 +16,8 @@ class Observer(Client):
 
     name = "observer"
 
-    def do_start(self, *, dir: str, **_: Any) -> Command:  # noqa: A002
-        self.ctx = open_node(dir, self.name)
+    def do_start(self, *, node: str, **_: Any) -> Command:
+        self.ctx = open_node(node, self.name)
         return {}
 
     def do_protocol(self, *, mount: str, name: str, **_: Any) -> Command:
@@ -28,11 +28,21 @@ class Observer(Client):
         listing = self.ctx.fs.ls()
         stats = [self.ctx.fs.stat(file["path"]) for file in listing["files"]]
         files = [
-            {"path": s["path"], "ino": s["ino"], "size": s["size"], "extents": [list(e) for e in s["extents"]]}
+            {
+                "path": s["path"],
+                "ino": s["ino"],
+                "size": s["size"],
+                "extents": [list(e) for e in s["extents"]],
+            }
             for s in stats
             if s.get("device") == device
         ]
-        return {"files": files, "devices": listing["devices"], "mounts": listing["mounts"], "books": self.ctx.books()}
+        return {
+            "files": files,
+            "devices": listing["devices"],
+            "mounts": listing["mounts"],
+            "books": self.ctx.books(),
+        }
 
     def close(self) -> None:
         self.ctx.close()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from emu.clients.links import REMOTE, TARGET_BYTES, Target, connect, open_node, queue_pair, unpack_target
 from emu.clients.talk import Client, Command
+
 from emu.engine import ring
 from emu.history.journal import Journal
 from emu.history.stamp import CANARY, CELL, decode
@@ -41,7 +42,14 @@ class Stream:
     """One queue pair with a fixed set of requests, piece by piece over the target, `depth` of them outstanding."""
 
     def __init__(self, name: str, qp: QP, opcode: int, memory: MR, piece: int, depth: int) -> None:
-        self.name, self.qp, self.opcode, self.memory, self.piece, self.depth = name, qp, opcode, memory, piece, depth
+        self.name, self.qp, self.opcode, self.memory, self.piece, self.depth = (
+            name,
+            qp,
+            opcode,
+            memory,
+            piece,
+            depth,
+        )
         self.outstanding = self.posted = self.good = self.bad = 0
         self.alive = True
         self.target: Target | None = None
@@ -54,7 +62,9 @@ class Stream:
 
     def _request(self, target: Target, slot: int) -> SendWR:
         at = slot * self.piece
-        wr = SendWR(opcode=self.opcode, num_sge=1, sg=[SGE(self.memory.buf + at, self.piece, self.memory.lkey)])
+        wr = SendWR(
+            opcode=self.opcode, num_sge=1, sg=[SGE(self.memory.buf + at, self.piece, self.memory.lkey)]
+        )
         wr.set_wr_rdma(target.rkey, target.addr + at)
         return wr
 
@@ -70,14 +80,16 @@ class Peer(Client):
     waiting: tuple[int, int] | None = None  # command number, completions at which it is answered
     recovering: int | None = None
 
-    def do_start(self, *, dir: str, journal: str, writer: int, bytes: int, piece: int, depth: int, **_: Any) -> Command:  # noqa: A002
+    def do_start(
+        self, *, node: str, journal: str, writer: int, size: int, piece: int, depth: int, **_: Any
+    ) -> Command:
         self.writer, self.piece = writer, piece
         self.journal = Journal(journal, "peer")
-        self.ctx = open_node(dir, "peer")
+        self.ctx = open_node(node, "peer")
         self.pd = PD(self.ctx)
         self.cq = CQ(self.ctx, 8 * depth)
-        source, sink = MR(self.pd, bytes, REMOTE), MR(self.pd, bytes, REMOTE)
-        beside, again = MR(self.pd, piece, REMOTE), MR(self.pd, bytes, REMOTE)
+        source, sink = MR(self.pd, size, REMOTE), MR(self.pd, size, REMOTE)
+        beside, again = MR(self.pd, piece, REMOTE), MR(self.pd, size, REMOTE)
         self.note_memory = MR(self.pd, 4096, REMOTE)
         self.streams = {
             "write": self._stream("write", e.IBV_WR_RDMA_WRITE, source, depth),
@@ -94,7 +106,9 @@ class Peer(Client):
     def _stream(self, name: str, opcode: int, memory: MR, depth: int) -> Stream:
         return Stream(name, queue_pair(self.pd, self.cq, max(depth, 2)), opcode, memory, self.piece, depth)
 
-    def do_connect(self, *, qps: dict[str, int], victim: Command | None, bystander: Command, **_: Any) -> Command:
+    def do_connect(
+        self, *, qps: dict[str, int], victim: Command | None, bystander: Command, **_: Any
+    ) -> Command:
         sge = SGE(self.note_memory.buf, 4096, self.note_memory.lkey)
         self.streams["spare"].qp.post_recv(RecvWR(wr_id=0, num_sge=1, sg=[sge]))
         for name, number in qps.items():
@@ -232,7 +246,11 @@ class Peer(Client):
         at = slot * self.piece
         data = stream.memory.read(self.piece, at)
         usual = {0, 0xFF, target.ino & 0xFF}
-        if set(data[12::CELL]) <= usual and set(data[::CELL]) <= {0, 0xFF, 0x45} and max(data[24::CELL]) <= target.layout:
+        if (
+            set(data[12::CELL]) <= usual
+            and set(data[::CELL]) <= {0, 0xFF, 0x45}
+            and max(data[24::CELL]) <= target.layout
+        ):
             return
         for offset in range(0, self.piece, CELL):
             self._judge(data[offset : offset + CELL], target, target.start + at + offset)

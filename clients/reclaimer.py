@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from emu.clients.observer import Observer
+
 from emu.verbs.pyverbs_error import PyverbsRDMAError
 
 if TYPE_CHECKING:
@@ -40,7 +41,17 @@ class Reclaimer(Observer):
 
     name = "reclaimer"
 
-    def do_reclaim(self, *, event: str, path: str, retries: int, size: int = 0, offset: int = 0, length: int = 0, **_: Any) -> Command:
+    def do_reclaim(
+        self,
+        *,
+        event: str,
+        path: str,
+        retries: int,
+        size: int = 0,
+        offset: int = 0,
+        length: int = 0,
+        **_: Any,
+    ) -> Command:
         fs = self.ctx.fs
         calls: dict[str, Callable[[], Any]] = {
             "truncate": lambda: fs.truncate(path, size),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.clients.links import U32
 from emu.clients.observer import Observer
+
 from emu.engine import ring
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ class Taker(Observer):
 
     name = "taker"
 
-    def do_take(self, *, path: str, bytes: int, writer: int, **_: Any) -> Command:  # noqa: A002
-        """A new file of `bytes` bytes on the node."""
-        self.ctx.fs.create(path, bytes)
+    def do_take(self, *, path: str, size: int, writer: int, **_: Any) -> Command:
+        """A new file of `size` bytes on the node."""
+        self.ctx.fs.create(path, size)
         ino = self.ctx.fs.stat(path)["ino"]
-        for offset in range(0, bytes, PIECE):
-            self.ctx.fs.write(path, offset, _stamped(min(PIECE, bytes - offset), writer, ino, 0, offset))
+        for offset in range(0, size, PIECE):
+            self.ctx.fs.write(path, offset, _stamped(min(PIECE, size - offset), writer, ino, 0, offset))
         return {"ino": ino}
 
     def do_retake(self, *, path: str, start: int, end: int, writer: int, layout: int, **_: Any) -> Command:

@@ -81,9 +81,9 @@ class Evidence:
     @contextmanager
     def image(self) -> Iterator[mmap.mmap]:
         """The memory after the run, mapped read-only."""
-        with (self.folder / str(self.filemap["image"])).open("rb") as file:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-                yield raw
+        path = self.folder / str(self.filemap["image"])
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            yield raw
 
     def _json(self, name: str) -> Json:
         content: Json = json.loads((self.folder / name).read_text("utf-8"))

@@ -365,7 +365,7 @@ def _judged_reclaim(phases: list[Phase]) -> int | None:
 
 
 def _fenced(phases: list[Phase]) -> dict[int, int]:
-    """key -> epoch from which its quiesce was confirmed."""
+    """Key -> epoch from which its quiesce was confirmed."""
     fenced: dict[int, int] = {}
     for phase in phases:
         if phase.name == "fenced":

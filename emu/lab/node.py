@@ -35,7 +35,7 @@ class Broker:
     @classmethod
     async def start(cls, protocol: str, logs: Path, options: Sequence[str] = ()) -> Broker:
         """Returns when it serves. LabError: it did not come up."""
-        directory = Path(tempfile.mkdtemp(prefix="emu-lab-", dir="/tmp"))  # noqa: S108 - short, ours, removed
+        directory = Path(tempfile.mkdtemp(prefix="emu-lab-", dir="/tmp"))
         ready, ready_end = os.pipe()
         life_end, lifeline = os.pipe()
         try:

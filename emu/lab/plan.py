@@ -47,7 +47,7 @@ class RowSpec:
 
     @property
     def label(self) -> str:
-        return "-".join((self.protocol, self.event, self.backing, self.holder))
+        return f"{self.protocol}-{self.event}-{self.backing}-{self.holder}"
 
 
 @dataclass(frozen=True)

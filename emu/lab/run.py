@@ -139,12 +139,12 @@ class Run:
         directory, journals = str(self.broker.directory), self.folder.resolve() / "journals"
         files = self._files()
         if self.spec.backing == "host":
-            await self.clients["taker"].ask("start", dir=directory)
+            await self.clients["taker"].ask("start", node=directory)
             await self.clients["taker"].ask("protocol", mount="host", name=self.spec.protocol)
         holder, peer, *_ = await asyncio.gather(
             self.clients["holder"].ask(
                 "start",
-                dir=directory,
+                node=directory,
                 journal=str(journals / "holder.jrnl"),
                 manner=self.spec.holder,
                 writer=HOLDER,
@@ -152,14 +152,14 @@ class Run:
             ),
             self.clients["peer"].ask(
                 "start",
-                dir=directory,
+                node=directory,
                 journal=str(journals / "peer.jrnl"),
                 writer=PEER,
-                bytes=SIZE,
+                size=SIZE,
                 piece=PIECE,
                 depth=DEPTH,
             ),
-            *(self.clients[name].ask("start", dir=directory) for name in self._controllers()),
+            *(self.clients[name].ask("start", node=directory) for name in self._controllers()),
         )
         self.qps = {"holder": holder["qps"], "peer": peer["qps"]}
         self.victim: Json = holder["victim"] or {}
@@ -241,7 +241,7 @@ class Run:
 
     async def _take(self) -> None:
         start, end = ACTS[self.spec.event].given_back
-        await self.clients["taker"].ask("take", path=f"{VICTIM_MOUNT}/taker", bytes=end - start, writer=TAKER)
+        await self.clients["taker"].ask("take", path=f"{VICTIM_MOUNT}/taker", size=end - start, writer=TAKER)
 
     async def _retake(self) -> None:
         start, end = ACTS[self.spec.event].given_back

@@ -14,7 +14,7 @@ from emu.report.table import columns, groups
 from emu.report.words import MEANING, agreement, count, errors, findings, measured, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 Json = dict[str, Any]
 
@@ -23,6 +23,13 @@ SHADE = {
     "DENY": "deny", "REFUSED": "deny", "OK+ERR": "good", "OK": "good", "UNKNOWN": "none", "N/A": "none",
 }  # fmt: skip
 KEY = (("good", "bytes moved, good completion"), ("bad", "foreign or absent memory, error completion"), ("loss", "freed memory"), ("deny", "refused by the engine, notice"), ("accent", "call, phase, message"))  # fmt: skip
+READING = (
+    "Foreign bytes are counted in the device image after DMA has stopped: stamped cells in blocks that belong to another file, or that came to this one later. They are a lower bound.",
+    "Freed and lost bytes come from the engine's log, and count only operations that started after the reclaim returned.",
+    "A run without DMA in flight at the gate is tried again, and unknown if that does not help.",
+    "Controls change one thing: nobody writes (no-dma), the allocator reuses freed blocks last (fifo), nobody holds the file (no-pin). A row whose control ends as the row did is unknown.",
+    "Times are of this machine under this load; they are reported, and decide nothing.",
+)
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -40,7 +47,16 @@ def page(result: Json) -> str:
 
 def _body(result: Json) -> str:
     rows = result["rows"]
-    sections = [_header(result), _matrices(rows), _findings(rows), _legend(rows), _latency(rows), _diagram(rows), _all(rows), _how()]
+    sections = [
+        _header(result),
+        _matrices(rows),
+        _findings(rows),
+        _legend(rows),
+        _latency(rows),
+        _diagram(rows),
+        _all(rows),
+        _how(),
+    ]
     return "\n".join(f"<section>{section}</section>" for section in sections if section)
 
 
@@ -63,13 +79,15 @@ def _verdict(rows: Sequence[Json]) -> str:
         return '<p class="verdict breach">A protocol broke what it promises.</p>'
     if any(row["outcome"] == "UNKNOWN" for row in rows):
         return '<p class="verdict unknown">Every promise that could be judged was kept; some rows are unknown.</p>'
-    return '<p class="verdict">Every protocol kept what it promises. What it does not promise is its price.</p>'
+    return (
+        '<p class="verdict">Every protocol kept what it promises. What it does not promise is its price.</p>'
+    )
 
 
 # ---- the matrix
 
 
-def chip(row: Json, outcome: str) -> str:
+def chip(outcome: str) -> str:
     return f'<span class="chip {SHADE.get(outcome, "none")}">{escape(outcome)}</span>'
 
 
@@ -97,7 +115,9 @@ def _cell(row: Json | None) -> str:
     if row is None:
         return "<td></td>"
     also = [name for name in row["outcomes"] if name != row["outcome"]]
-    chips = " ".join([chip(row, row["outcome"]), *(chip(row, name) for name in also if name in {"FAULT", "KILL", "LEAK"})])
+    chips = " ".join(
+        [chip(row["outcome"]), *(chip(name) for name in also if name in {"FAULT", "KILL", "LEAK"})]
+    )
     return f"<td>{chips}<small>{escape(_short(row))}</small></td>"
 
 
@@ -120,13 +140,17 @@ def _short(row: Json) -> str:
 
 def _findings(rows: Sequence[Json]) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(rows))
-    return f"<h2>Claimed and measured</h2><p>{escape(agreement(rows))}</p>" + (f"<ul>{items}</ul>" if items else "")
+    return f"<h2>Claimed and measured</h2><p>{escape(agreement(rows))}</p>" + (
+        f"<ul>{items}</ul>" if items else ""
+    )
 
 
 def _legend(rows: Sequence[Json]) -> str:
     seen = {name for row in rows for name in row["outcomes"]}
     items = "".join(
-        f"<dt>{chip({}, name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in MEANING.items() if name in seen
+        f"<dt>{chip(name)}</dt><dd>{escape(meaning)}</dd>"
+        for name, meaning in MEANING.items()
+        if name in seen
     )
     return f"<h2>What the outcomes mean</h2><dl>{items}</dl>"
 
@@ -162,7 +186,9 @@ def _telling(row: Json) -> tuple[bool, bool, bool]:
 
 
 def _key() -> str:
-    items = "".join(f'<li><i style="background:var(--{shade})"></i>{escape(words)}</li>' for shade, words in KEY)
+    items = "".join(
+        f'<li><i style="background:var(--{shade})"></i>{escape(words)}</li>' for shade, words in KEY
+    )
     return f'<ul class="key">{items}</ul>'
 
 
@@ -170,7 +196,18 @@ def _key() -> str:
 
 
 def _all(rows: Sequence[Json]) -> str:
-    head = ("row", "measured", "claimed", "foreign", "freed", "lost", "in flight", "errors seen", "controls", "evidence")
+    head = (
+        "row",
+        "measured",
+        "claimed",
+        "foreign",
+        "freed",
+        "lost",
+        "in flight",
+        "errors seen",
+        "controls",
+        "evidence",
+    )
     cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(_line(row) for row in rows if row["outcome"] != "N/A")
     table = f'<table class="rows"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
@@ -179,13 +216,14 @@ def _all(rows: Sequence[Json]) -> str:
 
 def _line(row: Json) -> str:
     name = f"{escape(row['protocol'])} {escape(row['event'])}<small>{escape(row['backing'])}, {escape(row['holder'])}</small>"
-    chips = " ".join(chip(row, outcome) for outcome in row["outcomes"])
+    chips = " ".join(chip(outcome) for outcome in row["outcomes"])
     figures = "".join(
-        f'<td class="n">{count(row[key])}</td>' for key in ("foreign_bytes", "freed_bytes", "lost_bytes", "dma_at_gate")
+        f'<td class="n">{count(row[key])}</td>'
+        for key in ("foreign_bytes", "freed_bytes", "lost_bytes", "dma_at_gate")
     )
     return (
         f'<tr><th scope="row">{name}</th><td>{chips}<small>{escape(measured(row))}</small></td><td>{_claim(row)}</td>'
-        f"{figures}<td>{escape(errors(row)) or '–'}</td><td>{_controls(row)}</td>"
+        f"{figures}<td>{escape(errors(row)) or '-'}</td><td>{_controls(row)}</td>"
         f"<td><code>{escape(row['evidence'] or '')}</code></td></tr>"
     )
 
@@ -198,17 +236,10 @@ def _claim(row: Json) -> str:
 
 
 def _controls(row: Json) -> str:
-    return "<br>".join(f"{escape(name)}: {escape(end)}" for name, end in row["controls"].items()) or "–"
+    return "<br>".join(f"{escape(name)}: {escape(end)}" for name, end in row["controls"].items()) or "-"
 
 
 def _how() -> str:
-    points: Iterable[str] = (
-        "Foreign bytes are counted in the device image after DMA has stopped: stamped cells in blocks that belong to another file, or "
-        "that came to this one later. They are a lower bound.",
-        "Freed and lost bytes come from the engine's log, and count only operations that started after the reclaim returned.",
-        "A run without DMA in flight at the gate is tried again, and unknown if that does not help.",
-        "Controls change one thing: nobody writes (no-dma), the allocator reuses freed blocks last (fifo), nobody holds the file "
-        "(no-pin). A row whose control ends as the row did is unknown.",
-        "Times are of this machine under this load; they are reported, and decide nothing.",
+    return (
+        "<h2>How to read this</h2><ul>" + "".join(f"<li>{escape(point)}</li>" for point in READING) + "</ul>"
     )
-    return "<h2>How to read this</h2><ul>" + "".join(f"<li>{escape(point)}</li>" for point in points) + "</ul>"

@@ -32,7 +32,10 @@ def plot(rows: Sequence[Json]) -> str:
     parts = []
     for decade in range(low, high + 1):
         at = x(10.0**decade)
-        parts += [line(at, TOP - 8, at, bottom, "grid"), text(at, TOP - 14, span(10.0**decade), "axis", "middle")]
+        parts += [
+            line(at, TOP - 8, at, bottom, "grid"),
+            text(at, TOP - 14, span(10.0**decade), "axis", "middle"),
+        ]
     for index, row in enumerate(timed):
         parts += _row(row, TOP + STEP * (index + 0.5), x)
     return picture(WIDTH, bottom + 8, "Reclaim latency by row, logarithmic scale", parts)

@@ -89,7 +89,9 @@ def _scene(row: Json, phases: list[Json], journals: dict[str, JournalFile], quan
     failed = _first(peer, Kind.POLLED)
     told = _first(holder, Kind.EVENT)
     last = max(filter(None, [row["reclaim"]["ended"], first[-1]["t"], failed, told]))
-    scene = Scene(row["reclaim"]["began"] - BEFORE_NS, last + AFTER_NS, f"{row['event']}, {row['holder']} holder")
+    scene = Scene(
+        row["reclaim"]["began"] - BEFORE_NS, last + AFTER_NS, f"{row['event']}, {row['holder']} holder"
+    )
     _reclaimer(scene, row["reclaim"], first)
     _broker(scene, first, told)
     _engine(scene, quanta)
@@ -126,7 +128,9 @@ def _broker(scene: Scene, phases: list[Json], told: int | None) -> None:
 def _engine(scene: Scene, quanta: list[Any]) -> None:
     inside = [r for r in quanta if scene.begin <= r.time_last and r.time_first <= scene.end]
     for record in inside[:MOST]:
-        scene.bars.append(Bar("engine", record.time_first, record.time_last, _met(record.flags), _words(record)))
+        scene.bars.append(
+            Bar("engine", record.time_first, record.time_last, _met(record.flags), _words(record))
+        )
 
 
 def _met(flags: int) -> str:
@@ -151,10 +155,14 @@ def _peer(scene: Scene, peer: JournalFile) -> None:
     errors = [r for r in inside if r.code]
     good = [r for r in inside if not r.code]
     scene.marks += [Mark("peer", r.time, "good") for r in good[-MOST:]]
-    scene.marks += [Mark("peer", r.time, "error", "first error" if i == 0 else "") for i, r in enumerate(errors[:MOST])]
+    scene.marks += [
+        Mark("peer", r.time, "error", "first error" if i == 0 else "") for i, r in enumerate(errors[:MOST])
+    ]
 
 
 def _holder(scene: Scene, holder: JournalFile) -> None:
     for record in holder.of(Kind.EVENT):
         if scene.begin <= record.time <= scene.end:
-            scene.marks.append(Mark("holder", record.time, "told", TOLD.get(record.code, f"event {record.code}")))
+            scene.marks.append(
+                Mark("holder", record.time, "told", TOLD.get(record.code, f"event {record.code}"))
+            )

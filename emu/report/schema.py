@@ -78,10 +78,12 @@ def _of_type(value: Any, name: str) -> bool:
 
 
 def _limits(value: Any, rule: Json, where: str) -> Iterator[str]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if value < rule.get("minimum", value) or value > rule.get("maximum", value):
-            yield f"{where} is {value}, out of its range"
-    if isinstance(value, list) and not rule.get("minItems", 0) <= len(value) <= rule.get("maxItems", len(value)):
+    counts = isinstance(value, int | float) and not isinstance(value, bool)
+    if counts and not rule.get("minimum", value) <= value <= rule.get("maximum", value):
+        yield f"{where} is {value}, out of its range"
+    if isinstance(value, list) and not rule.get("minItems", 0) <= len(value) <= rule.get(
+        "maxItems", len(value)
+    ):
         yield f"{where} has {len(value)} items"
 
 

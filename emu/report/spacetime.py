@@ -48,13 +48,17 @@ def _frame(axis: Axis, bottom: float) -> list[str]:
     for x, label in axis.ticks():
         parts += [line(x, TOP, x, bottom, "grid"), text(x, bottom + 16, label, "axis", "middle")]
     for name in LANES:
-        parts += [line(LEFT, lane_y(name), WIDTH - RIGHT, lane_y(name), "lane"), text(LEFT - 12, lane_y(name) + 4, name, "label", "end")]
+        parts += [
+            line(LEFT, lane_y(name), WIDTH - RIGHT, lane_y(name), "lane"),
+            text(LEFT - 12, lane_y(name) + 4, name, "label", "end"),
+        ]
     return parts
 
 
 def _messages(scene: Scene, axis: Axis) -> list[str]:
     return [
-        line(axis.x(m.sent), lane_y(m.source), axis.x(m.heard), lane_y(m.target), "message") for m in scene.messages
+        line(axis.x(m.sent), lane_y(m.source), axis.x(m.heard), lane_y(m.target), "message")
+        for m in scene.messages
     ]
 
 
@@ -77,7 +81,9 @@ def _marks(scene: Scene, axis: Axis) -> list[str]:
         if mark.kind in {"good", "error"}:
             parts.append(line(x, y - 6, x, y + 6, f"tick {mark.kind}"))
         else:
-            parts.append(dot(x, y, 3.5, f"dot {mark.kind}", f"{mark.label}, {span((mark.time - scene.begin) / 1000)}"))
+            parts.append(
+                dot(x, y, 3.5, f"dot {mark.kind}", f"{mark.label}, {span((mark.time - scene.begin) / 1000)}")
+            )
         if mark.label:
             parts += _label(mark.label, x, y, ends.setdefault(mark.lane, [0.0] * LABEL_LEVELS))
     return parts

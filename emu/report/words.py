@@ -28,14 +28,14 @@ MEANING = {
 
 def count(number: float | None) -> str:
     """1,048,576; or a dash for what was not measured."""
-    return "–" if number is None else f"{number:,.0f}"
+    return "-" if number is None else f"{number:,.0f}"
 
 
 def span(microseconds: float | None) -> str:
     """A duration with a unit that suits it."""
     if microseconds is None:
-        return "–"
-    for limit, factor, unit in ((1e3, 1, "µs"), (1e6, 1e3, "ms")):
+        return "-"
+    for limit, factor, unit in ((1e3, 1, "us"), (1e6, 1e3, "ms")):
         if microseconds < limit:
             return f"{microseconds / factor:.3g} {unit}"
     return f"{microseconds / 1e6:.3g} s"
@@ -47,7 +47,7 @@ def name(row: Json) -> str:
 
 
 def errors(row: Json) -> str:
-    return ", ".join(f"{n} × {status}" for status, n in (row["error_completions"] or {}).items())
+    return ", ".join(f"{n} x {status}" for status, n in (row["error_completions"] or {}).items())
 
 
 def measured(row: Json) -> str:

@@ -1,0 +1,281 @@
+"""The classifier: each piece of evidence, changed alone, flips the outcome that rests on it."""
+
+import pytest
+
+from emu.check.verdict import judge
+from emu.history.oplog import Flag
+
+BLOCK, SIZE = 4096, 4 * 4096
+VICTIM, KEY = 7, 0x101
+WRITE_QP, READ_QP, BYSTANDER_QP, SPARE_QP = 11, 12, 13, 14
+RETURNED = 16
+
+
+def rules(verdict):
+    return {rule for rule, _ in verdict.violated}
+
+
+def test_a_revoke_that_went_well_is_ok_with_errors(world):
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.outcomes, verdict.violated, verdict.why) == ("OK+ERR", ["OK+ERR"], [], [])
+    assert verdict.error_completions == {"REM_ACCESS_ERR": 1, "WR_FLUSH_ERR": 1}
+    assert (verdict.foreign_bytes, verdict.freed_bytes, verdict.lost_bytes, verdict.dma_at_gate) == (0, 0, 0, 2)
+    assert (verdict.dma_bytes, verdict.qps_lost, verdict.collateral) == (3 * BLOCK, 1, 0)
+    assert (verdict.notified, verdict.killed) == (1.0, 0)
+
+
+def test_without_errors_it_is_ok(world):
+    world.completions = world.completions[:2]
+    assert judge(world.write()).outcome == "OK"
+
+
+def test_a_refused_reclaim_is_deny(world):
+    verdict = judge(world.denied().write())
+    assert (verdict.outcome, verdict.outcomes, verdict.violated) == ("DENY", ["DENY"], [])
+    assert verdict.notified == 0.0
+
+
+# ---- the memory
+
+
+def test_a_cell_of_another_file_is_corrupt_and_counted(world):
+    world.stamp(2 * BLOCK, 128, VICTIM, offset=2 * BLOCK)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.foreign_bytes) == ("CORRUPT", 128)
+    assert "S1" in rules(verdict)
+
+
+def test_a_cell_of_an_older_layout_of_the_same_file_is_corrupt(world):
+    world.files[0]["extents"] = [[0, 0, BLOCK, 2]]
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.foreign_bytes) == ("CORRUPT", BLOCK)
+
+
+def test_a_cell_in_a_free_block_is_not_foreign(world):
+    world.stamp(8 * BLOCK, BLOCK, VICTIM)
+    assert judge(world.write()).foreign_bytes == 0
+
+
+def test_a_cell_with_a_broken_checksum_is_not_counted(world):
+    world.stamp(2 * BLOCK, 64, VICTIM)
+    world.image[2 * BLOCK + 20] ^= 1
+    assert judge(world.write()).foreign_bytes == 0
+
+
+def test_a_cell_over_the_canary_of_a_new_namespace_is_corrupt(world):
+    world.replugged().stamp(8 * BLOCK, 64, VICTIM)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.foreign_bytes) == ("CORRUPT", 64)
+
+
+def test_a_new_namespace_that_nobody_touched_is_clean(world):
+    assert judge(world.replugged().write()).outcome == "OK+ERR"
+
+
+def test_reading_somebody_elses_cells_is_corrupt(world):
+    world.row["leaked"] = {"4096": "", "4160": ""}
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.leaked_bytes) == ("CORRUPT", 128)
+
+
+# ---- the file
+
+
+def test_a_denied_reclaim_that_changed_the_size_breaks_s3(world):
+    world.denied().files[0]["size"] = BLOCK
+    verdict = judge(world.write())
+    assert verdict.outcome == "DENY"
+    assert rules(verdict) == {"S3"}
+
+
+def test_a_denied_reclaim_that_zeroed_data_breaks_s3(world):
+    world.denied().image[BLOCK : BLOCK + 64] = bytes(64)
+    assert rules(judge(world.write())) == {"S3"}
+
+
+def test_success_without_the_new_size_breaks_s2(world):
+    world.files[0]["size"] = SIZE
+    assert rules(judge(world.write())) == {"S2"}
+
+
+def test_success_without_the_hole_breaks_s2(world):
+    world.row["expected"] = {"size": BLOCK, "holes": [[0, BLOCK]], "kept": []}
+    assert rules(judge(world.write())) == {"S2"}
+
+
+def test_an_unlinked_file_that_is_still_there_breaks_s2(world):
+    world.row["expected"] = {"gone": True, "size": 0, "holes": [], "kept": []}
+    assert rules(judge(world.write())) == {"S2"}
+
+
+def test_a_kept_byte_that_changed_breaks_s2(world):
+    world.image[10] ^= 1
+    assert rules(judge(world.write())) == {"S2"}
+
+
+# ---- the log
+
+
+@pytest.mark.parametrize("flag", [Flag.DST_FOREIGN, Flag.SRC_FOREIGN])
+def test_dma_in_memory_that_changed_hands_is_corrupt(world, flag):
+    world.moved(flag, opcode=4 if flag == Flag.SRC_FOREIGN else 0)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.foreign_dma_bytes) == ("CORRUPT", BLOCK)
+
+
+def test_a_write_into_freed_blocks_afterwards_is_lost(world):
+    world.moved(Flag.DST_FREED)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.freed_bytes, verdict.lost_bytes) == ("LOST", BLOCK, BLOCK)
+    assert rules(verdict) >= {"S2", "S4"}
+
+
+def test_a_write_into_freed_blocks_that_started_before_the_return_is_not_counted(world):
+    world.moved(Flag.DST_FREED, after=False)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.freed_bytes, verdict.lost_bytes) == ("OK+ERR", 0, 0)
+
+
+def test_a_failed_write_is_not_lost(world):
+    world.moved(Flag.DST_FREED, status=10, rkey=0)
+    assert judge(world.write()).lost_bytes == 0
+
+
+def test_a_read_of_freed_blocks_afterwards_is_stale(world):
+    world.moved(Flag.SRC_FREED, opcode=4)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.stale_bytes) == ("STALE", BLOCK)
+
+
+def test_dma_to_absent_memory_after_the_answer_is_a_fault(world):
+    world.replugged().moved(Flag.DST_ABSENT)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.absent_bytes, verdict.absent_before_answer_bytes) == ("FAULT", BLOCK, 0)
+
+
+def test_dma_to_absent_memory_before_the_answer_is_told_apart(world):
+    world.replugged().moved(Flag.DST_ABSENT, after=False)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.absent_bytes, verdict.absent_before_answer_bytes) == ("OK+ERR", 0, BLOCK)
+
+
+def test_a_sum_whose_first_operation_is_older_counts_the_others(world):
+    world.moved(Flag.DST_FREED, kind=2, quanta=4, bytes=4 * BLOCK, op_epoch=5)
+    assert judge(world.write()).freed_bytes == 3 * BLOCK
+
+
+def test_bytes_under_a_key_after_its_quiesce_break_v9(world):
+    world.moved(epoch_first=RETURNED)
+    assert rules(judge(world.write())) == {"V9"}
+
+
+def test_bytes_under_another_key_are_nobodys_business(world):
+    world.moved(rkey=0x202)
+    assert judge(world.write()).violated == []
+
+
+# ---- the journals
+
+
+def test_a_request_that_never_completed_breaks_s5(world):
+    world.posted = [(WRITE_QP, n) for n in (1, 2, 3, 4, 5)]
+    assert rules(judge(world.write())) == {"S5"}
+
+
+def test_a_request_that_completed_twice_breaks_s5(world):
+    world.posted = [(WRITE_QP, n) for n in (1, 2, 3, 4)]
+    world.completions.append((WRITE_QP, 4, 5))
+    assert rules(judge(world.write())) == {"S5"}
+
+
+def test_requests_that_completed_out_of_order_break_s5(world):
+    world.posted = [(WRITE_QP, n) for n in (2, 1, 3, 4)]
+    assert rules(judge(world.write())) == {"S5"}
+
+
+def test_errors_of_the_bystander_are_collateral(world):
+    world.completions.append((BYSTANDER_QP, 9, 10))
+    verdict = judge(world.write())
+    assert (verdict.collateral, verdict.qps_lost) == (1, 1)
+    assert rules(verdict) == {"S8"}
+
+
+def test_a_bystander_that_works_no_more_is_collateral(world):
+    world.row["bystander"]["mr_lost"] = True
+    assert judge(world.write()).collateral == 1
+
+
+def test_recovery_is_from_the_first_error_to_the_next_good_completion(world):
+    world.row["recovery_qps"] = [SPARE_QP]
+    world.completions.append((SPARE_QP, 9, 0))
+    assert judge(world.write()).recovery_us > 0
+
+
+def test_a_deaf_holders_peer_never_recovers(world):
+    assert judge(world.write()).recovery_us is None
+
+
+def test_two_notices_of_one_revoke_break_v13(world):
+    world.notices = [(1001, KEY), (1001, KEY)]
+    assert rules(judge(world.write())) == {"V13"}
+
+
+# ---- other ends
+
+
+def test_a_killed_client_is_kill(world):
+    world.row["killed"] = ["holder", "peer"]
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.killed, verdict.innocent_killed) == ("KILL", 2, 1)
+
+
+def test_blocks_that_are_not_allocatable_after_success_are_a_leak(world):
+    world.row["blocks"]["pm0"] |= {"free": 9, "quarantined": 3}
+    assert judge(world.write()).outcome == "LEAK"
+
+
+def test_blocks_that_do_not_add_up_break_s6(world):
+    world.row["blocks"]["pm0"]["free"] = 11
+    assert rules(judge(world.write())) == {"S6"}
+
+
+def test_a_refused_registration_is_refused(world):
+    world.row |= {"refused": "EOPNOTSUPP", "pinned": False}
+    world.completions = []
+    assert judge(world.write()).outcome == "REFUSED"
+
+
+def hanging(world):
+    world.row["reclaim"] |= {"returned": False, "ended": None}
+    world.phases = world.phases[:2]
+    return world
+
+
+def test_no_return_and_nothing_to_wait_for_is_a_hang(world):
+    verdict = judge(hanging(world).write())
+    assert verdict.outcome == "HANG"
+    assert "S7" in rules(verdict)
+
+
+@pytest.mark.parametrize("line", [{"kind": "effect", "type": "Arm", "timer": 3}, {"kind": "effect", "type": "Quiesce", "cookie": 4}])
+def test_no_return_while_something_can_still_advance_it_is_unknown(world, line):
+    hanging(world).extra_lines = [line]
+    assert judge(world.write()).outcome == "UNKNOWN"
+
+
+def test_a_timer_that_rang_advances_nothing_more(world):
+    hanging(world).extra_lines = [
+        {"kind": "effect", "type": "Arm", "timer": 3}, {"kind": "event", "type": "TimerFired", "timer": 3},
+        {"kind": "effect", "type": "Quiesce", "cookie": 4}, {"kind": "event", "type": "Quiesced", "cookie": 4},
+    ]  # fmt: skip
+    assert judge(world.write()).outcome == "HANG"
+
+
+# ---- precedence
+
+
+def test_the_worst_outcome_goes_first_and_all_are_listed(world):
+    world.stamp(2 * BLOCK, 64, VICTIM)
+    world.moved(Flag.DST_FREED)
+    verdict = judge(world.write())
+    assert verdict.outcomes == ["CORRUPT", "LOST", "OK+ERR"]

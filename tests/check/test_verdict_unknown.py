@@ -1,0 +1,75 @@
+"""What cannot be known is said to be unknown, never guessed; what was seen in spite of a gap was seen."""
+
+import pytest
+
+from emu.check.verdict import judge
+
+BLOCK, VICTIM = 4096, 7
+
+
+def test_no_dma_at_the_gate_is_unknown(world):
+    world.phases[0] = ("requested", 10, {}, 0)
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.outcomes) == ("UNKNOWN", ["UNKNOWN"])
+    assert verdict.why == ["no DMA was in flight at the gate"]
+
+
+def test_a_control_that_is_meant_to_be_idle_is_judged_all_the_same(world):
+    world.phases[0] = ("requested", 10, {}, 0)
+    world.row["dma"] = False
+    assert judge(world.write()).outcome == "OK+ERR"
+
+
+def test_corruption_that_was_seen_counts_even_then(world):
+    world.phases[0] = ("requested", 10, {}, 0)
+    world.stamp(2 * BLOCK, 64, VICTIM)
+    assert judge(world.write()).outcomes == ["CORRUPT", "UNKNOWN"]
+
+
+def test_an_overwritten_log_is_unknown(world):
+    world.overwritten = 64
+    verdict = judge(world.write())
+    assert verdict.outcome == "UNKNOWN"
+    assert "records of the operation log were overwritten" in verdict.why[0]
+
+
+def test_a_gap_in_the_history_is_unknown(world):
+    folder = world.write()
+    lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+    (folder / "events.jsonl").write_text("".join(lines[:2] + lines[3:]))
+    verdict = judge(folder)
+    assert verdict.outcome == "UNKNOWN"
+    assert verdict.why == ["1 lines of the history are missing"]
+
+
+def test_success_without_an_epoch_of_return_is_unknown(world):
+    world.phases = [phase for phase in world.phases if phase[0] != "returned"]
+    assert judge(world.write()).outcome == "UNKNOWN"
+
+
+@pytest.mark.parametrize("name", ["row.json", "filemap.json", "events.jsonl", "oplog-0.bin"])
+def test_evidence_that_is_missing_is_unknown_and_named(world, name):
+    folder = world.write()
+    (folder / name).unlink()
+    verdict = judge(folder)
+    assert verdict.outcome == "UNKNOWN"
+    assert verdict.foreign_bytes is None
+    assert len(verdict.why) == 1
+
+
+def test_evidence_cut_short_is_unknown(world):
+    folder = world.write()
+    (folder / "filemap.json").write_text('{"files": [')
+    assert judge(folder).outcome == "UNKNOWN"
+
+
+def test_a_denied_run_without_dma_at_the_gate_is_unknown(world):
+    world.denied().phases[0] = ("requested", 10, {}, 0)
+    assert judge(world.write()).outcome == "UNKNOWN"
+
+
+def test_the_verdict_does_not_depend_on_a_protocols_name(world, tmp_path):
+    first = judge(world.write())
+    for file in (tmp_path / "row.json", tmp_path / "filemap.json"):
+        assert "protocol" not in file.read_text()
+    assert first.outcome == "OK+ERR"
