@@ -72,12 +72,18 @@ class World:
     def moved(self, flags=0, after=True, **fields):
         """One more quantum in the log, by an operation that started after the return, or before it."""
         epoch = RETURNED if after else 5
-        self.records.append({"flags": flags, "op_epoch": epoch, "epoch_first": epoch, "epoch_last": epoch, **fields})
+        self.records.append(
+            {"flags": flags, "op_epoch": epoch, "epoch_first": epoch, "epoch_last": epoch, **fields}
+        )
 
     def denied(self):
         """The same file, refused: nothing has changed."""
         self.row["reclaim"] |= {"errno": "EBUSY", "error": "pinned"}
-        self.phases = [("requested", REQUESTED, {}, 2), ("returned", 11, {"errno": 16}, 2), ("ended", 12, {}, 2)]
+        self.phases = [
+            ("requested", REQUESTED, {}, 2),
+            ("returned", 11, {"errno": 16}, 2),
+            ("ended", 12, {}, 2),
+        ]
         self.files[0] |= {"size": SIZE, "extents": [[0, 0, SIZE, 1]]}
         self.files[1]["extents"] = [[0, SIZE, 3 * BLOCK, 1]]
         self.stamp(0, SIZE, VICTIM)
@@ -88,7 +94,10 @@ class World:
 
     def replugged(self):
         """A device that was unplugged by surprise, and a new namespace in its place."""
-        self.row |= {"event": "surprise-unplug", "expected": {"gone": True, "size": 0, "holes": [], "kept": []}}
+        self.row |= {
+            "event": "surprise-unplug",
+            "expected": {"gone": True, "size": 0, "holes": [], "kept": []},
+        }
         self.filemap |= {"replaced": True, "namespace": 2}
         self.files = []
         self.image = bytearray(CANARY * (len(self.image) // len(CANARY)))
@@ -100,7 +109,9 @@ class World:
         self._json("row.json", self.row)
         self._json("filemap.json", {**self.filemap, "files": self.files})
         lines = [self._phase(n, *phase) for n, phase in enumerate(self.phases)]
-        lines += [{"n": len(lines) + n, "t": 99, "epoch": 17, **line} for n, line in enumerate(self.extra_lines)]
+        lines += [
+            {"n": len(lines) + n, "t": 99, "epoch": 17, **line} for n, line in enumerate(self.extra_lines)
+        ]
         (self.folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._log()
         self._journals()
@@ -118,7 +129,9 @@ class World:
     def _log(self):
         written = len(self.records) + self.overwritten
         raw = bytearray(oplog.HEADER + self.capacity * oplog.RECORD)
-        struct.pack_into("<QIIQQIIQ", raw, 0, oplog.MAGIC, oplog.VERSION, oplog.RECORD, self.capacity, written, 0, 65536, 0)
+        struct.pack_into(
+            "<QIIQQIIQ", raw, 0, oplog.MAGIC, oplog.VERSION, oplog.RECORD, self.capacity, written, 0, 65536, 0
+        )
         for seq, fields in enumerate(self.records, self.overwritten):
             record = oplog.OpRecord(*[0] * len(FIELDS))._replace(**BASE)._replace(seq=seq, **fields)
             oplog._RECORD.pack_into(raw, oplog.HEADER + seq % self.capacity * oplog.RECORD, *record)

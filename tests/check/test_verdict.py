@@ -17,9 +17,19 @@ def rules(verdict):
 
 def test_a_revoke_that_went_well_is_ok_with_errors(world):
     verdict = judge(world.write())
-    assert (verdict.outcome, verdict.outcomes, verdict.violated, verdict.why) == ("OK+ERR", ["OK+ERR"], [], [])
+    assert (verdict.outcome, verdict.outcomes, verdict.violated, verdict.why) == (
+        "OK+ERR",
+        ["OK+ERR"],
+        [],
+        [],
+    )
     assert verdict.error_completions == {"REM_ACCESS_ERR": 1, "WR_FLUSH_ERR": 1}
-    assert (verdict.foreign_bytes, verdict.freed_bytes, verdict.lost_bytes, verdict.dma_at_gate) == (0, 0, 0, 2)
+    assert (verdict.foreign_bytes, verdict.freed_bytes, verdict.lost_bytes, verdict.dma_at_gate) == (
+        0,
+        0,
+        0,
+        2,
+    )
     assert (verdict.dma_bytes, verdict.qps_lost, verdict.collateral) == (3 * BLOCK, 1, 0)
     assert (verdict.notified, verdict.killed) == (1.0, 0)
 
@@ -257,7 +267,10 @@ def test_no_return_and_nothing_to_wait_for_is_a_hang(world):
     assert "S7" in rules(verdict)
 
 
-@pytest.mark.parametrize("line", [{"kind": "effect", "type": "Arm", "timer": 3}, {"kind": "effect", "type": "Quiesce", "cookie": 4}])
+@pytest.mark.parametrize(
+    "line",
+    [{"kind": "effect", "type": "Arm", "timer": 3}, {"kind": "effect", "type": "Quiesce", "cookie": 4}],
+)
 def test_no_return_while_something_can_still_advance_it_is_unknown(world, line):
     hanging(world).extra_lines = [line]
     assert judge(world.write()).outcome == "UNKNOWN"
