@@ -20,9 +20,6 @@ class Observer(Client):
         self.ctx = open_node(node, self.name)
         return {}
 
-    def do_protocol(self, *, mount: str, name: str, **_: Any) -> Command:
-        return {"protocol": self.ctx.fs.protocol(mount, name)}
-
     def do_survey(self, *, device: str, **_: Any) -> Command:
         """The files of a device with their extents, and the books."""
         listing = self.ctx.fs.ls()

@@ -1,7 +1,8 @@
 """The broker of one run: fresh, in a short directory of its own, with the devices and the protocol of the row.
 
 `pm0` carries the victim, `pm1` what must not be concerned when a whole device goes. The directory is temporary since paths of
-ipc:// addresses end at 107 bytes; what the run left is moved to the evidence folder.
+ipc:// addresses end at 107 bytes, and the broker removes it at its end, also when the lab has been killed; its history is written
+to the evidence folder.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ class Broker:
         self.directory, self._child, self._lifeline = directory, child, lifeline
 
     @classmethod
-    async def start(cls, protocol: str, logs: Path, options: Sequence[str] = ()) -> Broker:
-        """Returns when it serves. LabError: it did not come up."""
+    async def start(cls, protocol: str, folder: Path, options: Sequence[str] = ()) -> Broker:
+        """Returns when it serves; its history goes to folder/history, its words to folder/logs. LabError: it did not come up."""
+        logs = folder / "logs"
         directory = Path(tempfile.mkdtemp(prefix="emu-lab-", dir="/tmp"))
         ready, ready_end = os.pipe()
         life_end, lifeline = os.pipe()
         try:
             with (logs / "broker.log").open("wb") as log:
                 child = await asyncio.create_subprocess_exec(
-                    *_command(directory, protocol, options, ready_end, life_end), stdin=asyncio.subprocess.DEVNULL,
+                    *_command(directory, protocol, folder, ready_end, life_end), *options, stdin=asyncio.subprocess.DEVNULL,
                     stdout=log, stderr=log, pass_fds=(ready_end, life_end), env=environment(), start_new_session=True,
                 )  # fmt: skip
         finally:
@@ -73,9 +75,9 @@ class Broker:
             raise LabError(f"no broker came up: {words or 'it said nothing'}")
 
     @property
-    def history(self) -> Path:
-        """The run folder of this (first) start."""
-        return self.directory / "runs" / "1"
+    def image(self) -> Path:
+        """The victim's device: its memory itself."""
+        return self.directory / f"{VICTIM_DEVICE}.img"
 
     async def stop(self) -> None:
         """End it cleanly, so that the logs are whole; idempotent."""
@@ -99,11 +101,11 @@ class Broker:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _command(directory: Path, protocol: str, options: Sequence[str], ready: int, lifeline: int) -> list[str]:
+def _command(directory: Path, protocol: str, folder: Path, ready: int, lifeline: int) -> list[str]:
     mounts = [f"{VICTIM_MOUNT}={VICTIM_DEVICE}", f"{OTHER_MOUNT}={OTHER_DEVICE}"]
     return [
         sys.executable, "-P", "-m", "emu", "broker", "--dir", str(directory),
         *(f"--pmem={device}={DEVICE_BYTES}" for device in (VICTIM_DEVICE, OTHER_DEVICE)),
         *(f"--mount={mount},dax,protocol={protocol}" for mount in mounts),
-        f"--ready={ready}", f"--lifeline={lifeline}", *options,
+        f"--history={folder}/history", f"--ready={ready}", f"--lifeline={lifeline}", "--ephemeral",
     ]  # fmt: skip

@@ -92,7 +92,7 @@ class Run:
         cast = ["holder", "peer", "taker", taking]
         logs = self.folder / "logs"
         started = await asyncio.gather(
-            self._start_broker(logs),
+            self._start_broker(),
             *(self._start_client(name, logs) for name in cast),
             return_exceptions=True,
         )
@@ -101,8 +101,11 @@ class Run:
                 raise failure
         self.reclaimer = self.clients[taking]
 
-    async def _start_broker(self, logs: Path) -> None:
-        self.broker = await Broker.start(self.spec.protocol, logs, self.control.options)
+    async def _start_broker(self) -> None:
+        host = ["--host-protocol", self.spec.protocol] if self.spec.backing == "host" else []
+        self.broker = await Broker.start(
+            self.spec.protocol, self.folder.resolve(), [*host, *self.control.options]
+        )
 
     async def _start_client(self, name: str, logs: Path) -> None:
         self.clients[name] = await Process.start(name, MODULES[name], logs)
@@ -138,9 +141,6 @@ class Run:
         assert self.broker
         directory, journals = str(self.broker.directory), self.folder.resolve() / "journals"
         files = self._files()
-        if self.spec.backing == "host":
-            await self.clients["taker"].ask("start", node=directory)
-            await self.clients["taker"].ask("protocol", mount="host", name=self.spec.protocol)
         holder, peer, *_ = await asyncio.gather(
             self.clients["holder"].ask(
                 "start",
@@ -175,8 +175,7 @@ class Run:
             await self.clients["holder"].ask("let_go")
 
     def _controllers(self) -> list[str]:
-        started = {"holder", "peer"} | ({"taker"} if self.spec.backing == "host" else set())
-        return [name for name in self.clients if name not in started]
+        return [name for name in self.clients if name not in {"holder", "peer"}]
 
     def _files(self) -> dict[str, Json]:
         """The three files; those of the host are made here."""
@@ -281,14 +280,19 @@ class Run:
         return {"path": "victim", "ino": self.victim.get("ino", 0), "size": size, "extents": extents}
 
     async def _end(self) -> None:
-        """Everybody leaves, the broker writes out its logs, the evidence is complete."""
-        for process in self.clients.values():
-            if process.killed:
-                self.facts.setdefault("killed", []).append(process.name)
-        await asyncio.gather(*(process.end() for process in self.clients.values()))
+        """DMA is over: keep the memory. Everybody leaves, the broker writes out its logs, the evidence is complete."""
         assert self.broker
+        device = device_of(self.spec)
+        shutil.copyfile(
+            self.folder / "host" / "victim" if device == "host" else self.broker.image,
+            self.folder / f"{device}.img",
+        )
+        self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
+        await asyncio.gather(*(process.end() for process in self.clients.values()))
         await self.broker.stop()
-        self._move_evidence(self.broker)
+        for found in (self.folder / "history" / "1").iterdir():
+            found.rename(self.folder / found.name)
+        shutil.rmtree(self.folder / "history")
         self._write("row.json", self._row())
 
     def _row(self) -> Json:
@@ -306,21 +310,12 @@ class Run:
             "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim"},
             "before": BEFORE,
             "expected": self._regrown(expected) if on_host else expected,
-            "killed": [],
             **self.facts,
         }
 
     def _regrown(self, expected: Json) -> Json:
         """The taker has made a truncated host file as long as it was."""
         return {**expected, "size": SIZE}
-
-    def _move_evidence(self, broker: Broker) -> None:
-        for found in broker.history.iterdir():
-            shutil.move(found, self.folder / found.name)
-        if self.spec.backing == "host":
-            shutil.copyfile(self.folder / "host" / "victim", self.folder / "host.img")
-        else:
-            shutil.copyfile(broker.directory / f"{VICTIM_DEVICE}.img", self.folder / f"{VICTIM_DEVICE}.img")
 
     def _write(self, name: str, content: Json) -> None:
         (self.folder / name).write_text(json.dumps(content, indent=1) + "\n")

@@ -15,8 +15,8 @@ VICTIM, TAKER = 7, 9
 KEY = 0x101
 WRITE_QP, READ_QP, BYSTANDER_QP, SPARE_QP = 11, 12, 13, 14
 REQUESTED, FENCED, UNMAPPED, RETURNED = 10, 12, 13, 16
-BASE = dict(kind=1, qp_num=WRITE_QP, opcode=0, quanta=1, bytes=BLOCK, rkey=KEY, op_done=1)
-FIELDS = [name for name in oplog.OpRecord._fields]
+BASE = {"kind": 1, "qp_num": WRITE_QP, "opcode": 0, "quanta": 1, "bytes": BLOCK, "rkey": KEY, "op_done": 1}
+FIELDS = list(oplog.OpRecord._fields)
 
 
 class World:
