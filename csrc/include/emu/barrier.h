@@ -20,9 +20,13 @@
  * emu_handshake(), then loads: at least one of them sees the other's store. Quiesce, sleep and bell need it. */
 #define emu_handshake() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
+/* The compiler keeps what is before it before it: against a signal handler on the same thread. */
+#define emu_keep_order() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
 /* Read-modify-write, both orders. */
 #define emu_fetch_add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_ACQ_REL)
 #define emu_fetch_or(p, n) __atomic_fetch_or((p), (n), __ATOMIC_ACQ_REL)
+#define emu_fetch_and(p, n) __atomic_fetch_and((p), (n), __ATOMIC_ACQ_REL)
 #define emu_swap(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define emu_cas(p, expected, v) \
 	__atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Apertures: the only memory that DMA touches, each one mmap'd file behind a pointer that can be swapped. And the CPU's side of
+ * the same memory: what file operations and the allocator do, in the control thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* ---- mappings */
+
+void mapping_free(struct emu_engine *e, void *object)
+{
+	struct mapping *m = object;
+
+	(void)e;
+	if (m->base)
+		munmap(m->base, m->bytes);
+	if (m->gens)
+		munmap(m->gens, m->gens_bytes);
+	if (m->fd >= 0)
+		close(m->fd);
+	free(m);
+}
+
+static int map_memory(struct mapping *m, int fd, uint64_t bytes)
+{
+	void *p;
+
+	m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (m->fd < 0)
+		return -errno;
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED && errno == EACCES) {
+		m->readonly = 1;
+		p = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+	}
+	if (p == MAP_FAILED)
+		return -errno;
+	m->base = p;
+	m->bytes = bytes;
+	return 0;
+}
+
+static int map_generations(struct mapping *m, int fd, uint64_t blocks)
+{
+	uint64_t bytes = blocks * sizeof(uint32_t);
+	struct stat st;
+	void *p;
+
+	if (fstat(fd, &st))
+		return -errno;
+	if ((uint64_t)st.st_size < bytes)
+		return -EINVAL;
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	m->gens = p;
+	m->gens_bytes = bytes;
+	return 0;
+}
+
+/* A device must be there in full; a host file may have shrunk already, which each quantum finds out. */
+static int big_enough(int fd, uint64_t bytes, uint32_t flags)
+{
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return -errno;
+	return (flags & EMU_AP_HOST) || (uint64_t)st.st_size >= bytes ? 0 : -EINVAL;
+}
+
+static int mapping_new(const struct emu_aperture *a, int fd, int gens_fd, uint32_t instance, struct mapping **out)
+{
+	struct mapping *m = calloc(1, sizeof(*m));
+	int err = 0;
+
+	if (!m)
+		return -ENOMEM;
+	m->fd = -1;
+	m->instance = instance;
+	if (fd >= 0) {
+		err = big_enough(fd, a->bytes, a->flags);
+		if (!err)
+			err = map_memory(m, fd, a->bytes);
+		if (!err && gens_fd >= 0)
+			err = map_generations(m, gens_fd, (a->bytes + a->block - 1) / a->block);
+	}
+	if (err)
+		mapping_free(NULL, m);
+	else
+		*out = m;
+	return err;
+}
+
+/* ---- apertures */
+
+static int free_number(struct emu_engine *e)
+{
+	for (uint32_t i = 0; i < MAX_APERTURES; i++) {
+		uint32_t number = (e->next_aperture + i) % MAX_APERTURES;
+
+		if (!e->apertures[number]) {
+			e->next_aperture = number + 1;
+			return (int)number;
+		}
+	}
+	return -ENOSPC;
+}
+
+int emu_aperture_add(struct emu_engine *e, int fd, uint64_t bytes, uint32_t block, int gens_fd, uint32_t flags)
+{
+	int number = free_number(e);
+	struct emu_aperture *a;
+	int err;
+
+	if (number < 0)
+		return number;
+	if (fd < 0 || bytes == 0 || bytes > INT64_MAX || (gens_fd >= 0 && block == 0))
+		return -EINVAL;
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	*a = (struct emu_aperture){ .number = (uint32_t)number, .block = block ? block : 4096, .flags = flags, .bytes = bytes };
+	err = mapping_new(a, fd, gens_fd, 0, &a->map);
+	if (err) {
+		free(a);
+		return err;
+	}
+	emu_publish(&e->apertures[number], a);
+	e->n_apertures++;
+	return number;
+}
+
+static struct emu_aperture *find(struct emu_engine *e, uint32_t number)
+{
+	return number < MAX_APERTURES ? e->apertures[number] : NULL;
+}
+
+int emu_aperture_swap(struct emu_engine *e, uint32_t number, int fd, int gens_fd)
+{
+	struct emu_aperture *a = find(e, number);
+	struct mapping *m, *old;
+	struct grace *g;
+	int err;
+
+	if (!a)
+		return -ENOENT;
+	old = a->map;
+	err = mapping_new(a, fd, gens_fd, a->instances + 1, &m);
+	if (err)
+		return err;
+	g = grace_new(0, 0, mapping_free, old);
+	if (!g) {
+		mapping_free(e, m);
+		return -ENOMEM;
+	}
+	a->instances++;
+	emu_publish(&a->map, m);
+	grace_start(e, g);
+	return 0;
+}
+
+void aperture_discard(struct emu_engine *e, void *object)
+{
+	struct emu_aperture *a = object;
+
+	mapping_free(e, a->map);
+	free(a);
+}
+
+int emu_aperture_drop(struct emu_engine *e, uint32_t number)
+{
+	struct emu_aperture *a = find(e, number);
+	struct grace *g;
+
+	if (!a)
+		return -ENOENT;
+	if (a->mrs)
+		return -EBUSY;
+	g = grace_new(0, 0, aperture_discard, a);
+	if (!g)
+		return -ENOMEM;
+	emu_publish(&e->apertures[number], (struct emu_aperture *)NULL);
+	e->n_apertures--;
+	grace_start(e, g);
+	return 0;
+}
+
+/* ---- host files that shrink */
+
+void aperture_faulted(struct emu_engine *e, struct emu_aperture *a, uint64_t offset, uint64_t size)
+{
+	if (emu_swap(&a->latched, size + 1) == size + 1)
+		return;
+	events_tell(&e->events,
+		    &(struct emu_engine_event){ .kind = EMU_ENG_SIGBUS, .id = a->number, .offset = offset });
+}
+
+int aperture_reaches(struct emu_engine *e, struct emu_aperture *a, const struct mapping *m, uint64_t end)
+{
+	struct stat st;
+
+	if (!(a->flags & EMU_AP_HOST) || !m->base)
+		return 0;
+	if (fstat(m->fd, &st))
+		return -EFAULT;
+	if ((uint64_t)st.st_size >= end)
+		return 0;
+	aperture_faulted(e, a, (uint64_t)st.st_size, (uint64_t)st.st_size);
+	return -EFAULT;
+}
+
+/* ---- the CPU's side */
+
+static int reach(struct emu_engine *e, uint32_t number, uint64_t offset, uint64_t bytes, struct emu_aperture **out)
+{
+	struct emu_aperture *a = find(e, number);
+
+	if (!a)
+		return -ENOENT;
+	if (offset > a->bytes || bytes > a->bytes - offset)
+		return -EINVAL;
+	if (!a->map->base)
+		return -ENODEV;
+	*out = a;
+	return aperture_reaches(e, a, a->map, offset + bytes);
+}
+
+static int touch(struct emu_engine *e, struct emu_aperture *a, void *to, const void *from, uint64_t bytes)
+{
+	const void *fault;
+	struct stat st;
+	int err = guarded_copy(to, from, bytes, 0, &fault);
+
+	if (err && !fstat(a->map->fd, &st))
+		aperture_faulted(e, a, (uint64_t)((const char *)fault - a->map->base), (uint64_t)st.st_size);
+	return err;
+}
+
+int emu_cpu_read(struct emu_engine *e, uint32_t aperture, uint64_t offset, void *to, uint64_t bytes)
+{
+	struct emu_aperture *a;
+	int err = reach(e, aperture, offset, bytes, &a);
+
+	return err ? err : touch(e, a, to, a->map->base + offset, bytes);
+}
+
+static int writable(struct emu_engine *e, uint32_t number, uint64_t offset, uint64_t bytes, struct emu_aperture **out)
+{
+	int err = reach(e, number, offset, bytes, out);
+
+	return err ? err : (*out)->map->readonly ? -EACCES : 0;
+}
+
+int emu_cpu_write(struct emu_engine *e, uint32_t aperture, uint64_t offset, const void *from, uint64_t bytes)
+{
+	struct emu_aperture *a;
+	int err = writable(e, aperture, offset, bytes, &a);
+
+	return err ? err : touch(e, a, a->map->base + offset, from, bytes);
+}
+
+int emu_cpu_zero(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes)
+{
+	struct emu_aperture *a;
+	int err = writable(e, aperture, offset, bytes, &a);
+
+	return err ? err : touch(e, a, a->map->base + offset, NULL, bytes);
+}
+
+/* ---- the allocator's generations: even = allocated, odd = free */
+
+/* The next number of the parity, strictly larger unless `recover`. */
+static uint32_t next_generation(uint32_t g, uint32_t parity, int recover)
+{
+	if (recover && (g & 1) == parity)
+		return g;
+	return g + 1 + ((g + 1) % 2 != parity);
+}
+
+static int blocks_step(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, uint32_t parity,
+		       int recover, struct emu_aperture **a)
+{
+	int err = writable(e, aperture, offset, bytes, a);
+
+	if (err)
+		return err;
+	if (!(*a)->map->gens || offset % (*a)->block || bytes % (*a)->block)
+		return -EINVAL;
+	for (uint64_t b = offset / (*a)->block; b < (offset + bytes) / (*a)->block; b++) {
+		uint32_t *g = &(*a)->map->gens[b];
+
+		emu_publish(g, next_generation(emu_peek(g), parity, recover));
+	}
+	emu_handshake(); /* with a quantum's look after its last byte: bytes that land later are seen to be late */
+	return 0;
+}
+
+int emu_blocks_allocate(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, int recover)
+{
+	struct emu_aperture *a;
+	int err = blocks_step(e, aperture, offset, bytes, 0, recover, &a);
+
+	return err || recover ? err : touch(e, a, a->map->base + offset, NULL, bytes);
+}
+
+int emu_blocks_release(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, int recover)
+{
+	struct emu_aperture *a;
+
+	return blocks_step(e, aperture, offset, bytes, 1, recover, &a);
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * oplog.h, the writer. A record lies in the mapped file from its first quantum on; an open SUM is brought up to date there,
+ * in place, so that a kill -9 loses at most the quantum that was being noted. A SUM is one queue pair's, and is left alone
+ * once its group has ended, its slot has been used again, or a flush was asked for.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define SIDES (EMU_LOG_SRC_FREED | EMU_LOG_SRC_FOREIGN | EMU_LOG_SRC_ABSENT | EMU_LOG_DST_FREED | EMU_LOG_DST_FOREIGN | \
+	       EMU_LOG_DST_ABSENT)
+
+int emu_oplog_open(struct emu_engine *e, unsigned thread, const char *path, uint64_t capacity)
+{
+	size_t bytes = EMU_OPLOG_HEADER + capacity * sizeof(struct emu_oplog_record);
+	struct oplog *log;
+	void *p;
+	int fd;
+
+	if (thread >= e->n_threads || capacity == 0 || capacity > 1u << 26)
+		return -EINVAL;
+	log = &e->threads[thread].log;
+	if (e->started || log->header)
+		return -EBUSY;
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, (off_t)bytes)) {
+		close(fd);
+		return -errno;
+	}
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (p == MAP_FAILED)
+		return -errno;
+	*log = (struct oplog){ p, (void *)((char *)p + EMU_OPLOG_HEADER), capacity, 0, bytes };
+	*log->header = (struct emu_oplog_header){ .magic = EMU_OPLOG_MAGIC, .version = EMU_OPLOG_VERSION,
+		.record_bytes = sizeof(struct emu_oplog_record), .capacity = capacity, .thread = thread,
+		.quantum = e->config.quantum };
+	return 0;
+}
+
+void oplog_close(struct oplog *log)
+{
+	if (log->header)
+		munmap(log->header, log->bytes);
+	log->header = NULL;
+}
+
+int emu_oplog_flush(struct emu_engine *e)
+{
+	for (unsigned i = 0; i < e->n_threads; i++)
+		emu_count(&e->threads[i].closes, 1);
+	return 0;
+}
+
+static int is_telling(const struct log_state *state, const struct emu_oplog_record *r)
+{
+	if (r->epoch_first != r->epoch_last || r->status || (r->flags & (EMU_LOG_CUT | EMU_LOG_SIGBUS)))
+		return 1;
+	return (r->flags & SIDES) && r->flags != state->flags;
+}
+
+static int continues(const struct emu_thread *t, const struct log_state *state, const struct emu_oplog_record *r)
+{
+	const struct emu_oplog_record *s = state->sum;
+
+	return s && t->log.written - state->sum_seq <= t->log.capacity && state->closes == emu_peek(&t->closes) &&
+	       s->lkey == r->lkey && s->rkey == r->rkey && s->opcode == r->opcode && s->flags == r->flags &&
+	       s->epoch_last == r->epoch_first && s->op_epoch == r->op_epoch && s->peer_qp_num == r->peer_qp_num &&
+	       s->src_aperture == r->src_aperture && s->dst_aperture == r->dst_aperture;
+}
+
+static void add_to_sum(struct emu_oplog_record *s, const struct emu_oplog_record *r)
+{
+	s->quanta++;
+	s->bytes += r->bytes;
+	s->op_done += r->op_done;
+	s->gen_last = r->gen_last;
+	s->time_last = r->time_last;
+}
+
+void oplog_add(struct emu_thread *t, struct log_state *state, struct emu_oplog_record *r)
+{
+	struct oplog *log = &t->log;
+	int telling = is_telling(state, r);
+	struct emu_oplog_record *slot;
+
+	if (!log->header)
+		return;
+	if (!telling && continues(t, state, r)) {
+		add_to_sum(state->sum, r);
+		return;
+	}
+	slot = &log->records[log->written % log->capacity];
+	r->kind = telling ? EMU_LOG_QUANTUM : EMU_LOG_SUM;
+	r->seq = log->written;
+	*slot = *r;
+	*state = (struct log_state){ telling ? NULL : slot, log->written, r->flags, emu_peek(&t->closes) };
+	emu_publish(&log->header->written, ++log->written);
+}

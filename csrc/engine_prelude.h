@@ -1,0 +1,2 @@
+/* What the extension emu.engine._engine is compiled against. */
+#include <emu/engine.h>

@@ -1,0 +1,4 @@
+/* What the extension emu.engine._ring is compiled against. */
+#include <emu/ring.h>
+#include <emu/rules.h>
+#include <emu/stamp.h>
