@@ -145,7 +145,7 @@ class Fs:
 
     def _on_mount(self, path: str) -> bool:
         mounts = [str(mount["path"]).rstrip("/") for mount in self.ls()["mounts"]]
-        return any(path == mount or path.startswith(mount + "/") for mount in mounts)
+        return any(path == mount or path.startswith(mount + "/") for mount in mounts if mount.startswith("/"))
 
 
 @contextmanager

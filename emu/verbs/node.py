@@ -139,19 +139,27 @@ class Node:
         return Context(dir=self.dir, **options)
 
     @property
-    def fs(self) -> Fs:
-        """Files and devices of the node, through a session of the node's own."""
+    def clerk(self) -> Context:
+        """A context of the node's own, for what belongs to no client."""
         if self._clerk is None or self._clerk.dead:
+            self._dismiss()
             self._clerk = self.context(label="node")
-        return self._clerk.fs
+        return self._clerk
+
+    def _dismiss(self) -> None:
+        if self._clerk is not None:
+            self._clerk.close()
+            self._clerk = None
+
+    @property
+    def fs(self) -> Fs:
+        """Files and devices of the node."""
+        return self.clerk.fs
 
     @property
     def books(self) -> dict[str, Any]:
-        """The broker's counts (`query_books`): sessions, pds, mrs, ..., blocks by device. The asking session counts too."""
-        self.fs.ls()
-        if self._clerk is None:
-            raise PyverbsRDMAError("the node's own session is gone", errno.EIO)
-        return self._clerk.books()
+        """The broker's counts (`query_books`): sessions, pds, mrs, ..., blocks by device. The clerk's session counts too."""
+        return self.clerk.books()
 
     def kill(self) -> None:
         """Kill -9. Contexts see DEVICE_FATAL; start() brings the node's files back."""
@@ -161,9 +169,7 @@ class Node:
 
     def stop(self) -> None:
         """End the broker cleanly and remove what it left, if its directory was temporary. Idempotent."""
-        if self._clerk is not None:
-            self._clerk.close()
-            self._clerk = None
+        self._dismiss()
         if self._process is not None:
             self._process.terminate()
         self._reap()

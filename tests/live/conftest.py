@@ -34,8 +34,10 @@ def fresh():
     """Starts nodes: fresh(protocol="none", size=...)."""
     with ExitStack() as stack:
 
-        def start(protocol: str = "mr-revoke", size: str = "64M", **options) -> Node:
-            return stack.enter_context(Node(protocol, size, SCALE, **options))
+        def start(
+            protocol: str = "mr-revoke", size: str = "64M", time_scale: float = SCALE, **options
+        ) -> Node:
+            return stack.enter_context(Node(protocol, size, time_scale, **options))
 
         yield start
 

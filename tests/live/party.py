@@ -14,6 +14,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
+
+from churn import Churn
 
 from emu.verbs import enums as e
 from emu.verbs.cq import CQ, WC
@@ -32,10 +35,17 @@ PATIENCE = 60.0
 class Party:
     """Memory regions, queue pairs and protection domains are named; `main` is the default PD."""
 
+    churns: ClassVar[dict[str, Churn]] = {}  # of this process; they outlive contexts
+
     def __init__(self, dir: str, label: str = "party", emu_events: bool = False, cqe: int = 4096) -> None:
-        self.ctx = Context(dir=dir, label=label, emu_events=emu_events)
+        self.options = {"dir": dir, "label": label, "emu_events": emu_events}
+        self.cqe = cqe
+        self.open()
+
+    def open(self) -> None:
+        self.ctx = Context(**self.options)
         self.pds = {"main": PD(self.ctx)}
-        self.cq = CQ(self.ctx, cqe)
+        self.cq = CQ(self.ctx, self.cqe)
         self.mrs: dict[str, MR] = {}
         self.qps: dict[str, QP] = {}
 
@@ -158,6 +168,9 @@ class Party:
         result = getattr(self.ctx.fs, op)(*args)
         return result.hex() if isinstance(result, bytes) else result
 
+    def session(self) -> int:
+        return self.ctx.session.number
+
     def books(self) -> dict:
         return self.ctx.books()
 
@@ -193,8 +206,36 @@ class Party:
                 statuses[row[1]] = statuses.get(row[1], 0) + 1
         return {"posted": posted, "statuses": statuses}
 
+    # ---- through the end of the broker
+
+    def reopen(self) -> None:
+        """What a program does after DEVICE_FATAL: everything anew."""
+        event = self.ctx.get_async_event(PATIENCE)
+        if event is None or event.event_type != e.IBV_EVENT_DEVICE_FATAL:
+            raise AssertionError(f"the broker died, and the event is {event}")
+        self.close()
+        self.open()
+
+    def churn(self, name: str, seed: int) -> int:
+        """File operations until the broker dies; the model stays for verify."""
+        if name not in self.churns:
+            self.churns[name] = Churn(name, seed)
+        return self.churns[name].run(self.ctx.fs)
+
+    def verify(self, name: str) -> list[str]:
+        return self.churns[name].verify(self.ctx.fs)
+
     def close(self) -> None:
         self.ctx.close()
+
+
+def until(look, wanted=True, timeout: float = 10.0):
+    """What look() says, as soon as it is `wanted`. look asks the broker, so each turn is one of its loop, not a nap."""
+    end = time.monotonic() + timeout
+    while (got := look()) != wanted:
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {timeout} s it is {got}, not {wanted}")
+    return got
 
 
 def row_of(wc: WC) -> list:
