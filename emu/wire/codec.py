@@ -163,7 +163,11 @@ def _check_size(op: str, typed: Request, data: int) -> None:
 
 
 def encode_request(op: str, request: int, values: Mapping[str, Any]) -> bytes:
-    return _pack({"op": op, "id": request, **values})
+    """Raises Malformed for what no message can hold, as 2^64."""
+    try:
+        return _pack({"op": op, "id": request, **values})
+    except (OverflowError, TypeError, ValueError) as error:
+        raise Malformed(errno.EINVAL, f"op {op}: a field that no message can carry: {error}") from None
 
 
 def encode_reply(request: int, result: Mapping[str, Any]) -> bytes:

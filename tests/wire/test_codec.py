@@ -154,3 +154,10 @@ def test_answers_come_back():
     assert codec.decode_answer(codec.encode_event("MR_REVOKED", {"handle": 1})) == {
         "event": "MR_REVOKED", "fields": {"handle": 1},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1 << 64, -(1 << 63) - 1, object(), "\udc80"])
+def test_what_no_message_can_carry_is_refused_by_the_sender(size):
+    with pytest.raises(Malformed) as caught:
+        codec.encode_request("fs_truncate", 1, {"path": "/a", "size": size})
+    assert caught.value.errno == errno.EINVAL
