@@ -113,7 +113,7 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._lost: ConnectionLost | None = None
-        self._closing = False
+        self._closing = self._closed_from_inside = False
         self.event_fd = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._heard = self._pinged = time.monotonic()
@@ -176,8 +176,13 @@ class Connection:
             if self._closing:
                 return
             self._closing = True
+            self._closed_from_inside = threading.current_thread() is self._thread  # by the garbage collector
         os.eventfd_write(self._wake, 1)
-        self._thread.join()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
         _close_all((*self.descriptors, self.event_fd, self._wake))
 
     def abandon(self) -> None:
@@ -236,6 +241,8 @@ class Connection:
             why = str(error)
         finally:
             self._end(why)
+            if self._closed_from_inside:
+                self._close_descriptors()
 
     def _turn(self) -> None:
         with suppress(BlockingIOError):
