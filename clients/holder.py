@@ -121,6 +121,10 @@ class Holder(Client):
         self.again = again
         self.talk.note("again")
 
+    def do_status(self, **_: Any) -> Command:
+        """What has happened so far; events that came before this command have been dealt with."""
+        return {"again": hasattr(self, "again")}
+
     def do_let_go(self, **_: Any) -> Command:
         """The control without a pin: deregister before anybody asks for the memory."""
         self.victim.close()

@@ -121,7 +121,7 @@ class Run:
         succeeded = reclaim["returned"] and reclaim["errno"] is None
         if reclaim["returned"]:
             await self._aftermath(succeeded=succeeded)
-        recovered = "again" in self.clients["holder"].noted
+        recovered = bool((await self.clients["holder"].ask("status"))["again"])
         if recovered:
             with suppress(LabError):
                 await peer.ask("recover", limit=5)

@@ -1,0 +1,69 @@
+"""The claims: complete, in the fixed names, and compared as they were meant."""
+
+import pytest
+
+from emu.lab import names
+from emu.lab.claims import CLAIMS, COLUMNS, Claim, agrees, claim_for
+
+KINDS = {"any", "all", "cannot", "open"}
+EVERY = [(column, claim) for row in CLAIMS.values() for column, claim in row.items()]
+
+
+def test_every_option_of_the_thread_has_claims():
+    ours = {"wait-fair"}  # nobody else has proposed it
+    assert set(CLAIMS) | ours == {name for name in names.PROTOCOLS if not name.startswith("linux")}
+
+
+def test_every_column_speaks_of_known_events():
+    spoken = [event for events in COLUMNS.values() for event in events]
+    assert set(spoken) <= set(names.EVENTS)
+    assert len(spoken) == len(set(spoken))
+
+
+@pytest.mark.parametrize(("column", "claim"), EVERY)
+def test_a_claim_is_well_formed(column, claim):
+    assert column in COLUMNS
+    assert claim.kind in KINDS
+    assert claim.text
+    assert claim.by
+    assert set(claim.outcomes) <= set(names.OUTCOMES)
+    assert bool(claim.outcomes) == (claim.kind in {"any", "all"})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "event", "text", "by"),
+    [
+        ("none", "truncate", "CORRUPT", "Wilcox"),
+        ("none", "surprise-unplug", "FAULT, CORRUPT", "inferred"),
+        ("ebusy", "punch", "DENY", "Ledford, Wilcox"),
+        ("mr-revoke", "truncate", "OK+ERR", "Moroni"),
+        ("wait", "surprise-unplug", "HANG", "Ruan"),
+    ],
+)
+def test_some_claims_to_the_letter(protocol, event, text, by):
+    claim = claim_for(protocol, event)
+    assert (claim.text, claim.by) == (text, by)
+
+
+@pytest.mark.parametrize("event", ["unlink", "reflink", "poison", "umount"])
+def test_nobody_claims_anything_of_these(event):
+    assert claim_for("mr-revoke", event) is None
+
+
+@pytest.mark.parametrize(
+    ("claim", "outcomes", "expected"),
+    [
+        (Claim("DENY", "x", ("DENY",)), ["DENY"], True),
+        (Claim("DENY", "x", ("DENY",)), ["CORRUPT", "DENY"], False),
+        (Claim("OK, else KILL", "x", ("OK", "KILL")), ["KILL"], True),
+        (Claim("FAULT, CORRUPT", "x", ("FAULT", "CORRUPT"), "all"), ["CORRUPT", "FAULT", "LOST"], True),
+        (Claim("FAULT, CORRUPT", "x", ("FAULT", "CORRUPT"), "all"), ["CORRUPT"], False),
+        (Claim("no answer", "x", (), "cannot"), ["CORRUPT", "FAULT"], True),
+        (Claim("no answer", "x", (), "cannot"), ["OK+ERR"], False),
+        (Claim("?", "x", (), "open"), ["OK"], None),
+        (None, ["OK"], None),
+        (Claim("DENY", "x", ("DENY",)), ["UNKNOWN"], None),
+    ],
+)
+def test_agreement(claim, outcomes, expected):
+    assert agrees(claim, outcomes) is expected

@@ -1,0 +1,79 @@
+"""From runs to rows: the worst run is shown, controls must flip, promises decide what a breach is."""
+
+from pathlib import Path
+
+import pytest
+
+from emu.check.verdict import Verdict
+from emu.lab.plan import RowSpec
+from emu.lab.rows import RowResult, RunResult, breaches, exit_code, spread
+
+SPEC = RowSpec("none", "truncate", "dax", "deaf")
+
+
+def run(*outcomes, us=10.0, errno=None, **fields):
+    return RunResult(Verdict(outcomes[0], list(outcomes), **fields), Path("x"), errno, True, 0, us)
+
+
+def row(*runs, controls=None, promises=(), spec=SPEC):
+    return RowResult(spec, 1, list(runs), controls or {}).as_json(promises)
+
+
+def test_the_worst_run_is_the_rows():
+    found = row(run("OK"), run("CORRUPT", "LOST", foreign_bytes=64), run("LOST"))
+    assert (found["outcome"], found["outcomes"], found["foreign_bytes"]) == (
+        "CORRUPT",
+        ["CORRUPT", "LOST", "OK"],
+        64,
+    )
+    assert found["runs"] == 3
+
+
+def test_a_control_that_does_not_flip_makes_the_row_unknown():
+    found = row(run("CORRUPT"), controls={"no-dma": "CORRUPT", "fifo": "LOST"})
+    assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["CORRUPT", "UNKNOWN"])
+    assert found["reason"] == "the control no-dma ended in CORRUPT too"
+
+
+def test_controls_that_flip_leave_the_outcome():
+    assert row(run("CORRUPT"), controls={"no-dma": "OK"})["outcome"] == "CORRUPT"
+
+
+def test_p99_needs_a_hundred_values():
+    assert spread([3.0, 1.0, 2.0]) == {"p50": 2.0, "p99": None, "max": 3.0, "n": 3}
+    assert spread([float(n) for n in range(1, 101)]) == {"p50": 50.0, "p99": 99.0, "max": 100.0, "n": 100}
+    assert spread([]) is None
+
+
+def test_only_what_was_promised_is_a_breach():
+    runs = [run("CORRUPT", violated=[["S1", "one"], ["S2", "two"], ["S1", "again"]])]
+    assert breaches(runs, ["S1"]) == [["S1", "one"]]
+    assert breaches(runs, []) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([], 0),
+        ([row(run("CORRUPT", violated=[["S1", "x"]]))], 0),
+        ([row(run("UNKNOWN"))], 2),
+        ([row(run("UNKNOWN")), row(run("OK", violated=[["S1", "x"]]), promises=["S1"])], 1),
+    ],
+)
+def test_the_exit_code_is_the_promises(rows, code):
+    assert exit_code(rows) == code
+
+
+def test_a_pair_that_makes_no_sense_is_na_with_its_reason():
+    found = row(spec=RowSpec("none", "truncate", "host", "deaf", "no orphans there"))
+    assert (found["outcome"], found["reason"], found["runs"], found["agrees"]) == (
+        "N/A",
+        "no orphans there",
+        0,
+        None,
+    )
+
+
+def test_a_refusal_is_counted():
+    found = row(run("DENY", errno="EBUSY"), run("DENY", errno="EBUSY"))
+    assert (found["errno"], found["denied"], found["returned"]) == ("EBUSY", 2, 2)

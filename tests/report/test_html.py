@@ -1,0 +1,97 @@
+"""The page: self-contained, well-formed, safe against what a file or a protocol may be called."""
+
+import re
+from html.parser import HTMLParser
+
+from emu.report.html import page
+
+VOID = {"meta", "br", "input", "hr", "img", "link"}
+HOSTILE = "\"><script>alert(1)</script><svg onload=x>&amp;' \u202e"
+
+
+class Checker(HTMLParser):
+    """Every element closed in order; collects tags and attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(text):
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    return checker
+
+
+def test_the_page_is_well_formed_and_names_every_row(result):
+    text = page(result)
+    parsed(text)
+    for row in result["rows"]:
+        assert row["protocol"] in text
+        assert row["outcome"] in text
+
+
+def test_nothing_is_fetched_from_elsewhere(result):
+    checker = parsed(page(result))
+    assert not {"script", "link", "img", "iframe", "object"} & set(checker.tags)
+    assert not [a for a in checker.attributes if a[1] in {"src", "href", "srcset", "onload", "onclick"}]
+    assert "url(" not in page(result)
+    assert "@import" not in page(result)
+
+
+def hostile(result):
+    for row in result["rows"]:
+        row.update(
+            protocol=HOSTILE,
+            event=HOSTILE,
+            holder=HOSTILE,
+            backing=HOSTILE,
+            claimed=HOSTILE,
+            claimed_by=HOSTILE,
+        )
+        row.update(errno=HOSTILE, reason=HOSTILE, evidence=HOSTILE, controls={HOSTILE: HOSTILE})
+        row.update(error_completions={HOSTILE: 1}, breaches=[["S1", HOSTILE]], agrees=False)
+    result["machine"].update(system=HOSTILE, kernel=HOSTILE)
+    return result
+
+
+def test_hostile_names_stay_text(result):
+    before = set(parsed(page(result)).tags)
+    checker = parsed(page(hostile(result)))
+    assert set(checker.tags) <= before
+    assert not [a for a in checker.attributes if a[1].startswith("on")]
+
+
+def test_outcomes_are_words_not_only_colours(result):
+    assert re.search(r'class="chip bad">CORRUPT<', page(result))
+
+
+def test_figures_have_a_text_alternative(result):
+    checker = parsed(page(result))
+    labels = [value for tag, key, value in checker.attributes if tag == "svg" and key == "aria-label"]
+    assert labels
+    assert all(labels)
+
+
+def test_a_comparison_without_a_timed_reclaim_says_so(result):
+    assert "nothing to plot" in page({**result, "rows": []})
+
+
+def test_a_breach_is_told_at_the_top(make, seen):
+    bad = seen("CORRUPT", foreign_bytes=64, violated=[["S1", "x"]])
+    assert "A protocol broke what it promises" in page(make(bad, promises=["S1"]))
+    assert "A protocol broke what it promises" not in page(make(bad))

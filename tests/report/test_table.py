@@ -1,0 +1,61 @@
+"""The terminal's table: every row is in it, and what is surprising is said."""
+
+from emu.report.table import render
+from emu.report.words import findings
+
+
+def test_the_matrix_has_a_block_for_each_backing_and_holder(result):
+    text = render(result)
+    for title in ("dax, deaf holder", "dax, prompt holder", "host, deaf holder"):
+        assert f"{title}\n" in text
+
+
+def test_outcomes_stand_in_their_cells(result):
+    block = render(result).split("\n\n")[0].splitlines()
+    assert block[1].split() == ["truncate", "punch", "unlink", "unplug", "surprise-unplug"]
+    assert block[2].split() == [
+        "none",
+        "CORRUPT",
+        "CORRUPT",
+        "CORRUPT",
+        "CORRUPT",
+        "FAULT",
+        "CORRUPT",
+        "FAULT",
+    ]
+    assert block[3].split()[:3] == ["ebusy", "DENY", "EBUSY"]
+
+
+def test_columns_are_aligned(result):
+    block = render(result).split("\n\n")[0].splitlines()[1:]
+    column = block[0].index("punch")
+    assert all(line[column - 1] == " " and line[column] != " " for line in block)
+
+
+def test_na_is_explained(result):
+    assert "N/A: the name of a host file belongs to the host" in render(result)
+
+
+def test_a_claim_that_does_not_hold_is_a_finding(make, seen):
+    wrong = make(seen("CORRUPT", foreign_bytes=64), promises=["S1"])
+    assert any(
+        "claimed OK+ERR (Moroni), measured CORRUPT" in sentence for sentence in findings(wrong["rows"])
+    )
+
+
+def test_a_broken_promise_is_the_first_finding(make, seen):
+    bad = seen("CORRUPT", foreign_bytes=64, violated=[["S1", "64 stamped bytes lie elsewhere"]])
+    first = findings(make(bad, promises=["S1"])["rows"])[0]
+    assert first.startswith("mr-revoke + truncate (dax, deaf holder) broke its promise S1: 64 stamped bytes")
+
+
+def test_events_that_nobody_claims_are_named(result):
+    assert any("unlink: nobody claims anything" in sentence for sentence in findings(result["rows"]))
+
+
+def test_an_empty_result_still_prints(result):
+    assert "0 of 0 rows" in render({**result, "rows": []})
+
+
+def test_the_text_is_plain_ascii(result):
+    render(result).encode("ascii")
