@@ -1,0 +1,194 @@
+"""The explorer: exact numbers of states, what each protocol costs, and wrong protocols that it must catch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from emu.check import explore as explorer
+from emu.check.explore import BREACH, HOLDS, UNKNOWN, explore
+from emu.check.world import KINDS
+from emu.core import reclaim
+from emu.core.decision import END, EVENTS, START
+from emu.core.pins import pins_over
+from emu.protocols import contract, registry
+from emu.protocols.contract import (
+    Protocol,
+    apply,
+    arm,
+    deny,
+    free,
+    gate,
+    go,
+    quiesce,
+    reply,
+    unmap,
+    when_pinned,
+)
+
+PROTOCOLS = registry.load().protocols
+
+# (states, moves). A change of these numbers is a change of what can happen: say why in the commit.
+REACHABLE = {
+    ("none", "truncate"): (1065, 2523),
+    ("none", "punch"): (1586, 3676),
+    ("none", "unlink"): (1065, 2523),
+    ("none", "unplug"): (980, 2351),
+    ("none", "surprise-unplug"): (1751, 4272),
+    ("ebusy", "truncate"): (848, 2034),
+    ("ebusy", "punch"): (1369, 3187),
+    ("ebusy", "unlink"): (848, 2034),
+    ("ebusy", "unplug"): (831, 2004),
+    ("ebusy", "surprise-unplug"): (1751, 4272),
+    ("mr-revoke", "truncate"): (5950, 16932),
+    ("mr-revoke", "punch"): (6471, 18085),
+    ("mr-revoke", "unlink"): (5950, 16932),
+    ("mr-revoke", "unplug"): (5819, 16670),
+    ("mr-revoke", "surprise-unplug"): (9259, 27547),
+}
+
+COSTS = {
+    ("none", "truncate"): ["S1", "S2"],
+    ("none", "punch"): ["S1", "S2"],
+    ("none", "unlink"): ["S1", "S2"],
+    ("none", "unplug"): ["S2"],
+    ("none", "surprise-unplug"): ["S1", "S2"],
+    ("ebusy", "surprise-unplug"): ["S1", "S2"],
+}
+
+
+def names(findings):
+    return [finding.invariant for finding in findings]
+
+
+@pytest.mark.parametrize(("name", "event"), sorted(REACHABLE))
+def test_every_reachable_state_keeps_what_the_protocol_promises(name, event):
+    result = explore(PROTOCOLS[name], event)
+    assert names(result.breaches) == [], result.breaches
+    assert names(result.costs) == COSTS.get((name, event), [])
+    assert result.code == HOLDS, result.missing
+    assert (result.states, result.transitions) == REACHABLE[name, event]
+
+
+def test_all_events_are_pinned():
+    assert {event for _name, event in REACHABLE} == set(KINDS)
+
+
+def test_the_bound_gives_unknown_not_holds():
+    result = explore(PROTOCOLS["mr-revoke"], "truncate", max_states=100)
+    assert result.bound_hit
+    assert result.code == UNKNOWN
+    assert result.as_row()["verdict"] == "unknown"
+
+
+def test_a_guard_that_no_move_met_gives_unknown(monkeypatch):
+    monkeypatch.setattr(explorer, "GUARDS", (*explorer.GUARDS, "pigs fly"))
+    result = explore(PROTOCOLS["none"], "unplug")
+    assert result.missing == ["pigs fly"]
+    assert result.code == UNKNOWN
+
+
+def wrong(name, table, **more):
+    """A protocol that promises what mr-revoke promises and does not keep it."""
+    protocol = Protocol(
+        name=name,
+        summary="wrong",
+        origin="a test",
+        table=table,
+        ignored={"*": tuple(EVENTS)},
+        **{"promises": ("S1", "S2", "S3", "S6"), "disposal": "now", **more},
+    )
+    return contract.check(protocol)
+
+
+def shortest(result, invariant):
+    return next(finding.story for finding in result.breaches if finding.invariant == invariant)
+
+
+def test_freeing_before_the_unmap_is_answered_leaves_a_translation_to_freed_blocks():
+    table = {
+        (START, "requested"): go(gate(), quiesce(), to="fencing"),
+        ("fencing", "quiesced"): go(unmap(), apply(), free(), reply(), to=END),
+    }
+    result = explore(wrong("hasty", table, disposal="after-unmap"), "truncate")
+    assert names(result.breaches) == ["contract:free-after-unmap"]
+    assert result.code == BREACH
+
+
+def test_forgetting_the_unmap_leaves_a_translation_to_freed_blocks():
+    table = {
+        (START, "requested"): go(gate(), quiesce(), to="fencing"),
+        ("fencing", "quiesced"): go(apply(), free(), reply(), to=END),
+    }
+    result = explore(wrong("no-unmap", table), "truncate")
+    assert names(result.breaches) == ["S2"]
+    assert shortest(result, "S2")[0] == "holder: reg_mr /mnt/a"
+
+
+def test_forgetting_the_quiesce_lets_a_quantum_run_on_freed_blocks():
+    table = {(START, "requested"): go(gate(), apply(), free(), reply(), to=END)}
+    result = explore(wrong("no-quiesce", table), "truncate")
+    assert names(result.breaches) == ["S1", "S2"]
+    assert any("quantum" in move for move in shortest(result, "S1"))
+
+
+def test_unmapping_without_the_answer_of_the_quiesce_breaks_a_rule():
+    table = {(START, "requested"): go(gate(), quiesce(), unmap(), apply(), free(), reply(), to=END)}
+    assert "contract:unmap-after-quiesce" in names(explore(wrong("two-in-one", table), "punch").breaches)
+
+
+def test_check_then_act_frees_under_a_pin_that_came_between():
+    table = {
+        (START, "requested"): when_pinned(go(deny("EBUSY"), to=END), go(arm(1.0), to="checked")),
+        ("checked", "deadline"): go(apply(), free(), reply(), to=END),
+    }
+    result = explore(wrong("check-then-act", table), "truncate")
+    assert names(result.breaches) == ["S1", "S2"]
+    story = shortest(result, "S2")
+    assert story.index("reclaimer: truncate") < story.index("holder: reg_mr /mnt/a")
+
+
+def test_check_then_act_with_a_gate_between_holds():
+    table = {
+        (START, "requested"): when_pinned(go(deny("EBUSY"), to=END), go(gate(), arm(1.0), to="checked")),
+        ("checked", "deadline"): go(apply(), free(), reply(), to=END),
+        ("checked", "cancelled"): go(deny("EINTR"), to=END),
+    }
+    result = explore(wrong("gated", table), "truncate")
+    assert names(result.breaches) == []
+
+
+def test_a_revoke_lost_between_pin_and_installed_key_is_found(monkeypatch):
+    def only_live(books, space, runs):
+        return tuple(key for key in pins_over(books, space, runs) if books.mrs[key].state == "live")
+
+    monkeypatch.setattr(reclaim, "pins_over", only_live)
+    result = explore(PROTOCOLS["mr-revoke"], "truncate")
+    assert "S2" in names(result.breaches)
+    story = shortest(result, "S2")
+    assert story.index("holder: reg_mr /mnt/a") < story.index("reclaimer: truncate")
+    assert "engine: installed 256" not in story
+
+
+def test_a_reclaim_that_waits_for_the_holder_cannot_promise_to_end():
+    table = {
+        (START, "requested"): when_pinned(
+            go(gate(), to="waiting"), go(gate(), apply(), free(), reply(), to=END)
+        ),
+        ("waiting", "unpinned"): go(apply(), free(), reply(), to=END),
+        ("waiting", "cancelled"): go(deny("EINTR"), to=END),
+    }
+    waiting = wrong("waiting", table, disposal="after-unmap")
+    assert names(explore(waiting, "truncate").costs) == ["S7"]
+    assert names(explore(dataclasses.replace(waiting, promises=("S7",)), "truncate").breaches) == ["S7"]
+
+
+def test_an_error_after_the_change_breaks_a_rule():
+    table = {(START, "requested"): go(apply(), deny("EBUSY"), to=END)}
+    assert "contract:deny-before-apply" in names(explore(wrong("liar", table), "truncate").breaches)
+
+
+def test_a_success_without_the_change_is_found():
+    table = {(START, "requested"): go(reply(), to=END)}
+    assert "S2" in names(explore(wrong("talker", table), "truncate").breaches)
