@@ -53,12 +53,12 @@ lint: $(VENV)/.installed $(VENV)/.lint
 
 # The C test programs, plain and under the sanitizers.
 native: $(VENV)/.ready
-	@PATH="$(CURDIR)/$(BIN):$$PATH"; test -d build-native || meson setup -q build-native -Dnative_tests=true >/dev/null; \
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; test -d build-native || meson setup build-native -Dnative_tests=true >/dev/null; \
 	  meson test -C build-native --no-suite long -q
 
 sanitize: $(VENV)/.ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; for s in address,undefined thread; do d=build-$${s%%,*}; \
-	  test -d $$d || meson setup -q $$d -Dnative_tests=true -Db_sanitize=$$s -Db_lundef=false --buildtype=debugoptimized >/dev/null; \
+	  test -d $$d || meson setup $$d -Dnative_tests=true -Db_sanitize=$$s -Db_lundef=false --buildtype=debugoptimized >/dev/null; \
 	  meson test -C $$d -q || exit 1; done
 
 bench: $(VENV)/.installed
