@@ -156,7 +156,7 @@ uint32_t respond_begin(struct emu_qp *qp)
 		outcome = decide(qp, peer, outcome, uses_recv);
 	}
 	if (outcome == EMU_OUT_OK) {
-		op->peer_gen = peer->gen;
+		op->peer_gen = emu_peek(&peer->gen);
 		op->claimed = (int)uses_recv;
 		if (uses_recv)
 			peer->inbound = op->number;
@@ -191,7 +191,7 @@ uint32_t respond_end(struct emu_qp *qp)
 	if (!peer)
 		return outcome;
 	pthread_mutex_lock(&peer->lock);
-	if (peer->gen == op->peer_gen && peer->inbound == op->number) {
+	if (emu_peek(&peer->gen) == op->peer_gen && peer->inbound == op->number) {
 		op->claimed = 0;
 		qp_complete_recv(peer, &cqe);
 		outcome = EMU_OUT_OK;

@@ -88,7 +88,7 @@ def _checked(result: int, what: str) -> int:
 
 def hold_points() -> list[str]:
     """Names of the points where an engine thread can be held; the index is the point's number, 0 is "none"."""
-    names = []
+    names: list[str] = []
     while (name := lib.emu_hold_name(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
     return names
@@ -292,8 +292,10 @@ class Engine:
         return NewQp(number, fd[0], seg.sq_depth, seg.rq_depth, seg.sq_max_sge, seg.rq_max_sge)
 
     def qp_modify(self, qp_num: int, mask: int, attrs: Mapping[str, int]) -> None:
-        """modify_qp; `mask` is IBV_QP_* bits, `attrs` are named as QP_ATTRIBUTES. EINVAL changes nothing. After a step to
-        RESET or ERR a grace period (`quiesce((), cookie)`) tells when the last copy has ended."""
+        """modify_qp; `mask` is IBV_QP_* bits, `attrs` are named as QP_ATTRIBUTES. EINVAL changes nothing.
+
+        After a step to RESET or ERR a grace period (`quiesce((), cookie)`) tells when the last copy has ended.
+        """
         attr = ffi.new("struct emu_qp_attr *", {"mask": mask})
         for name, value in attrs.items():
             if name not in QP_ATTRIBUTES:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_SGE: int = lib.EMU_MAX_SGE
+_SLICE = 0.2  # seconds: a signal that came just before the sleep is handled after this at the latest
 
 
 class Sge(NamedTuple):
@@ -45,8 +47,10 @@ class WorkRequest(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """status, opcode: IBV_WC_*. Unless status is 0 only wr_id, status, qp_num and vendor_err hold. `wq_head` and `is_recv`
-    go to `QueuePair.release`."""
+    """status, opcode: IBV_WC_*. Unless status is 0 only wr_id, status, qp_num and vendor_err hold.
+
+    `wq_head` and `is_recv` go to `QueuePair.release`.
+    """
 
     wr_id: int
     status: int
@@ -78,6 +82,12 @@ def _checked(result: int, what: str) -> int:
     raise OSError(-result, f"{what}: {os.strerror(-result)}")
 
 
+def _alive(ring: Any, close: weakref.finalize[Any, Any], what: str) -> Any:
+    if not close.alive:
+        raise OSError(errno.EBADF, f"the {what} has been closed")
+    return ring
+
+
 class ContextPage:
     """The context page and the bell page, mapped. The descriptors may be closed afterwards."""
 
@@ -87,17 +97,24 @@ class ContextPage:
         self.ring: Any = out[0]
         self.close = weakref.finalize(self, lib.emu_ring_ctx_close, out[0])
 
+    def pointer(self) -> Any:
+        return _alive(self.ring, self.close, "context")
+
 
 class QueuePair:
     """A queue pair's send and receive ring."""
 
     def __init__(self, context: ContextPage, fd: int) -> None:
         out = ffi.new("struct emu_ring_qp **")
-        _checked(lib.emu_ring_qp_open(context.ring, fd, out), "map a queue pair")
+        _checked(lib.emu_ring_qp_open(context.pointer(), fd, out), "map a queue pair")
         self._ring: Any = out[0]
         self._context = context  # its pages must outlive this mapping
         self._bad = ffi.new("unsigned *")
         self.close = weakref.finalize(self, lib.emu_ring_qp_close, out[0])
+
+    def pointer(self) -> Any:
+        self._context.pointer()
+        return _alive(self._ring, self.close, "queue pair")
 
     def post_send(self, requests: Sequence[WorkRequest]) -> None:
         """Post a batch and ring once. PostError: ENOMEM ring full, EINVAL too many pieces or a state that cannot post."""
@@ -115,20 +132,20 @@ class QueuePair:
         extra: list[tuple[int, int, int]] = []
         for wqe, request in zip(wqes, requests, strict=True):
             _fill(wqe, request)
-            extra.extend(tuple(sge) for sge in request.sges[1:])
+            extra.extend((sge[0], sge[1], sge[2]) for sge in request.sges[1:])
         table = ffi.new("struct emu_sge[]", extra) if extra else ffi.NULL
-        result = post(self._ring, wqes, len(requests), table, self._bad)
+        result = post(self.pointer(), wqes, len(requests), table, self._bad)
         if result < 0:
             bad = int(self._bad[0])
             raise PostError(-result, f"{what}, request {bad}: {os.strerror(-result)}", bad)
 
     def release(self, is_recv: int, head: int) -> None:
         """A completion was polled: entries below `head` (its wq_head) are free again."""
-        lib.emu_ring_qp_release(self._ring, is_recv, head)
+        lib.emu_ring_qp_release(self.pointer(), is_recv, head)
 
     def reset(self) -> None:
         """The broker moved this queue pair to RESET: both rings are empty again."""
-        lib.emu_ring_qp_reset(self._ring)
+        lib.emu_ring_qp_reset(self.pointer())
 
 
 def _fill(wqe: Any, request: WorkRequest) -> None:
@@ -153,25 +170,35 @@ class CompletionQueue:
         self._size = batch
         self.close = weakref.finalize(self, lib.emu_ring_cq_close, out[0])
 
+    def pointer(self) -> Any:
+        return _alive(self._ring, self.close, "completion queue")
+
     def poll(self, count: int = 1) -> list[Completion]:
         """Take up to `count` completions, at most the batch size at once. Returns at once."""
-        taken = lib.emu_ring_poll(self._ring, self._batch, min(count, self._size))
+        taken = lib.emu_ring_poll(self.pointer(), self._batch, min(count, self._size))
         if taken == 0:
             return []
         return [_completion(cqe) for cqe in self._batch[0 : _checked(taken, "poll")]]
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until there is a completion or `timeout` seconds have passed (None: for ever). A signal without an
-        exception goes on waiting. Returns whether there is one."""
-        nanoseconds = -1 if timeout is None else max(0, int(timeout * 1e9))
-        result = lib.emu_ring_wait(self._ring, nanoseconds)
-        if result == -errno.EINTR:
-            raise InterruptedError(errno.EINTR, "waiting for a completion was interrupted")
-        return _checked(result, "wait for a completion") == 1
+        """Sleep until there is a completion or `timeout` seconds have passed (None: for ever). Returns whether there is one.
+
+        A signal whose handler raises ends the wait with that exception; one whose handler does not is waited through.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _SLICE if deadline is None else min(_SLICE, max(0.0, deadline - time.monotonic()))
+            result = lib.emu_ring_wait(self.pointer(), int(left * 1e9))
+            if result == 1:
+                return True
+            if result != -errno.EINTR:
+                _checked(result, "wait for a completion")
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
 
     def purge(self, qp_num: int) -> int:
         """Drop what was not polled of a queue pair that went to RESET or is gone. Returns how many."""
-        return _checked(lib.emu_ring_cq_purge(self._ring, qp_num), "purge completions")
+        return _checked(lib.emu_ring_cq_purge(self.pointer(), qp_num), "purge completions")
 
 
 def _completion(cqe: Any) -> Completion:
@@ -199,17 +226,20 @@ class Memory:
         self.length = length
         self.close = weakref.finalize(self, lib.emu_ring_unreserve, out[0], self.bytes)
 
+    def pointer(self) -> Any:
+        return _alive(self._pointer, self.close, "memory")
+
     def map(self, fd: int, pieces: Sequence[Sequence[int]], *, writable: bool = True) -> None:
         """Place [file offset, bytes] pieces of `fd` (page multiples) over the range, one behind the other."""
         flat = ffi.new("uint64_t[]", [number for piece in pieces for number in piece])
         what = f"map {len(pieces)} pieces of descriptor {fd}"
-        result = lib.emu_ring_map(self._pointer, self.bytes, fd, flat, len(pieces), writable)
+        result = lib.emu_ring_map(self.pointer(), self.bytes, fd, flat, len(pieces), writable)
         _checked(result, what)
 
     @property
     def view(self) -> memoryview:
         """The memory, `length` bytes, writable as far as it was mapped so."""
-        return memoryview(ffi.buffer(self._pointer, self.length))
+        return memoryview(ffi.buffer(self.pointer(), self.length))
 
 
 def stamp_fill(
