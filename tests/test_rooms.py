@@ -148,13 +148,7 @@ def problems(module: ast.Module) -> list[str]:
             target = node.func.value
             if isinstance(target, ast.Name) and target.id in tables and node.func.attr in METHODS:
                 found.append(f"line {node.lineno}: {target.id}.{node.func.attr}() changes a module's table")
-        for target in changed(node):
-            if (
-                isinstance(target, ast.Subscript)
-                and isinstance(target.value, ast.Name)
-                and target.value.id in tables
-            ):
-                found.append(f"line {node.lineno}: {target.value.id}[...] changes a module's table")
+        found += [f"line {node.lineno}: {name}[...] changes a module's table" for name in changed(node) if name in tables]
         found += [f"line {node.lineno}: iterates over a set" for it in iterated(node) if is_set(it)]
         if isinstance(node, ast.FunctionDef):
             found += [
@@ -185,10 +179,15 @@ def module_tables(module: ast.Module) -> list[str]:
     return names
 
 
-def changed(node: ast.AST) -> list[ast.expr]:
+def changed(node: ast.AST) -> list[str]:
+    """Names whose items this node sets or deletes."""
+    targets: list[ast.expr] = []
     if isinstance(node, ast.Assign | ast.Delete):
-        return node.targets
-    return [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else []
+        targets = node.targets
+    elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+        targets = [node.target]
+    items = [target.value for target in targets if isinstance(target, ast.Subscript)]
+    return [item.id for item in items if isinstance(item, ast.Name)]
 
 
 def iterated(node: ast.AST) -> list[ast.expr]:

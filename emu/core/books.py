@@ -113,6 +113,7 @@ class Books:
         self._index()
         self.out: list[Effect] = []
         self.agenda: list[tuple[int, str]] = []  # (reclaim, event) to be told before the step ends
+        self.went: list[int] = []  # keys whose pin went in this step
         self.kept = 0  # the descriptor that the running request put somewhere
 
     def _index(self) -> None:

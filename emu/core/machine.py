@@ -53,8 +53,10 @@ class Core:
         b = self.books
         mark = b.mark()
         b.kept = 0
+        b.went.clear()
         try:
             EVENTS[type(event)](b, event)
+            reclaim.pins_went(b)
             reclaim.settle(b)
             sessions.sweep(b)
             registration.forget_hosts(b)
@@ -185,7 +187,6 @@ def unmapped(b: Books, event: events.Unmapped) -> None:
         reclaim.unmapped(b, cookie.reclaim)
     else:
         registration.unmapped(b, cookie.teardown)
-    reclaim.pins_went(b)
 
 
 EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {

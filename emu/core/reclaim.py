@@ -172,7 +172,10 @@ def acknowledge(b: Books, event: Requested, op: Acknowledge) -> None:
 
 def session_lost(b: Books, session: int) -> None:
     """Its own reclaims are cancelled while nothing has changed, else they go on for nobody. Others hear of a lost holder."""
-    for number, row in b.reclaims.items():
+    for number in b.reclaims:
+        row = b.reclaims.get(number)
+        if row is None:
+            continue  # ended behind one that was interrupted
         if row.session == session:
             b.reclaims.put(number, row._replace(session=0, request=0))
             if not (row.applied or row.returned or row.todo or row.fencing):
@@ -696,10 +699,14 @@ def timer_fired(b: Books, event: TimerFired) -> None:
 
 
 def pins_went(b: Books) -> None:
-    """A pin has gone: whoever waits for the last one hears of it, and blocks kept for it are free."""
+    """Pins have gone in this step: whoever waits for the last one hears of it, and blocks kept for them are free."""
+    if not b.went:
+        return
     for number, row in b.reclaims.items():
-        if row.keys and not row.queued and not row.applied and not _pinned(b, row):
+        mine = any(key in row.keys for key in b.went)
+        if mine and not row.queued and not row.applied and not _pinned(b, row):
             b.agenda.append((number, "unpinned"))
+    b.went.clear()
     idle = tuple(key for key, run in b.quarantine.items() if not run.reclaim and not _pins_on(b, key))
     if idle:
         allocator.release(b, idle)

@@ -360,6 +360,7 @@ def unpin(b: Books, keys: tuple[int, ...]) -> None:
     """Their translations are gone."""
     for key in keys:
         b.mrs.put(key, b.mrs[key]._replace(state="unmapped"))
+        b.went.append(key)
 
 
 def _finish(b: Books, number: int) -> None:
@@ -376,6 +377,8 @@ def _forget(b: Books, key: int, opened: bool = True) -> None:
     row = b.mrs[key]
     b.mrs.drop(key)
     return_key(b, key)
+    if row.state != "unmapped":
+        b.went.append(key)
     if row.backing == "dax" or b.mrs_via.has(row.aperture):
         return
     if row.backing == HOST:
