@@ -21,11 +21,14 @@
 #include <emu/ring.h>
 #include <emu/rules.h>
 
+#include "ring_attach.h"
+
 #define SPINS_BEFORE_SLEEP 100
 
 struct emu_ring_ctx {
 	struct emu_ctx_page *page;
 	struct emu_bell_page *bell;
+	size_t page_bytes, bell_bytes; /* 0: not ours to unmap; the same below */
 	uint32_t slot;
 };
 
@@ -78,41 +81,51 @@ static int map_segment(int fd, uint32_t magic, size_t least, void **out, size_t 
 	return 0;
 }
 
-int emu_ring_ctx_open(int ctx_fd, int bell_fd, struct emu_ring_ctx **out)
+int emu_ring_ctx_attach(struct emu_ctx_page *page, struct emu_bell_page *bell, struct emu_ring_ctx **out)
 {
-	struct emu_ring_ctx *ctx = calloc(1, sizeof(*ctx));
-	void *page, *bell;
-	size_t bytes;
-	int err;
+	struct emu_ring_ctx *ctx;
 
+	if (page->head.id >= EMU_BELL_CTXS)
+		return -EINVAL;
+	ctx = calloc(1, sizeof(*ctx));
 	if (!ctx)
 		return -ENOMEM;
-	err = map_segment(ctx_fd, EMU_MAGIC_CTX, sizeof(struct emu_ctx_page), &page, &bytes);
+	*ctx = (struct emu_ring_ctx){ .page = page, .bell = bell, .slot = page->head.id };
+	*out = ctx;
+	return 0;
+}
+
+int emu_ring_ctx_open(int ctx_fd, int bell_fd, struct emu_ring_ctx **out)
+{
+	size_t page_bytes, bell_bytes;
+	void *page, *bell;
+	int err;
+
+	err = map_segment(ctx_fd, EMU_MAGIC_CTX, sizeof(struct emu_ctx_page), &page, &page_bytes);
 	if (err)
-		goto out;
-	ctx->page = page;
-	ctx->slot = ctx->page->head.id;
-	err = map_segment(bell_fd, EMU_MAGIC_BELL, sizeof(struct emu_bell_page), &bell, &bytes);
+		return err;
+	err = map_segment(bell_fd, EMU_MAGIC_BELL, sizeof(struct emu_bell_page), &bell, &bell_bytes);
 	if (err)
 		goto out_page;
-	ctx->bell = bell;
-	if (ctx->slot < EMU_BELL_CTXS) {
-		*out = ctx;
-		return 0;
-	}
-	err = -EINVAL;
-	munmap(bell, ctx->bell->head.bytes);
+	err = emu_ring_ctx_attach(page, bell, out);
+	if (err)
+		goto out_bell;
+	(*out)->page_bytes = page_bytes;
+	(*out)->bell_bytes = bell_bytes;
+	return 0;
+out_bell:
+	munmap(bell, bell_bytes);
 out_page:
-	munmap(page, ctx->page->head.bytes);
-out:
-	free(ctx);
+	munmap(page, page_bytes);
 	return err;
 }
 
 void emu_ring_ctx_close(struct emu_ring_ctx *ctx)
 {
-	munmap(ctx->bell, ctx->bell->head.bytes);
-	munmap(ctx->page, ctx->page->head.bytes);
+	if (ctx->page_bytes) {
+		munmap(ctx->bell, ctx->bell_bytes);
+		munmap(ctx->page, ctx->page_bytes);
+	}
 	free(ctx);
 }
 
@@ -143,73 +156,86 @@ static int open_queue(struct queue *q, char *seg, size_t bytes, uint32_t depth, 
 	return 0;
 }
 
-int emu_ring_qp_open(struct emu_ring_ctx *ctx, int qp_fd, struct emu_ring_qp **out)
+int emu_ring_qp_attach(struct emu_ring_ctx *ctx, struct emu_qp_seg *s, size_t bytes, struct emu_ring_qp **out)
 {
 	struct emu_ring_qp *qp = calloc(1, sizeof(*qp));
-	struct emu_qp_seg *s;
-	void *p;
+	char *p = (char *)s;
 	int err;
 
 	if (!qp)
 		return -ENOMEM;
-	err = map_segment(qp_fd, EMU_MAGIC_QP, EMU_SEG_HEADER, &p, &qp->bytes);
-	if (err)
-		goto out;
-	qp->seg = s = p;
-	qp->ctx = ctx;
-	qp->slot = s->slot;
-	err = open_queue(&qp->send, p, qp->bytes, s->sq_depth, s->sq_max_sge, s->sq_off, s->sq_sge_off, &s->sq_prod);
+	*qp = (struct emu_ring_qp){ .seg = s, .ctx = ctx, .slot = s->slot };
+	err = open_queue(&qp->send, p, bytes, s->sq_depth, s->sq_max_sge, s->sq_off, s->sq_sge_off, &s->sq_prod);
 	if (!err)
-		err = open_queue(&qp->recv, p, qp->bytes, s->rq_depth, s->rq_max_sge, s->rq_off, s->rq_sge_off,
-				 &s->rq_prod);
+		err = open_queue(&qp->recv, p, bytes, s->rq_depth, s->rq_max_sge, s->rq_off, s->rq_sge_off, &s->rq_prod);
 	if (!err && qp->slot >= EMU_CTX_QPS)
 		err = -EINVAL;
-	if (!err) {
+	if (err)
+		free(qp);
+	else
 		*out = qp;
-		return 0;
-	}
-	munmap(p, qp->bytes);
-out:
-	free(qp);
+	return err;
+}
+
+int emu_ring_qp_open(struct emu_ring_ctx *ctx, int qp_fd, struct emu_ring_qp **out)
+{
+	size_t bytes;
+	void *p;
+	int err = map_segment(qp_fd, EMU_MAGIC_QP, EMU_SEG_HEADER, &p, &bytes);
+
+	if (err)
+		return err;
+	err = emu_ring_qp_attach(ctx, p, bytes, out);
+	if (err)
+		munmap(p, bytes);
+	else
+		(*out)->bytes = bytes;
 	return err;
 }
 
 void emu_ring_qp_close(struct emu_ring_qp *qp)
 {
-	munmap(qp->seg, qp->bytes);
+	if (qp->bytes)
+		munmap(qp->seg, qp->bytes);
 	free(qp);
+}
+
+int emu_ring_cq_attach(struct emu_cq_seg *seg, size_t bytes, struct emu_ring_cq **out)
+{
+	uint32_t depth = seg->depth, off = seg->off;
+	struct emu_ring_cq *cq;
+
+	if (!power_of_two(depth) || !fits(bytes, off, (uint64_t)depth * sizeof(struct emu_cqe)))
+		return -EINVAL;
+	cq = calloc(1, sizeof(*cq));
+	if (!cq)
+		return -ENOMEM;
+	*cq = (struct emu_ring_cq){ .seg = seg, .ring = (void *)((char *)seg + off), .depth = depth,
+		.order = (uint32_t)__builtin_ctz(depth), .cons = emu_peek(&seg->cons) };
+	*out = cq;
+	return 0;
 }
 
 int emu_ring_cq_open(int cq_fd, struct emu_ring_cq **out)
 {
-	struct emu_ring_cq *cq = calloc(1, sizeof(*cq));
+	size_t bytes;
 	void *p;
-	int err;
+	int err = map_segment(cq_fd, EMU_MAGIC_CQ, EMU_SEG_HEADER, &p, &bytes);
 
-	if (!cq)
-		return -ENOMEM;
-	err = map_segment(cq_fd, EMU_MAGIC_CQ, EMU_SEG_HEADER, &p, &cq->bytes);
 	if (err)
-		goto out;
-	cq->seg = p;
-	cq->depth = cq->seg->depth;
-	if (power_of_two(cq->depth) && fits(cq->bytes, cq->seg->off, (uint64_t)cq->depth * sizeof(struct emu_cqe))) {
-		cq->ring = (void *)((char *)p + cq->seg->off);
-		cq->order = (uint32_t)__builtin_ctz(cq->depth);
-		cq->cons = emu_peek(&cq->seg->cons);
-		*out = cq;
-		return 0;
-	}
-	err = -EINVAL;
-	munmap(p, cq->bytes);
-out:
-	free(cq);
+		return err;
+	err = emu_ring_cq_attach(p, bytes, out);
+	if (err)
+		munmap(p, bytes);
+	else
+		(*out)->bytes = bytes;
 	return err;
 }
 
 void emu_ring_cq_close(struct emu_ring_cq *cq)
 {
-	munmap(cq->seg, cq->bytes);
+	if (cq->bytes)
+		munmap(cq->seg, cq->bytes);
 	free(cq);
 }
 

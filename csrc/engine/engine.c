@@ -155,7 +155,7 @@ int emu_engine_start(struct emu_engine *e)
 		if (err)
 			return -err;
 		t->running = 1;
-		snprintf(name, sizeof(name), "emu-engine-%u", i);
+		snprintf(name, sizeof(name), "emu-engine-%u", i % MAX_THREADS);
 		pthread_setname_np(t->id, name);
 	}
 	return 0;
