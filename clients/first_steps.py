@@ -21,10 +21,12 @@ def writer(directory, pipe):
     mr = v.MR(pd, 4096, BOTH)
     wr = v.SendWR(opcode=v.IBV_WR_RDMA_WRITE, num_sge=1, sg=[v.SGE(mr.buf, mr.length, mr.lkey)])
     wr.set_wr_rdma(rkey, address)
-    while True:
+    status = v.IBV_WC_SUCCESS
+    while status == v.IBV_WC_SUCCESS:
         qp.post_send(wr)
         cq.wait()
-        pipe.send(cq.poll()[1][0].status)
+        status = cq.poll()[1][0].status
+        pipe.send(status)
 
 
 if __name__ == "__main__":

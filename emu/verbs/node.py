@@ -20,7 +20,7 @@ import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from emu.verbs.pyverbs_error import PyverbsRDMAError
 
@@ -80,6 +80,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self._clerk: Context | None = None
+        self._log: IO[bytes] | None = None  # without a name: nothing to be left over
 
     @property
     def dir(self) -> str:
@@ -93,26 +94,30 @@ class Node:
         return self._process.pid
 
     @property
-    def log(self) -> Path:
-        """What the broker wrote to its standard error."""
-        return self.path / "broker.log"
+    def log(self) -> str:
+        """What the brokers of this node wrote to their standard error."""
+        if self._log is None:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def start(self) -> Self:
         """Start the broker (again, after kill()) and return when it serves."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if self._log is None:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         ready, ready_end = os.pipe()
         life_end, self._lifeline = os.pipe()
         try:
             command = [*self._command, "--ready", str(ready_end), "--lifeline", str(life_end)]
             command += ["--ephemeral"] if self._temporary else []
-            with self.log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    pass_fds=(ready_end, life_end),
-                    stdin=subprocess.DEVNULL,
-                    stderr=log,
-                    env=self._environment,
-                )
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=(ready_end, life_end),
+                stdin=subprocess.DEVNULL,
+                stderr=self._log,
+                env=self._environment,
+            )
         finally:
             os.close(ready_end)
             os.close(life_end)
@@ -128,7 +133,7 @@ class Node:
         if said:
             return
         self.kill()
-        why = self.log.read_text(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+        why = self.log.strip().rpartition("\n")[2] or "it said nothing"
         self._clean()
         raise PyverbsRDMAError(f"no broker came up in {self.path}: {why}", errno.ENODEV)
 
@@ -188,6 +193,9 @@ class Node:
             self._lifeline = -1
 
     def _clean(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
         if self._temporary:
             shutil.rmtree(self.path, ignore_errors=True)  # the broker did, unless it was killed
 

@@ -89,7 +89,9 @@ class Session:
             with suppress(
                 WireError
             ):  # nobody is left who could be told; what could not be destroyed ends with the session
-                self._connection.start(op, **values)
+                self._connection.call(
+                    op, **values
+                )  # one by one: what depends on others was let go before them
 
     def next_event(self, timeout: float | None) -> dict[str, Any] | None:
         if self.foreign:

@@ -115,7 +115,7 @@ class Party:
         region = self.mrs[mr]
         return SGE(
             region.iova + offset,
-            region.length if length is None else length,
+            region.length - offset if length is None else length,
             region.lkey if lkey is None else lkey,
         )
 

@@ -173,21 +173,23 @@ def test_a_forked_child_is_refused_and_does_not_keep_the_session(node):
     child = os.fork()
     if child == 0:
         try:
-            mr.close()
-            said = b"closed"
+            ctx.books()
+            said = b"served"
         except PyverbsUserError as error:
             said = str(error).encode()
         os.write(writing, said)
         os.read(stop_reading, 1)
         os._exit(0)
-    assert b"forked child" in os.read(reading, 4096)
-    assert MR(mr.pd, 4096, ALL).handle  # the parent's goes on
-    ctx.close()
-    until(lambda: node.books["sessions"], before)  # although the child lives
-    os.write(stop_writing, b"x")
-    os.waitpid(child, 0)
-    for fd in (reading, writing, stop_reading, stop_writing):
-        os.close(fd)
+    try:
+        assert b"forked child" in os.read(reading, 4096)
+        assert MR(mr.pd, 4096, ALL).handle  # the parent's goes on
+        ctx.close()
+        until(lambda: node.books["sessions"], before)  # although the child lives
+    finally:
+        os.write(stop_writing, b"x")
+        os.waitpid(child, 0)
+        for fd in (reading, writing, stop_reading, stop_writing):
+            os.close(fd)
 
 
 def test_the_end_of_the_broker_is_an_event_and_then_eio(fresh):
