@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from emu.core import effects as do
 from emu.core import events, requests
 from emu.core.canonical import Names, canonical_rows
+from emu.core.errors import errno_name
 from emu.core.machine import Core
 from emu.core.rows import BLOCK
 
@@ -415,14 +416,14 @@ class World:
             self._meet("the reclaim was interrupted" if code == errno.EINTR else "the reclaim was refused")
             if not self._old_layout(state):
                 self._broken.append(
-                    ("S3", f"the reclaim failed with {errno.errorcode[code]}, and changed the file")
+                    ("S3", f"the reclaim failed with {errno_name(code)}, and changed the file")
                 )
         else:
             self._meet("the reclaim succeeded")
             self.core.restore(state.core)
             if not self._new_layout():
                 self._broken.append(("S2", "the reclaim succeeded, and its change is not there"))
-        return state._replace(reclaimer=errno.errorcode[code] if code else "0")
+        return state._replace(reclaimer=errno_name(code) if code else "0")
 
     def _old_layout(self, state: State) -> bool:
         books = self._books(state)

@@ -48,10 +48,6 @@ def alive(b: Books, session: int) -> bool:
     return row is not None and not row.dying
 
 
-def name_of(number: int) -> str:
-    return errno.errorcode.get(number, str(number))
-
-
 def owned(book: Book[int, Any], event: Requested, handle: int, what: str) -> Any:
     """The row of a handle of this session."""
     row = book.get(handle)

@@ -8,6 +8,13 @@ from __future__ import annotations
 
 import errno
 
+PREFERRED = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN", errno.EDEADLK: "EDEADLK"}
+
+
+def errno_name(number: int) -> str:
+    """The name by which we call an errno; `errno.errorcode` picks ENOTSUP where the field says EOPNOTSUPP."""
+    return PREFERRED.get(number) or errno.errorcode.get(number, str(number))
+
 
 class CoreError(Exception):
     """Root. `.errno` is POSIX, `.definite` says whether the operation definitely did not happen."""

@@ -10,8 +10,9 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from emu.core import allocator, asking, extents
-from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, name_of, refuse, reply
+from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, refuse, reply
 from emu.core.effects import CloseHandle, Load, Store, Zero
+from emu.core.errors import errno_name
 from emu.core.pins import pins_over
 from emu.core.rows import BLOCK, Extent, File, Run, Token
 
@@ -153,7 +154,7 @@ def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
 
 def io_answered(b: Books, _number: int, token: Token, event: Answered) -> None:
     if event.errno:
-        why = f"fs_{token.kind}: the memory answered {name_of(event.errno)}: is the device still there?"
+        why = f"fs_{token.kind}: the memory answered {errno_name(event.errno)}: is the device still there?"
         fail(b, token.session, token.request, event.errno, why, definite=token.kind == "read")
     elif token.kind == "read":
         answer(b, token.session, token.request, {"data": event.value.get("data", b"")})

@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core.asking import alive, answer, check_range, fail, name_of, owned, refuse, reply
+from emu.core.asking import alive, answer, check_range, fail, owned, refuse, reply
 from emu.core.effects import EndCq, EndQp, GetQp, MakeCq, MakeQp, Notify, SetQp
+from emu.core.errors import errno_name
 from emu.core.rows import Cq, Pd, Qp, Token
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def qp_ended(b: Books, _number: int, token: Token, _event: Answered) -> None:
 
 def refused(what: str, event: Answered) -> str:
     why = event.value.get("error") or "check the arguments and the limits of query_device"
-    return f"{what}: the engine refused with {name_of(event.errno)}: {why}"
+    return f"{what}: the engine refused with {errno_name(event.errno)}: {why}"
 
 
 def qp_reported(b: Books, event: QpReported) -> None:

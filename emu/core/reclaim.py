@@ -16,7 +16,7 @@ import errno
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.core import allocator, asking, extents, files, registration
-from emu.core.asking import alive, answer, check_range, check_span, fail, name_of, refuse, reply
+from emu.core.asking import alive, answer, check_range, check_span, fail, refuse, reply
 from emu.core.decision import END, START, Action, Decision, Facts
 from emu.core.effects import (
     Arm,
@@ -30,7 +30,7 @@ from emu.core.effects import (
     Quiesce,
     Unmap,
 )
-from emu.core.errors import ProtocolBroke
+from emu.core.errors import ProtocolBroke, errno_name
 from emu.core.pins import pins_over
 from emu.core.rows import BLOCK, FOREVER, Cookie, Reclaim, Run, Token
 
@@ -554,7 +554,7 @@ def host_applied(b: Books, _number: int, token: Token, event: Answered) -> None:
     rest = row.todo[1:]
     b.reclaims.put(token.reclaim, row._replace(todo=(), applied=not event.errno))
     if event.errno:
-        _deny(b, token.reclaim, event.errno, f"the host's filesystem answered {name_of(event.errno)}")
+        _deny(b, token.reclaim, event.errno, f"the host's filesystem answered {errno_name(event.errno)}")
         _end(b, token.reclaim)
         return
     _phase(b, token.reclaim, "applied")

@@ -18,9 +18,10 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from emu.core import asking, extents, files
-from emu.core.asking import alive, answer, check_range, check_span, fail, name_of, owned, refuse
+from emu.core.asking import alive, answer, check_range, check_span, fail, owned, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import DropAperture, InstallKey, Notify, OpenAnon, OpenHost, Quiesce, RemoveKey, Unmap
+from emu.core.errors import errno_name
 from emu.core.queues import need_door
 from emu.core.rows import BLOCK, Cookie, HostRow, Mr, Run, Teardown, Token
 
@@ -182,10 +183,11 @@ def _pin_host(b: Books, event: Requested, op: RegMr) -> None:
     runs = ((op.offset, op.length),)
     if row.aperture and row.bytes >= op.offset + op.length:
         b.mrs.put(key, _row(event, op, host, row.aperture, runs))
-        _install(b, key)
+        if row.opened:
+            _install(b, key)
         return
     aperture, token = b.number("aperture"), b.number("token")
-    b.hosts.put(host, row._replace(aperture=aperture, bytes=file.size))
+    b.hosts.put(host, row._replace(aperture=aperture, bytes=file.size, opened=False))
     b.mrs.put(key, _row(event, op, host, aperture, runs))
     b.tokens.put(
         token, Token("open_memory", event.session, event.request, key=key, host=host, handle=file.handle)
@@ -223,20 +225,32 @@ def return_key(b: Books, key: int) -> None:
 
 
 def memory_opened(b: Books, _number: int, token: Token, event: Answered) -> None:
-    """Memory is there, or not: the registration goes on."""
-    row = b.mrs[token.key]
+    """Memory is there, or not: all registrations that wait for it go on."""
+    aperture = b.mrs[token.key].aperture
     files.close(b, token.handle)
-    if event.errno:
-        if token.host and b.hosts[token.host].aperture == row.aperture:
-            b.hosts.put(token.host, b.hosts[token.host]._replace(aperture=0, bytes=0))
-        _forget(b, token.key, opened=False)
-        why = f"the memory could not be opened: {name_of(event.errno)}: check the file, its size and free memory"
-        fail(b, token.session, token.request, event.errno, f"reg_mr: {why}")
+    if token.host and b.hosts[token.host].aperture == aperture:
+        row = b.hosts[token.host]
+        b.hosts.put(
+            token.host, row._replace(opened=True) if not event.errno else row._replace(aperture=0, bytes=0)
+        )
+    for key in b.mrs_via.of(aperture):
+        if b.mrs[key].request and b.mrs[key].state != "installing":
+            _opened(b, key, event.errno)
+
+
+def _opened(b: Books, key: int, refusal: int) -> None:
+    row = b.mrs[key]
+    if refusal:
+        _forget(b, key, opened=False)
+        why = (
+            f"the memory could not be opened: {errno_name(refusal)}: check the file, its size and free memory"
+        )
+        fail(b, row.session, row.request, refusal, f"reg_mr: {why}")
     elif row.revoked or not alive(b, row.session):
-        _forget(b, token.key)
+        _forget(b, key)
         _taken_back(b, row)
     else:
-        _install(b, token.key)
+        _install(b, key)
 
 
 def _install(b: Books, key: int) -> None:
@@ -262,9 +276,7 @@ def key_installed(b: Books, event: KeyInstalled) -> None:
         return
     if event.errno:
         _forget(b, event.key)
-        sentence = (
-            f"reg_mr: the engine refused the key with {name_of(event.errno)}: check its limits (query_device)"
-        )
+        sentence = f"reg_mr: the engine refused the key with {errno_name(event.errno)}: check its limits (query_device)"
         fail(b, row.session, row.request, event.errno, sentence)
         return
     settled_row = row._replace(state="live" if row.state == "installing" else row.state, request=0, token=0)
@@ -343,9 +355,7 @@ def quiesced(b: Books, number: int, refusal: int) -> None:
         for key in row.keys:
             b.mrs.put(key, b.mrs[key]._replace(ending=False))
         b.teardowns.drop(number)
-        sentence = (
-            f"dereg_mr: the hardware refused to stop ({name_of(refusal)}): the MR is still there, try again"
-        )
+        sentence = f"dereg_mr: the hardware refused to stop ({errno_name(refusal)}): the MR is still there, try again"
         fail(b, row.session, row.request, refusal, sentence)
     else:  # nobody to tell: a fence that failed keeps the right, and is tried again
         b.emit(Quiesce(_await(b, number), mapped))
@@ -384,7 +394,7 @@ def _forget(b: Books, key: int, opened: bool = True) -> None:
     if row.backing == HOST:
         host = b.hosts[row.space]
         if host.aperture == row.aperture:
-            b.hosts.put(row.space, host._replace(aperture=0, bytes=0))
+            b.hosts.put(row.space, host._replace(aperture=0, bytes=0, opened=False))
     if opened:
         b.emit(DropAperture(row.aperture))
 

@@ -72,6 +72,7 @@ class HostRow(NamedTuple):
     aperture: int
     bytes: int
     label: str
+    opened: bool = False
     gone: bool = False
 
 
@@ -209,6 +210,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "aperture": "aperture",
         "bytes": VALUE,
         "label": GHOST,
+        "opened": VALUE,
         "gone": VALUE,
     },
     Pd: {"session": "session"},

@@ -1,0 +1,218 @@
+"""Files on mounts: what can be created, read and written, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from emu.core import effects as fx
+from emu.core import events as ev
+from emu.core import requests as rq
+
+BLOCK = 4096
+
+
+def test_a_new_file_is_allocated_and_zeroed_before_the_commit(node):
+    request = node.send(rq.FsCreate("/mnt/a", 3 * BLOCK - 1))
+    (allocate,) = node.of(fx.Allocate)
+    assert allocate.before_commit
+    assert allocate.runs == ((0, 3 * BLOCK),)
+    assert node.answer(request).result["size"] == 3 * BLOCK - 1
+    assert node.stat()["extents"] == [[0, 0, 3 * BLOCK, 1]]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("", "ENOENT"),
+        ("mnt/a", "EINVAL"),
+        ("/mnt/../a", "EINVAL"),
+        ("/mnt/./a", "EINVAL"),
+        ("/mnt//a", "EINVAL"),
+        ("/mnt/", "EINVAL"),
+        ("/mnt/a\0b", "EINVAL"),
+        ("/mnt/" + "a" * 256, "ENAMETOOLONG"),
+        ("/mnt/" + "a/" * 2100 + "b", "ENAMETOOLONG"),
+        ("/mnt", "ENOENT"),
+        ("/mntx/a", "ENOENT"),
+        ("/other/a", "ENOENT"),
+    ],
+)
+def test_bad_paths(node, path, name):
+    assert node.refused(rq.FsCreate(path, 1))[0] == name
+    assert node.refused(rq.FsTruncate(path, 0))[0] == name
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 63, 1 << 70])
+def test_bad_sizes(node, size):
+    assert node.refused(rq.FsCreate("/mnt/a", size))[0] == "EINVAL"
+
+
+def test_create_refuses_an_existing_name_and_a_full_device(node):
+    node.file(blocks=60)
+    assert node.refused(rq.FsCreate("/mnt/a", 1))[0] == "EEXIST"
+    code, sentence = node.refused(rq.FsCreate("/mnt/b", 5 * BLOCK))
+    assert (code, "4 of 5" in sentence) == ("ENOSPC", True)
+    assert node.refused(rq.FsCreate("/mnt/b", 1000 * BLOCK))[0] == "ENOSPC"
+    assert node.blocks() == {"total": 64, "free": 4, "owned": 60, "quarantined": 0}
+
+
+def test_a_missing_file_is_enoent(node):
+    for op in (
+        rq.FsStat("/mnt/a"),
+        rq.FsRead("/mnt/a", 0, 1),
+        rq.FsWrite("/mnt/a", 0, b"x"),
+        rq.FsTruncate("/mnt/a", 0),
+        rq.FsPunch("/mnt/a", 0, 1),
+        rq.FsUnlink("/mnt/a"),
+        rq.FsUnplug("/mnt/a"),
+        rq.FsLs("/mnt/a"),
+    ):
+        assert node.refused(op)[0] == "ENOENT"
+
+
+def test_write_extends_fills_holes_and_counts_layouts(node):
+    node.file(blocks=1)
+    assert node.ask(rq.FsWrite("/mnt/a", 3 * BLOCK + 10, b"hello")) == {"written": 5}
+    (store,) = node.of(fx.Store)
+    assert store.runs == ((BLOCK + 10, 5),)
+    assert store.data == b"hello"
+    stat = node.stat()
+    assert (stat["size"], stat["layout"], stat["blocks"]) == (3 * BLOCK + 15, 2, 2)
+    assert stat["extents"] == [[0, 0, BLOCK, 1], [3 * BLOCK, BLOCK, BLOCK, 2]]
+
+
+def test_write_over_two_extents_is_stored_in_order(node):
+    node.file("/mnt/a", 1)
+    node.file("/mnt/b", 1)
+    node.ask(rq.FsWrite("/mnt/a", BLOCK - 2, b"abcd"))
+    assert node.of(fx.Store)[-1].runs == ((BLOCK - 2, 2), (2 * BLOCK, 2))
+
+
+def test_an_empty_write_does_nothing(node):
+    node.file(blocks=1)
+    assert node.ask(rq.FsWrite("/mnt/a", 1 << 40, b"")) == {"written": 0}
+    assert node.stat()["size"] == BLOCK
+
+
+def test_a_write_that_finds_no_space_changes_nothing(node):
+    node.file(blocks=63)
+    assert node.refused(rq.FsWrite("/mnt/a", 70 * BLOCK, b"x" * (2 * BLOCK)))[0] == "ENOSPC"
+    assert node.stat()["size"] == 63 * BLOCK
+
+
+def test_read_stops_at_the_end_and_shows_holes_as_zero(node):
+    node.file(blocks=1)
+    node.ask(rq.FsTruncate("/mnt/a", 3 * BLOCK))
+    assert node.ask(rq.FsRead("/mnt/a", BLOCK - 4, 100 * BLOCK)) == {"data": b"\0" * (2 * BLOCK + 4)}
+    (load,) = node.of(fx.Load)
+    assert load.pieces == ((BLOCK - 4, 4), (-1, 2 * BLOCK))
+    assert node.ask(rq.FsRead("/mnt/a", 3 * BLOCK, 10)) == {"data": b""}
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(-1, 1), (0, -1), (1 << 63, 1), (0, 1 << 63), (0, (16 << 20) + 1)]
+)
+def test_bad_spans(node, offset, length):
+    node.file(blocks=1)
+    assert node.refused(rq.FsRead("/mnt/a", offset, length))[0] == "EINVAL"
+
+
+def test_io_that_the_memory_refuses_fails_with_its_errno(node):
+    node.file(blocks=1)
+    read, write = node.send(rq.FsRead("/mnt/a", 0, 1)), node.send(rq.FsWrite("/mnt/a", 0, b"x"))
+    for answer in node.waiting:
+        node.step(ev.Answered(answer.token, errno.ENODEV))
+    assert (node.answer(read).errno, node.answer(read).definite) == (errno.ENODEV, True)
+    assert (node.answer(write).errno, node.answer(write).definite) == (errno.ENODEV, False)
+
+
+def test_growing_is_no_reclaim_and_the_same_size_is_nothing(node):
+    node.file(blocks=1)
+    node.ask(rq.FsTruncate("/mnt/a", BLOCK))
+    assert node.stat()["layout"] == 1
+    node.ask(rq.FsTruncate("/mnt/a", 10 * BLOCK))
+    assert (node.stat()["size"], node.stat()["layout"], node.stat()["blocks"]) == (10 * BLOCK, 2, 1)
+    assert node.phases() == []
+
+
+def test_ls_lists_files_devices_and_mounts(node):
+    node.file("/mnt/a", 2)
+    node.file("/mnt/d/b", 1)
+    node.mr("/mnt/a", length=BLOCK)
+    listed = node.ask(rq.FsLs())
+    assert [(row["path"], row["blocks"], row["pins"]) for row in listed["files"]] == [
+        ("/mnt/a", 2, 1),
+        ("/mnt/d/b", 1, 0),
+    ]
+    assert [row["name"] for row in listed["devices"]] == ["pm0", "pm1"]
+    assert [row["path"] for row in listed["mounts"]] == ["/cold", "/mnt", "host"]
+    assert [row["path"] for row in node.ask(rq.FsLs("/mnt/d/b"))["files"]] == ["/mnt/d/b"]
+    assert node.ask(rq.FsLs("/cold/"))["files"] == []
+    assert node.refused(rq.FsLs("cold"))[0] == "EINVAL"
+
+
+def test_files_on_a_mount_without_dax_work_and_cannot_be_registered(node):
+    node.ask(rq.FsCreate("/cold/a", BLOCK))
+    node.ask(rq.FsWrite("/cold/a", 0, b"x"))
+    code, sentence = node.refused(rq.RegMr(node.pd(), BLOCK, 7, 0, "dax", "/cold/a"))
+    assert code == "EOPNOTSUPP"
+    assert "page cache" in sentence
+
+
+def test_truncate_zeroes_the_tail_and_frees_whole_blocks(node):
+    node.file(blocks=4)
+    node.ask(rq.FsTruncate("/mnt/a", BLOCK + 100))
+    assert node.of(fx.Zero) == [fx.Zero(1, ((BLOCK + 100, BLOCK - 100),))]
+    assert node.of(fx.Release) == [fx.Release(1, ((2 * BLOCK, 2 * BLOCK),))]
+    stat = node.stat()
+    assert (stat["size"], stat["layout"], stat["extents"]) == (BLOCK + 100, 2, [[0, 0, 2 * BLOCK, 1]])
+    assert node.blocks()["free"] == 62
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "freed", "zeroed"),
+    [
+        (BLOCK, BLOCK, [(BLOCK, BLOCK)], []),
+        (100, 50, [], [(100, 50)]),
+        (100, 2 * BLOCK, [(BLOCK, BLOCK)], [(100, BLOCK - 100), (2 * BLOCK, 100)]),
+        (BLOCK - 1, 2, [], [(BLOCK - 1, 1), (BLOCK, 1)]),
+        (3 * BLOCK + 1, 1 << 40, [], [(3 * BLOCK + 1, BLOCK - 1)]),
+        (2 * BLOCK, 4 * BLOCK, [(2 * BLOCK, 2 * BLOCK)], []),
+        (0, 10, [], [(0, 10)]),
+    ],
+)
+def test_punch_frees_whole_blocks_and_zeroes_the_edges(node, offset, length, freed, zeroed):
+    node.file(blocks=4)
+    node.ask(rq.FsPunch("/mnt/a", offset, length))
+    assert [run for effect in node.of(fx.Release) for run in effect.runs] == freed
+    assert [run for effect in node.of(fx.Zero) for run in effect.runs] == zeroed
+    assert (node.stat()["size"], node.stat()["layout"]) == (4 * BLOCK, 2)
+
+
+def test_punch_frees_the_last_partial_block_when_it_reaches_the_end(node):
+    node.ask(rq.FsCreate("/mnt/a", BLOCK + 10))
+    node.ask(rq.FsPunch("/mnt/a", BLOCK, 10))
+    assert node.stat()["blocks"] == 1
+
+
+def test_punch_behind_the_end_is_nothing(node):
+    node.file(blocks=1)
+    node.ask(rq.FsPunch("/mnt/a", BLOCK, 10))
+    assert node.stat()["layout"] == 1
+    assert node.refused(rq.FsPunch("/mnt/a", 0, 0))[0] == "EINVAL"
+
+
+def test_a_hole_that_is_filled_again_says_since_when(node):
+    node.file(blocks=2)
+    node.ask(rq.FsPunch("/mnt/a", 0, BLOCK))
+    node.ask(rq.FsWrite("/mnt/a", 0, b"x"))
+    assert node.stat()["extents"] == [[0, 0, BLOCK, 2], [BLOCK, BLOCK, BLOCK, 1]]
+
+
+def test_unlink_frees_everything_and_the_name(node):
+    node.file(blocks=4)
+    node.ask(rq.FsUnlink("/mnt/a"))
+    assert node.blocks()["free"] == 64
+    assert node.file(blocks=1) == 2, "an inode number is not used again"
