@@ -13,7 +13,7 @@ PREFERRED = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN", errno.EDEAD
 
 def errno_name(number: int) -> str:
     """The name by which we call an errno; `errno.errorcode` picks ENOTSUP where the field says EOPNOTSUPP."""
-    return PREFERRED.get(number) or errno.errorcode.get(number, str(number))
+    return PREFERRED.get(number) or errno.errorcode.get(number, f"E{number}")
 
 
 class CoreError(Exception):

@@ -53,6 +53,7 @@ class Core:
         b = self.books
         mark = b.mark()
         b.kept = 0
+        b.ended = False
         b.went.clear()
         try:
             EVENTS[type(event)](b, event)

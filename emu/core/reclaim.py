@@ -267,8 +267,9 @@ def _unable(b: Books, row: Reclaim, keys: tuple[int, ...]) -> str:
 
 def _wake(b: Books) -> None:
     """The oldest that wait for nobody any more start."""
-    for number, row in b.reclaims.items():
-        if row.queued and not _waits(b, number, row):
+    for number in b.reclaims:
+        row = b.reclaims.get(number)
+        if row is not None and row.queued and not _waits(b, number, row):
             _start(b, number)
 
 
@@ -309,9 +310,13 @@ def _pinned(b: Books, row: Reclaim) -> tuple[int, ...]:
 
 
 def settle(b: Books) -> None:
-    """Tell everything on the agenda, and what comes of it, until all reclaims are at rest."""
+    """Tell everything on the agenda, and what comes of it, and start who waited, until all reclaims are at rest."""
     told: dict[int, int] = {}
-    while b.agenda:
+    while b.agenda or b.ended:
+        if not b.agenda:
+            b.ended = False
+            _wake(b)
+            continue
         number, event = b.agenda.pop(0)
         row = b.reclaims.get(number)
         if row is None or row.todo:
@@ -731,7 +736,7 @@ def _end(b: Books, number: int) -> None:
             b.quarantine.put(key, run._replace(reclaim=0))
     _phase(b, number, "ended")
     b.reclaims.drop(number)
-    _wake(b)
+    b.ended = True
 
 
 DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
