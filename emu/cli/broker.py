@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from emu.broker.options import OptionError, Options, check, parse_mount, parse_pmem, parse_size
 from emu.cli import USAGE, CommandError
+from emu.core.errors import errno_name
 from emu.history.events import DEFAULT_LIMIT
 from emu.wire.client import directory
-from emu.wire.errors import errno_name
 
 if TYPE_CHECKING:
     import argparse

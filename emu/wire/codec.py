@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 import msgpack
 import msgspec
 
+from emu.core.errors import errno_name
 from emu.core.requests import REQUESTS, Request
-from emu.wire.errors import Malformed, errno_name
+from emu.wire.errors import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

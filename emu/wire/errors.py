@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import errno
 
+from emu.core.errors import errno_name
+
 
 class WireError(Exception):
     """Root."""
@@ -58,11 +60,6 @@ def _rebuild(kind: type[WireError], number: int, sentence: str, definite: bool) 
     error = kind.__new__(kind)
     WireError.__init__(error, number, sentence, definite=definite)
     return error
-
-
-def errno_name(number: int) -> str:
-    """EBUSY for 16; E999 for what this platform does not know."""
-    return errno.errorcode.get(number, f"E{number}")
 
 
 def errno_number(name: str) -> int:
