@@ -200,6 +200,8 @@ static void check_health(struct emu_qp *qp)
 	struct emu_rule_in in = { .event = EMU_EV_BROKEN };
 	struct emu_rule_out out;
 
+	if (qp->rules.state == EMU_QPS_RESET)
+		return;
 	if (emu_peek(&qp->send_cq->error) || emu_peek(&qp->recv_cq->error))
 		cq_failed(qp);
 	if (wq_pending(&qp->sq) < 0)

@@ -263,7 +263,7 @@ static int free_slot(struct emu_ctx *ctx)
 
 static uint64_t extra_bytes(const struct wq *q)
 {
-	return (uint64_t)q->depth * (q->max_sge - 1) * sizeof(struct emu_sge);
+	return ((uint64_t)q->depth * (q->max_sge - 1) * sizeof(struct emu_sge) + 63) / 64 * 64;
 }
 
 static void size_queue(struct wq *q, uint32_t wr, uint32_t sge)

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A host file is truncated under full DMA: error completions, one event a size, and the process lives; a SIGBUS that is not
+ * ours goes to whoever had the handler before.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+
+#define FILE_BYTES (1u << 20)
+
+static struct world w;
+static char path[64];
+static int host;
+static uint32_t aperture;
+
+static void host_add(uint32_t key)
+{
+	struct emu_extent x = { 0, FILE_BYTES };
+	struct emu_mr_desc d = { .key = key, .pd = PD, .access = ALL_RIGHTS, .n_extents = 1, .iova = IOVA,
+		.length = FILE_BYTES, .extents = &x };
+	int got;
+
+	snprintf(path, sizeof(path), "/tmp/emu-test-host-%d", (int)getpid());
+	host = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	unlink(path);
+	CHECK(host >= 0 && ftruncate(host, FILE_BYTES) == 0);
+	CHECK((got = emu_aperture_add(w.e, host, FILE_BYTES, 4096, -1, EMU_AP_HOST)) >= 0);
+	d.aperture = aperture = (uint32_t)got;
+	CHECK_EQ(emu_mr_install(w.e, &d), 0);
+}
+
+struct client {
+	struct end a, b;
+	uint8_t opcode;
+	uint64_t good;
+	uint32_t status;
+	pthread_t thread;
+};
+
+static void *driver(void *arg)
+{
+	struct client *c = arg;
+
+	for (uint64_t n = 0;; n++) {
+		struct emu_cqe cqe;
+
+		post(&c->a, rdma(c->opcode, n, 0, FILE_BYTES, 0x100, 0, 0x800));
+		cqe = next_wc(&c->a);
+		c->status = cqe.status;
+		if (cqe.status != EMU_WC_SUCCESS)
+			return NULL;
+		emu_poke(&c->good, n + 1);
+	}
+}
+
+static void truncate_under_dma(uint8_t opcode, off_t size)
+{
+	struct client c[2];
+	struct emu_engine_event event;
+
+	world_open(&w, &(struct world_config){ .threads = 2, .quantum = 16384, .bytes = FILE_BYTES });
+	host_add(0x800);
+	mr_add(&w, 0x100, 0, FILE_BYTES);
+	for (int i = 0; i < 2; i++) {
+		c[i] = (struct client){ .opcode = opcode };
+		end_open(&w, &c[i].a, &(struct end_config){ 0 });
+		end_open(&w, &c[i].b, &(struct end_config){ 0 });
+		end_connect(&c[i].a, &c[i].b);
+		CHECK_EQ(pthread_create(&c[i].thread, NULL, driver, &c[i]), 0);
+	}
+	while (emu_peek(&c[0].good) < 3 || emu_peek(&c[1].good) < 3)
+		emu_pause();
+	CHECK_EQ(ftruncate(host, size), 0);
+	for (int i = 0; i < 2; i++) {
+		pthread_join(c[i].thread, NULL);
+		CHECK_EQ(c[i].status, EMU_WC_REM_ACCESS_ERR);
+		end_close(&c[i].a);
+		end_close(&c[i].b);
+	}
+	event = next_event(&w, EMU_ENG_SIGBUS);
+	CHECK_EQ(event.id, aperture);
+	CHECK(event.offset >= (uint64_t)size);
+	close(host);
+	world_close(&w);
+}
+
+/* A fault on the requester's own side is the requester's error. */
+static void the_local_side_faults(void)
+{
+	struct end a, b;
+
+	world_open(&w, &(struct world_config){ .bytes = FILE_BYTES });
+	host_add(0x800);
+	mr_add(&w, 0x100, 0, FILE_BYTES);
+	for (int i = 0; i < 2; i++) {
+		end_open(&w, &a, &(struct end_config){ 0 });
+		end_open(&w, &b, &(struct end_config){ 0 });
+		end_connect(&a, &b);
+		CHECK_EQ(ftruncate(host, 100), 0);
+		post(&a, rdma(i ? EMU_WR_RDMA_READ : EMU_WR_RDMA_WRITE, 1, 64, 64, 0x800, 0, 0x100));
+		expect_wc(&a, 1, EMU_WC_LOC_PROT_ERR);
+		end_close(&a);
+		end_close(&b);
+	}
+	end_open(&w, &a, &(struct end_config){ 0 }); /* what is left of the file works */
+	end_open(&w, &b, &(struct end_config){ 0 });
+	end_connect(&a, &b);
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 1, 0, 100, 0x800, 0, 0x100));
+	expect_wc(&a, 1, EMU_WC_SUCCESS);
+	end_close(&a);
+	end_close(&b);
+	next_event(&w, EMU_ENG_SIGBUS);
+	CHECK(!event_pending(&w)); /* latched: once for this size */
+	close(host);
+	world_close(&w);
+}
+
+/* The device's own image shrinks (nobody should): the copy faults for real, and is caught. */
+static void a_real_fault_is_caught(void)
+{
+	struct end a, b;
+	char byte;
+
+	world_open(&w, &(struct world_config){ .bytes = FILE_BYTES });
+	mr_add(&w, 0x100, 0, FILE_BYTES / 2);
+	mr_add(&w, 0x200, FILE_BYTES / 2, FILE_BYTES / 2);
+	end_open(&w, &a, &(struct end_config){ 0 });
+	end_open(&w, &b, &(struct end_config){ 0 });
+	end_connect(&a, &b);
+	CHECK_EQ(ftruncate(w.fd, FILE_BYTES / 2 + 8192), 0);
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 1, 0, 65536, 0x100, FILE_BYTES / 2, 0x200));
+	expect_wc(&a, 1, EMU_WC_REM_ACCESS_ERR);
+	CHECK(next_event(&w, EMU_ENG_SIGBUS).offset >= FILE_BYTES / 2 + 8192);
+	CHECK_EQ(emu_cpu_read(w.e, (uint32_t)w.aperture, FILE_BYTES - 1, &byte, 1), -EFAULT);
+	CHECK_EQ(emu_cpu_zero(w.e, (uint32_t)w.aperture, FILE_BYTES - 4096, 4096), -EFAULT);
+	end_close(&a);
+	end_close(&b);
+	world_close(&w);
+}
+
+static sigjmp_buf away;
+
+static void elder(int signal)
+{
+	(void)signal;
+	siglongjmp(away, 1);
+}
+
+static void other_faults_go_to_the_elder_handler(void)
+{
+	struct sigaction mine = { .sa_handler = elder, .sa_flags = SA_NODEFER }, now;
+	int fd = memfd_create("short", 0), passed_on = 0;
+	volatile char *p;
+
+	CHECK_EQ(sigaction(SIGBUS, &mine, NULL), 0);
+	world_open(&w, &(struct world_config){ 0 });
+	CHECK_EQ(ftruncate(fd, 4096), 0);
+	p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED && ftruncate(fd, 0) == 0);
+	if (sigsetjmp(away, 0))
+		passed_on = 1;
+	else
+		(void)p[0];
+	CHECK(passed_on);
+	world_close(&w);
+	CHECK_EQ(sigaction(SIGBUS, NULL, &now), 0);
+	CHECK(now.sa_handler == elder); /* and it is put back */
+	munmap((void *)p, 4096);
+	close(fd);
+}
+
+int main(void)
+{
+	for (unsigned i = 0; i < LOAD(16u); i++) {
+		truncate_under_dma(EMU_WR_RDMA_WRITE, 0);
+		truncate_under_dma(EMU_WR_RDMA_WRITE, 500001);
+		truncate_under_dma(EMU_WR_RDMA_READ, 0);
+	}
+	the_local_side_faults();
+	a_real_fault_is_caught();
+	other_faults_go_to_the_elder_handler();
+	return 0;
+}
