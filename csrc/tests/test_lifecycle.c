@@ -16,6 +16,7 @@ struct client {
 	pthread_t thread;
 	uint64_t completed;
 	uint32_t stop;
+	uint64_t to; /* a place of its own */
 };
 
 /* Posts and polls until told to stop or until its queue pair has gone. */
@@ -25,7 +26,7 @@ static void *busy(void *arg)
 	uint64_t next = 0;
 
 	while (!emu_observe(&c->stop)) {
-		struct emu_wqe wqe = rdma(EMU_WR_RDMA_WRITE, next, 0, 8192, 0x100, HALF, 0x200);
+		struct emu_wqe wqe = rdma(EMU_WR_RDMA_WRITE, next, 0, 8192, 0x100, c->to, 0x200);
 		struct emu_cqe cqe;
 		unsigned bad;
 
@@ -39,9 +40,9 @@ static void *busy(void *arg)
 	return NULL;
 }
 
-static void client_start(struct client *c)
+static void client_start(struct client *c, uint64_t to)
 {
-	*c = (struct client){ 0 };
+	*c = (struct client){ .to = to };
 	end_open(&w, &c->a, &(struct end_config){ 0 });
 	end_open(&w, &c->b, &(struct end_config){ 0 });
 	end_connect(&c->a, &c->b);
@@ -65,8 +66,8 @@ static void removal_under_load(unsigned rounds)
 	for (unsigned i = 0; i < rounds; i++) {
 		struct client c, d;
 
-		client_start(&c);
-		client_start(&d);
+		client_start(&c, HALF);
+		client_start(&d, HALF + 8192);
 		CHECK_EQ(modify(&c.a, i % 2 ? EMU_QPS_ERR : EMU_QPS_RESET), 0);
 		client_stop(&c);
 		CHECK_EQ(emu_cq_remove(w.e, c.a.cq_num), -EBUSY);
@@ -89,7 +90,7 @@ static void states_change_under_load(unsigned rounds)
 {
 	struct client c;
 
-	client_start(&c);
+	client_start(&c, HALF);
 	for (unsigned i = 0; i < rounds; i++) {
 		uint64_t seen;
 
@@ -184,7 +185,7 @@ static void many_queue_pairs_are_served_in_turn(void)
 	}
 	for (uint64_t round = 0; round < LOAD(200u); round++) {
 		for (int i = 0; i < MANY; i++)
-			post(&a[i], rdma(EMU_WR_RDMA_WRITE, round, 0, 8, 0x100, HALF, 0x200));
+			post(&a[i], rdma(EMU_WR_RDMA_WRITE, round, 0, 8, 0x100, HALF + 64u * (unsigned)i, 0x200));
 		for (int i = 0; i < MANY; i++)
 			expect_wc(&a[i], round, EMU_WC_SUCCESS);
 	}
@@ -207,9 +208,9 @@ static void a_large_operation_starves_nobody(void)
 	end_connect(&a, &b);
 	end_connect(&c, &d);
 	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_FIRST, 0x200, 0), 0);
-	post(&a, rdma(EMU_WR_RDMA_WRITE, 1, 0, HALF, 0x100, HALF, 0x200));
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 1, 0, HALF - 64, 0x100, HALF, 0x200));
 	next_event(&w, EMU_ENG_HELD);
-	post(&c, rdma(EMU_WR_RDMA_WRITE, 2, 0, 8, 0x100, HALF, 0x200));
+	post(&c, rdma(EMU_WR_RDMA_WRITE, 2, 0, 8, 0x100, 2 * HALF - 64, 0x200));
 	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_LAST, 0x200, 4), 0); /* the large one has 128 */
 	CHECK_EQ(emu_hold_release(w.e, EMU_HOLD_QUANTUM_FIRST), 0);
 	next_event(&w, EMU_ENG_HELD);

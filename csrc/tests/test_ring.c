@@ -20,7 +20,7 @@ static struct world w;
 static void *poster(void *arg)
 {
 	struct end *n = arg;
-	uint64_t next = 0, seen = 0, seed = 1;
+	uint64_t to = HALF + 64 * (n->qp_num % 2), next = 0, seen = 0, seed = 1;
 
 	while (seen < ROUNDS) {
 		struct emu_wqe batch[8];
@@ -29,7 +29,7 @@ static void *poster(void *arg)
 		int got;
 
 		for (unsigned i = 0; i < want; i++)
-			batch[i] = rdma(EMU_WR_RDMA_WRITE, next + i, 0, 8, 0x100, HALF, 0x200);
+			batch[i] = rdma(EMU_WR_RDMA_WRITE, next + i, 0, 8, 0x100, to, 0x200);
 		if (next + want > ROUNDS)
 			want = bad = (unsigned)(ROUNDS - next);
 		if (want && emu_ring_post_send(n->qp, batch, want, NULL, &bad))

@@ -163,7 +163,7 @@ static void other_faults_go_to_the_elder_handler(void)
 	CHECK_EQ(ftruncate(fd, 4096), 0);
 	p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
 	CHECK(p != MAP_FAILED && ftruncate(fd, 0) == 0);
-	if (sigsetjmp(away, 0))
+	if (sigsetjmp(away, 1))
 		passed_on = 1;
 	else
 		(void)p[0];

@@ -31,6 +31,14 @@
 #define emu_cas(p, expected, v) \
 	__atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 
+/* The last word of a copy, in one piece, after all that was stored before it: programs poll it. It may fault, which the race
+ * detector's own atomics do not survive; it learns of the order from the completion that follows. */
+#ifdef __SANITIZE_THREAD__
+#define emu_land(p, v) (*(volatile __typeof__(*(p)) *)(p) = (v))
+#else
+#define emu_land(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#endif
+
 /* One spin of a waiting loop. */
 #if defined(__x86_64__) || defined(__i386__)
 #define emu_pause() __builtin_ia32_pause()
