@@ -3,8 +3,8 @@
     free --allocate--> owned --retire--> quarantine --release--> limbo --committed--> free
 
 Policy: `freed-first` (default) hands out what was freed last, since that makes a stale DMA visible; `fifo` hands it out last,
-the control. A run that is freed is joined with the free run *behind* it only: joined with the one before it, the older
-blocks would go first.
+the control. A run that is freed is joined with a neighbour only where that leaves its own blocks first (freed-first: the run
+behind it) or last (fifo: the run before it, if that is the one that was freed last).
 """
 
 from __future__ import annotations
@@ -31,10 +31,16 @@ def free_blocks(b: Books, aperture: int) -> int:
 
 
 def add_free(b: Books, aperture: int, start: int, count: int) -> None:
-    behind = b.free_from.first((aperture, start + count))
-    if behind is not None:
-        count += b.free[behind].blocks
-        b.free.drop(behind)
+    if b.policy == "freed-first":
+        behind = b.free_from.first((aperture, start + count))
+        if behind is not None:
+            count += b.free[behind].blocks
+            b.free.drop(behind)
+    else:
+        last = b.free_on.last(aperture)
+        if last is not None and b.free[last].start + b.free[last].blocks == start:
+            start, count = b.free[last].start, count + b.free[last].blocks
+            b.free.drop(last)
     b.free.put(b.number("free"), Blocks(aperture, start, count))
 
 

@@ -52,7 +52,10 @@ def canonical_rows(books: Books, names: Names) -> tuple[Any, ...]:
         if row_class is int:
             continue
         plan = PLANS[row_class]
-        for key, row in book.items():
+        items = book.items()
+        if kind == "order":  # runs of blocks: their order says something within an aperture only
+            items.sort(key=lambda item: item[1].aperture)
+        for key, row in items:
             fields = tuple(field_of(how, row[at], names) for at, how in plan)
             whole.append((book.name, key_of(kind, key, names), fields))
     return tuple(whole)

@@ -41,7 +41,7 @@ class ProtocolBroke(CoreError):
 
     def __init__(self, protocol: str, rule: str, sentence: str) -> None:
         super().__init__(f"protocol {protocol} broke {rule}: {sentence}")
-        self.protocol, self.rule = protocol, rule
+        self.protocol, self.rule, self.sentence = protocol, rule, sentence
 
     def __reduce__(self) -> tuple[type[ProtocolBroke], tuple[str, str, str]]:
-        return (type(self), (self.protocol, self.rule, str(self)))
+        return (type(self), (self.protocol, self.rule, self.sentence))

@@ -87,8 +87,9 @@ class Node:
     def send(self, op, session=1, host=None):
         """A request whose answer may wait. Returns its number."""
         self.numbers += 1
-        self.step(ev.Requested(session, self.numbers, op, host))
-        return self.numbers
+        request = self.numbers
+        self.step(ev.Requested(session, request, op, host))
+        return request
 
     def answer(self, request):
         found = [e for e in self.effects if isinstance(e, fx.Reply | fx.Fail) and e.request == request]

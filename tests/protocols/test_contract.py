@@ -1,0 +1,150 @@
+"""The contract: declarations are checked at load, the registry, and what the built-in protocols declare."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import metadata
+
+import pytest
+
+from emu.core.decision import END, EVENTS, START, Facts
+from emu.core.errors import ProtocolBroke
+from emu.protocols import contract, registry
+from emu.protocols.contract import (
+    Action,
+    Malformed,
+    Protocol,
+    apply,
+    arm,
+    deny,
+    free,
+    gate,
+    go,
+    reply,
+    when_pinned,
+)
+
+LOADED = registry.load()
+ALL = sorted({protocol.name for protocol in LOADED.protocols.values()})
+
+
+def make(**change):
+    values = {
+        "name": "own",
+        "summary": "a test's",
+        "origin": "a test",
+        "table": {(START, "requested"): go(apply(), free(), reply(), to=END)},
+        "ignored": {"*": tuple(EVENTS)},
+        **change,
+    }
+    return Protocol(**values)
+
+
+def test_a_sound_declaration_is_given_back():
+    protocol = make()
+    assert contract.check(protocol) is protocol
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"promises": ("S11",)}, "S11"),
+        ({"importers": ("everybody",)}, "everybody"),
+        ({"backings": ("paper",)}, "paper"),
+        ({"disposal": "burn"}, "burn"),
+        ({"loss": "face"}, "face"),
+        ({"table": {(START, "rain"): go(reply(), to=END)}}, "rain"),
+        ({"table": {(START, "requested"): go(Action("pray"), to=END)}}, "pray"),
+        ({"table": {(START, "requested"): go(gate(), to="limbo")}}, "limbo"),
+        ({"ignored": {}}, "surprise"),
+        ({"ignored": {"elsewhere": tuple(EVENTS)}}, "surprise"),
+    ],
+)
+def test_what_is_wrong_is_named(change, word):
+    with pytest.raises(Malformed, match=word):
+        contract.check(make(**change))
+
+
+def test_both_branches_of_a_choice_are_looked_at():
+    table = {(START, "requested"): when_pinned(go(deny("EBUSY"), to=END), go(arm(1), to="later"))}
+    with pytest.raises(Malformed, match="later"):
+        contract.check(make(table=table))
+
+
+def test_the_runner_decides_ignores_and_breaks():
+    table = {(START, "requested"): when_pinned(go(deny("EBUSY"), to=END), go(reply(), to=END))}
+    protocol = make(
+        table=table, ignored={START: ("unpinned",), "*": ("deadline",)}, impossible={"*": tuple(EVENTS)}
+    )
+    assert protocol.decide(START, "requested", Facts("truncate", 1, 1)).actions[0].verb == "deny"
+    assert protocol.decide(START, "requested", Facts("truncate", 0, 0)).actions[0].verb == "reply"
+    assert protocol.decide(START, "unpinned", Facts("truncate", 0, 0)) is None
+    assert protocol.decide(START, "deadline", Facts("truncate", 0, 0)) is None
+    with pytest.raises(ProtocolBroke, match="total"):
+        protocol.decide(START, "unmapped", Facts("truncate", 0, 0))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_built_in_protocols_meet_the_contract(name):
+    protocol = LOADED.get(name)
+    assert contract.problems(protocol) == []
+    assert protocol.summary
+    assert protocol.origin
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        protocol.name = "other"
+
+
+def test_what_is_not_promised_for_a_kind():
+    ebusy = LOADED.get("ebusy")
+    assert "S1" in ebusy.promised("truncate")
+    assert "S1" not in ebusy.promised("surprise")
+    assert "S3" in ebusy.promised("surprise")
+
+
+# ---- registry
+
+
+def point(name, value):
+    return metadata.EntryPoint(name, value, registry.GROUP)
+
+
+def test_revoke_is_an_alias():
+    assert LOADED.get("revoke") is LOADED.get("mr-revoke")
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(registry.UnknownProtocol, match="ebusy, mr-revoke, none, revoke"):
+        LOADED.get("prayer")
+
+
+def test_an_installed_protocol_is_found(monkeypatch):
+    monkeypatch.setattr("emu.protocols.none.OTHER", make(), raising=False)
+    loaded = registry.load([point("own", "emu.protocols.none:OTHER")])
+    assert loaded.get("own").name == "own"
+    assert loaded.broken == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("no.such.module:PROTOCOL", "no.such"),
+        ("emu.protocols.none:MISSING", "MISSING"),
+        ("emu.protocols.none:END", "no emu.protocols.contract.Protocol"),
+        ("emu.protocols.ebusy:PROTOCOL", "taken"),
+    ],
+)
+def test_one_that_cannot_be_loaded_is_left_out_and_told_when_asked_for(value, word):
+    loaded = registry.load([point("own", value)])
+    assert sorted(loaded.protocols) == sorted(LOADED.protocols)
+    with pytest.raises(registry.UnknownProtocol, match=word):
+        loaded.get("own")
+
+
+def test_one_that_does_not_meet_the_contract_is_left_out(monkeypatch):
+    monkeypatch.setattr("emu.protocols.none.OTHER", make(ignored={}), raising=False)
+    assert "not decided" in registry.load([point("own", "emu.protocols.none:OTHER")]).broken["own"]
+
+
+def test_nobody_can_take_a_built_in_name():
+    loaded = registry.load([point("none", "emu.protocols.ebusy:PROTOCOL")])
+    assert loaded.get("none").name == "none"
