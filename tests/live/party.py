@@ -168,9 +168,6 @@ class Party:
         result = getattr(self.ctx.fs, op)(*args)
         return result.hex() if isinstance(result, bytes) else result
 
-    def session(self) -> int:
-        return self.ctx.session.number
-
     def books(self) -> dict:
         return self.ctx.books()
 
@@ -282,7 +279,7 @@ class Remote:
             [sys.executable, str(Path(__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.options = {"dir": dir, "label": label, **options}
-        self.begin("open", **self.options)
+        self.session = 0
 
     @property
     def pid(self) -> int:
@@ -302,7 +299,8 @@ class Remote:
         return answer["result"]
 
     def opened(self) -> Remote:
-        self.end()
+        """With its context open. Without this the process is only ready to."""
+        self.session = self.call("open", **self.options)
         return self
 
     def call(self, method: str, *args, **values):
@@ -310,18 +308,20 @@ class Remote:
         return self.end()
 
     def kill(self) -> None:
+        """kill -9, and gone."""
         self.process.kill()
         self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
 
     def close(self) -> None:
         """Without asking: the process ends at the end of its input."""
-        self.process.stdin.close()
-        try:
-            self.process.wait(PATIENCE)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdout.close()
+        if not self.process.stdin.closed:
+            self.process.stdin.close()
+            try:
+                self.process.wait(PATIENCE)
+            finally:
+                self.kill()
 
 
 def serve() -> None:
@@ -332,7 +332,8 @@ def serve() -> None:
         method, args, values = json.loads(line)
         try:
             if method == "open":
-                party, result = Party(**values), None
+                party = Party(**values)
+                result = party.ctx.session.number
             else:
                 result = getattr(party, method)(*args, **values)
             answer = {"result": result}
