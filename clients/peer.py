@@ -4,8 +4,8 @@ Four queue pairs: `write` stores stamped pieces over the whole region round and 
 what it got, `bystander` writes now and then to the file that no reclaim concerns, `spare` waits for another key. A queue pair
 whose request fails is in the error state; the peer posts no more there, and polls what is flushed.
 
-Every piece carries stamps (emu/history/stamp.py) that say where it was meant to go. A stamp names the first work request that
-carried this piece; pieces are stamped anew every few rounds, so that the engine, not the stamping, is what is busy.
+Every piece carries stamps (emu/history/stamp.py) that say where it was meant to go; a stamp names the first work request that
+carried this piece. Many requests are outstanding, so that the engine has work for as long as Python may be off the processor.
 What was read is foreign if a cell in it was meant for another file, or stored under a newer layout than the region was registered
 with, or is the canary of another namespace.
 """
@@ -19,7 +19,7 @@ from emu.clients.links import REMOTE, TARGET_BYTES, Target, connect, open_node, 
 from emu.clients.talk import Client, Command
 
 from emu.engine import ring
-from emu.history.journal import Journal
+from emu.history.journal import Journal, Kind, Record
 from emu.history.stamp import CANARY, CELL, decode
 from emu.verbs import enums as e
 from emu.verbs.cq import CQ
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from emu.verbs.cq import WC
     from emu.verbs.qp import QP
 
-RESTAMP = 8  # rounds between two stampings of a piece
 BYSTANDER_EVERY = 64  # turns
+PAUSE = 0.0002  # seconds between two looks: a sleeper in cq.wait would interrupt the engine at each completion, never within one
 SAMPLES = 16  # foreign cells that are kept in full
 
 
@@ -57,8 +57,11 @@ class Stream:
     def aim(self, target: Target) -> None:
         """From now on at this region."""
         self.target = target
-        self.slots = max(1, min(target.length, self.memory.length) // self.piece)
+        self.piece = min(self.piece, target.length)
+        self.slots = min(target.length, self.memory.length) // self.piece
         self.requests = [self._request(target, slot) for slot in range(self.slots)]
+        cells = self.piece // CELL
+        self.inos, self.layouts = bytes([target.ino & 0xFF]) * cells, bytes([target.layout & 0xFF]) * cells
 
     def _request(self, target: Target, slot: int) -> SendWR:
         at = slot * self.piece
@@ -178,35 +181,35 @@ class Peer(Client):
         if self.turns % BYSTANDER_EVERY == 1:
             self._fill(self.streams["bystander"])
         if not polled:
-            self.cq.wait(0.001)
+            time.sleep(PAUSE)
 
     def _fill(self, stream: Stream) -> None:
-        """Post as many as there is room for, chained behind one doorbell."""
-        count = min(stream.room, stream.slots) if stream.room else 0
-        if not count:
-            return
-        chain = [self._prepared(stream) for _ in range(count)]
-        for wr, behind in zip(chain, [*chain[1:], None], strict=True):
-            wr.next_wr = behind
-        stream.qp.post_send(chain[0])
-        stream.outstanding += count
+        """Post as many as there is room for, a round of pieces behind each doorbell."""
+        while stream.room:
+            count = min(stream.room, stream.slots)
+            chain = [self._prepared(stream) for _ in range(count)]
+            for wr, behind in zip(chain, [*chain[1:], None], strict=True):
+                wr.next_wr = behind
+            stream.qp.post_send(chain[0])
+            stream.outstanding += count
 
     def _prepared(self, stream: Stream) -> SendWR:
         assert stream.target is not None
-        slot, rounds = stream.posted % stream.slots, stream.posted // stream.slots
+        slot = stream.posted % stream.slots
         wr, number, target = stream.requests[slot], self.next_wr, stream.target
         wr.wr_id, self.next_wr = number, number + 1
-        at = slot * self.piece
-        if stream.opcode == e.IBV_WR_RDMA_WRITE and rounds % RESTAMP == 0:
+        at = slot * stream.piece
+        if stream.opcode == e.IBV_WR_RDMA_WRITE and stream.posted < stream.slots:
             ring.stamp_fill(
-                stream.memory.view[at : at + self.piece], writer=self.writer, ino=target.ino, work_request=number,
+                stream.memory.view[at : at + stream.piece], writer=self.writer, ino=target.ino, work_request=number,
                 layout=target.layout, namespace=1, offset=target.start + at,
             )  # fmt: skip
         self.inflight[number] = slot
-        self.journal.posted(
-            stream.qp.qp_num, number, stream.opcode, key=target.rkey, length=self.piece, address=wr.remote_addr,
-            offset=target.start + at, ino=target.ino, layout=target.layout,
-        )  # fmt: skip
+        now = time.monotonic_ns()
+        self.journal.append(Record(
+            Kind.POSTED, stream.opcode, 0, stream.qp.qp_num, number, now, target.rkey, stream.piece, wr.remote_addr,
+            target.start + at, target.ino, target.layout,
+        ))  # fmt: skip
         stream.posted += 1
         return wr
 
@@ -221,7 +224,8 @@ class Peer(Client):
         if wc.wr_id == 0:  # the message with another key, or its flush
             self._another_key(stream, wc)
             return
-        self.journal.polled(wc.qp_num, wc.wr_id, int(wc.status))
+        now = time.monotonic_ns()
+        self.journal.append(Record(Kind.POLLED, code=wc.status, qp_num=wc.qp_num, wr_id=wc.wr_id, time=now))
         stream.outstanding -= 1
         slot = self.inflight.pop(wc.wr_id)
         if wc.status != e.IBV_WC_SUCCESS:
@@ -240,19 +244,14 @@ class Peer(Client):
     # ---- what a READ brought
 
     def _look(self, stream: Stream, slot: int) -> None:
-        """Two slices tell whether anything unexpected is in it; only then every cell is looked at."""
+        """Two slices tell whether all of it is as we wrote it; only if not is every cell looked at."""
         target = stream.target
         assert target is not None
-        at = slot * self.piece
-        data = stream.memory.read(self.piece, at)
-        usual = {0, 0xFF, target.ino & 0xFF}
-        if (
-            set(data[12::CELL]) <= usual
-            and set(data[::CELL]) <= {0, 0xFF, 0x45}
-            and max(data[24::CELL]) <= target.layout
-        ):
+        at = slot * stream.piece
+        data = stream.memory.read(stream.piece, at)
+        if data[12::CELL] == stream.inos and data[24::CELL] == stream.layouts:
             return
-        for offset in range(0, self.piece, CELL):
+        for offset in range(0, stream.piece, CELL):
             self._judge(data[offset : offset + CELL], target, target.start + at + offset)
 
     def _judge(self, raw: bytes, target: Target, offset: int) -> None:

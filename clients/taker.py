@@ -29,10 +29,12 @@ class Taker(Observer):
     def do_take(self, *, path: str, size: int, writer: int, **_: Any) -> Command:
         """A new file of `size` bytes on the node."""
         self.ctx.fs.create(path, size)
-        ino = self.ctx.fs.stat(path)["ino"]
+        made = self.ctx.fs.stat(path)
         for offset in range(0, size, PIECE):
-            self.ctx.fs.write(path, offset, _stamped(min(PIECE, size - offset), writer, ino, 0, offset))
-        return {"ino": ino}
+            self.ctx.fs.write(
+                path, offset, _stamped(min(PIECE, size - offset), writer, made["ino"], made["layout"], offset)
+            )
+        return {"ino": made["ino"]}
 
     def do_retake(self, *, path: str, start: int, end: int, writer: int, layout: int, **_: Any) -> Command:
         """Bytes start..end of a host file, written once, by the kernel's own pwrite."""

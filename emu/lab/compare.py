@@ -69,6 +69,8 @@ class Comparison:
     def _tell(self, result: RowResult, total: int, seconds: float) -> None:
         spec = result.spec
         outcome = ", ".join(result.outcomes) if result.runs else f"N/A: {spec.reason}"
+        if result.runs and result.worst.verdict.why:
+            outcome += f" ({'; '.join(result.worst.verdict.why)})"
         controls = "".join(f"  {name}: {end}" for name, end in result.controls.items())
         name = f"{spec.protocol} {spec.event} {spec.backing} {spec.holder}"
         self.options.progress(f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.1f} s)")

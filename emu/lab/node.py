@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emu.lab.process import LabError, environment, patience
+from emu.lab.process import LabError, deliver, patience
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Broker:
             with (logs / "broker.log").open("wb") as log:
                 child = await asyncio.create_subprocess_exec(
                     *_command(directory, protocol, folder, ready_end, life_end), *options, stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log, stderr=log, pass_fds=(ready_end, life_end), env=environment(), start_new_session=True,
+                    stdout=log, stderr=log, pass_fds=(ready_end, life_end), start_new_session=True,
                 )  # fmt: skip
         finally:
             os.close(ready_end)
@@ -81,13 +81,11 @@ class Broker:
 
     async def stop(self) -> None:
         """End it cleanly, so that the logs are whole; idempotent."""
-        with suppress(ProcessLookupError):
-            if self._child.returncode is None:
-                self._child.terminate()
+        deliver(self._child, signal.SIGTERM)
         try:
             await asyncio.wait_for(self._child.wait(), patience(STOP))
         except TimeoutError:
-            self._child.kill()
+            deliver(self._child, signal.SIGKILL)
             await self._child.wait()
         if self._lifeline >= 0:
             os.close(self._lifeline)

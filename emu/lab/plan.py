@@ -25,8 +25,9 @@ Json = dict[str, Any]
 
 SIZE = 1 << 20
 QUARTER = SIZE // 4
-PIECE = 64 << 10
-DEPTH = 16
+PIECE = QUARTER  # bytes of a work request: long enough for the engine, not Python, to be what is busy
+DEPTH = 64  # outstanding on each queue pair
+BESIDE = 64 << 10  # bytes of the bystander's file
 
 ORPHANS = "`none` frees blocks under the DMA: on a host file the real filesystem owns the blocks and keeps its own count"
 NOT_OURS = {
@@ -171,7 +172,7 @@ def _files(victim: str, bystander: str, spare: str, spec: RowSpec, *, on_host: b
     remains = spec.event in {"truncate", "punch"}
     return {
         "victim": file(victim, SIZE, SIZE),
-        "bystander": file(bystander, PIECE, PIECE),
+        "bystander": file(bystander, BESIDE, BESIDE),
         "spare": file(victim if remains else spare, SIZE if remains else QUARTER, QUARTER),
     }
 

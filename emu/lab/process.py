@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,11 @@ def patience(seconds: float = PATIENCE) -> float:
     return seconds * max(1.0, float(os.environ.get("EMU_TIME_SCALE", "1")))
 
 
-def environment() -> dict[str, str]:
-    """Children do not rebuild the extension at every import, as an editable install would."""
-    built = [str(path) for finder in sys.meta_path if (path := getattr(finder, "_build_path", None))]
-    skip = os.environ.get("MESONPY_EDITABLE_SKIP", "")
-    joined = os.pathsep.join(filter(None, [skip, *built]))
-    return {**os.environ, **({"MESONPY_EDITABLE_SKIP": joined} if joined else {})}
+def deliver(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal, unless it has ended. Not through asyncio: Popen's own methods reap the child behind its watcher's back."""
+    if child.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, number)
 
 
 class LabError(Exception):
@@ -64,7 +64,7 @@ class Process:
         with (logs / f"{name}.log").open("wb") as log:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", f"emu.clients.{module}", stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE, stderr=log, limit=LINE_LIMIT, env=environment(),
+                stdout=asyncio.subprocess.PIPE, stderr=log, limit=LINE_LIMIT,
                 start_new_session=True,
             )  # fmt: skip
         return cls(name, child)
@@ -121,10 +121,7 @@ class Process:
         await self.kill()
 
     async def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            if self._child.returncode is None and self._child.stdin:
-                self._child.stdin.close()
-                self._child.kill()
+        deliver(self._child, signal.SIGKILL)
         await self._child.wait()
         self._reader.cancel()
         with suppress(asyncio.CancelledError):

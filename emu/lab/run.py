@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 HOLDER, PEER, TAKER = 1, 2, 3  # writers' numbers in the stamps
-ROUNDS = 8  # times the peer goes over the file between two steps
+ROUNDS = 48  # times the peer goes over the file between two steps
 HANG_AFTER = 10.0
 MODULES = {
     "holder": "holder",

@@ -91,13 +91,19 @@ def _changed(row: Json) -> bool:
 
 def findings(rows: Sequence[Json]) -> list[str]:
     """What is worth a sentence: promises broken, claims that do not hold, and questions nobody had an answer to."""
-    return [*_broken(rows), *_disagreeing(rows), *_open(rows)]
+    return [*_broken(rows), *_unknown(rows), *_disagreeing(rows), *_open(rows)]
 
 
 def _broken(rows: Sequence[Json]) -> Iterable[str]:
     for row in rows:
         for rule, sentence in row["breaches"]:
             yield f"{name(row)} broke its promise {rule}: {sentence}."
+
+
+def _unknown(rows: Sequence[Json]) -> Iterable[str]:
+    for row in rows:
+        if row["outcome"] == "UNKNOWN":
+            yield f"{name(row)} is unknown: {row['reason']}."
 
 
 def _disagreeing(rows: Sequence[Json]) -> Iterable[str]:
@@ -111,7 +117,7 @@ def _open(rows: Sequence[Json]) -> Iterable[str]:
     """Rows without a claim, grouped by what came out."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["claimed"] is None and row["outcome"] != "N/A":
+        if row["claimed"] is None and row["outcome"] not in {"N/A", "UNKNOWN"}:
             groups.setdefault((row["protocol"], row["outcome"]), []).append(row["event"])
     for (protocol, outcome), events in groups.items():
         yield f"{protocol} + {', '.join(dict.fromkeys(events))}: nobody claims anything; measured {outcome}."
