@@ -84,21 +84,21 @@ class Peer(Client):
     recovering: int | None = None
 
     def do_start(
-        self, *, node: str, journal: str, writer: int, size: int, piece: int, depth: int, **_: Any
+        self, *, node: str, journal: str, writer: int, size: int, write: int, read: int, depth: int, **_: Any
     ) -> Command:
-        self.writer, self.piece = writer, piece
+        self.writer = writer
         self.journal = Journal(journal, "peer")
         self.ctx = open_node(node, "peer")
         self.pd = PD(self.ctx)
         self.cq = CQ(self.ctx, 8 * depth)
         source, sink = MR(self.pd, size, REMOTE), MR(self.pd, size, REMOTE)
-        beside, again = MR(self.pd, piece, REMOTE), MR(self.pd, size, REMOTE)
+        beside, again = MR(self.pd, read, REMOTE), MR(self.pd, size, REMOTE)
         self.note_memory = MR(self.pd, 4096, REMOTE)
         self.streams = {
-            "write": self._stream("write", e.IBV_WR_RDMA_WRITE, source, depth),
-            "read": self._stream("read", e.IBV_WR_RDMA_READ, sink, depth),
-            "bystander": self._stream("bystander", e.IBV_WR_RDMA_WRITE, beside, 1),
-            "spare": self._stream("spare", e.IBV_WR_RDMA_WRITE, again, 1),
+            "write": self._stream("write", e.IBV_WR_RDMA_WRITE, source, write, depth),
+            "read": self._stream("read", e.IBV_WR_RDMA_READ, sink, read, depth),
+            "bystander": self._stream("bystander", e.IBV_WR_RDMA_WRITE, beside, read, 1),
+            "spare": self._stream("spare", e.IBV_WR_RDMA_WRITE, again, read, 1),
         }
         self.by_number = {stream.qp.qp_num: stream for stream in self.streams.values()}
         self.inflight: dict[int, int] = {}
@@ -106,8 +106,8 @@ class Peer(Client):
         self.leaked: dict[int, str] = {}
         return {"qps": {name: stream.qp.qp_num for name, stream in self.streams.items()}}
 
-    def _stream(self, name: str, opcode: int, memory: MR, depth: int) -> Stream:
-        return Stream(name, queue_pair(self.pd, self.cq, max(depth, 2)), opcode, memory, self.piece, depth)
+    def _stream(self, name: str, opcode: int, memory: MR, piece: int, depth: int) -> Stream:
+        return Stream(name, queue_pair(self.pd, self.cq, max(depth, 2)), opcode, memory, piece, depth)
 
     def do_connect(
         self, *, qps: dict[str, int], victim: Command | None, bystander: Command, **_: Any

@@ -25,8 +25,10 @@ Json = dict[str, Any]
 
 SIZE = 1 << 20
 QUARTER = SIZE // 4
-PIECE = QUARTER  # bytes of a work request: long enough for the engine, not Python, to be what is busy
-DEPTH = 64  # outstanding on each queue pair
+WRITE = SIZE  # bytes of a WRITE: the engine must have more to do than Python can ask for, or it would be idle at the gate
+READ = QUARTER  # and of a READ, whose result Python looks at
+DEPTH = 128  # outstanding on each queue pair
+ROUND = 192  # completions between two steps of a run
 BESIDE = 64 << 10  # bytes of the bystander's file
 
 ORPHANS = "`none` frees blocks under the DMA: on a host file the real filesystem owns the blocks and keeps its own count"

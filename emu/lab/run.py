@@ -29,8 +29,10 @@ from emu.lab.plan import (
     BEFORE,
     DEPTH,
     HOST_EXPECTED,
-    PIECE,
+    READ,
+    ROUND,
     SIZE,
+    WRITE,
     Control,
     device_of,
     files_for,
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 HOLDER, PEER, TAKER = 1, 2, 3  # writers' numbers in the stamps
-ROUNDS = 48  # times the peer goes over the file between two steps
 HANG_AFTER = 10.0
 MODULES = {
     "holder": "holder",
@@ -156,7 +157,8 @@ class Run:
                 journal=str(journals / "peer.jrnl"),
                 writer=PEER,
                 size=SIZE,
-                piece=PIECE,
+                write=WRITE,
+                read=READ,
                 depth=DEPTH,
             ),
             *(self.clients[name].ask("start", node=directory) for name in self._controllers()),
@@ -191,7 +193,7 @@ class Run:
     async def _go_on(self, more: int = 0) -> None:
         """Several times over the whole file by both queue pairs (and `more` pieces), or until an error ends them."""
         if self.control.dma:
-            await self.clients["peer"].ask("advance", completions=2 * ROUNDS * SIZE // PIECE + more)
+            await self.clients["peer"].ask("advance", completions=ROUND + more)
 
     # ---- the reclaim and what follows
 
