@@ -45,7 +45,7 @@ def add_free(b: Books, aperture: int, start: int, count: int) -> None:
 
 
 def take(b: Books, device: str, aperture: int, count: int) -> tuple[tuple[int, int], ...]:
-    """`count` blocks as (block, blocks); ENOSPC with nothing changed. Emits Allocate."""
+    """`count` > 0 blocks as (block, blocks); ENOSPC with nothing changed. Emits Allocate."""
     found: list[tuple[int, int]] = []
     wanted = count
     while wanted:
@@ -63,8 +63,7 @@ def take(b: Books, device: str, aperture: int, count: int) -> tuple[tuple[int, i
             b.free.put(key, run._replace(start=run.start + part, blocks=run.blocks - part))
         found.append((run.start, part))
         wanted -= part
-    if found:
-        b.emit(Allocate(aperture, tuple((start * BLOCK, n * BLOCK) for start, n in found)))
+    b.emit(Allocate(aperture, tuple((start * BLOCK, n * BLOCK) for start, n in found)))
     return tuple(found)
 
 

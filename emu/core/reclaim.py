@@ -172,10 +172,7 @@ def acknowledge(b: Books, event: Requested, op: Acknowledge) -> None:
 
 def session_lost(b: Books, session: int) -> None:
     """Its own reclaims are cancelled while nothing has changed, else they go on for nobody. Others hear of a lost holder."""
-    for number in b.reclaims:
-        row = b.reclaims.get(number)
-        if row is None:
-            continue  # ended behind one that was interrupted
+    for number, row in b.reclaims.items():
         if row.session == session:
             b.reclaims.put(number, row._replace(session=0, request=0))
             if not (row.applied or row.returned or row.todo or row.fencing):

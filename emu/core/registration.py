@@ -234,8 +234,7 @@ def memory_opened(b: Books, _number: int, token: Token, event: Answered) -> None
             token.host, row._replace(opened=True) if not event.errno else row._replace(aperture=0, bytes=0)
         )
     for key in b.mrs_via.of(aperture):
-        if b.mrs[key].request and b.mrs[key].state != "installing":
-            _opened(b, key, event.errno)
+        _opened(b, key, event.errno)
 
 
 def _opened(b: Books, key: int, refusal: int) -> None:

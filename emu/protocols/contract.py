@@ -155,6 +155,11 @@ def problems(protocol: Protocol) -> list[str]:
                 for action in rule.actions
                 if action.verb not in VERBS
             ]
+    found += [
+        f"event {event!r} in phase {START!r} must have a rule: nothing else would ever answer the request"
+        for event in ("requested", "surprise")
+        if (START, event) not in protocol.table
+    ]
     for phase in known_phases:
         if not any(key[0] == phase for key in protocol.table):
             found.append(f"phase {phase!r} is entered and has no rule: no event leads out of it")

@@ -91,6 +91,7 @@ def test_a_guard_that_no_move_met_gives_unknown(monkeypatch):
 
 def wrong(name, table, **more):
     """A protocol that promises what mr-revoke promises and does not keep it."""
+    table = {(START, "surprise"): go(reply(), to=END), **table}
     protocol = Protocol(
         name=name,
         summary="wrong",

@@ -216,3 +216,20 @@ def test_unlink_frees_everything_and_the_name(node):
     node.ask(rq.FsUnlink("/mnt/a"))
     assert node.blocks()["free"] == 64
     assert node.file(blocks=1) == 2, "an inode number is not used again"
+
+
+def test_a_file_of_many_pieces_fills_holes_across_them(node):
+    for name in "abcd":
+        node.file(f"/mnt/{name}", 16)
+    for name in "ac":
+        node.ask(rq.FsTruncate(f"/mnt/{name}", BLOCK * 15))
+    node.ask(rq.FsCreate("/mnt/e", 2 * BLOCK))
+    assert [extent[1] // BLOCK for extent in node.stat("/mnt/e")["extents"]] == [47, 15]
+    node.ask(rq.FsUnlink("/mnt/b"))
+    node.ask(rq.FsPunch("/mnt/d", BLOCK, BLOCK))
+    node.ask(rq.FsPunch("/mnt/d", 3 * BLOCK, BLOCK))
+    node.ask(rq.FsUnlink("/mnt/e"))
+    node.ask(rq.FsUnlink("/mnt/a"))
+    node.ask(rq.FsWrite("/mnt/d", 0, b"x" * (5 * BLOCK)))
+    assert node.stat("/mnt/d")["blocks"] == 16
+    assert sum(count for _at, count in node.of(fx.Store)[-1].runs) == 5 * BLOCK

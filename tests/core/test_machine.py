@@ -101,6 +101,16 @@ def test_what_is_durable_comes_back(node, make_node):
     assert again.stat("/mnt/c")["extents"] == [[0, 0, 4 * BLOCK, 1], [4 * BLOCK, 6 * BLOCK, BLOCK, 1]]
 
 
+def test_a_full_device_comes_back_full(node, make_node):
+    node.file("/mnt/a", 60)
+    node.file("/mnt/b", 4)
+    again = make_node(bare=True)
+    again.core.load(node.core.durable())
+    (opened,) = again.step(ev.DeviceAdded("pm0", 64))
+    assert opened.owned == ((0, 60 * BLOCK), (60 * BLOCK, 4 * BLOCK))
+    assert len(again.books.free) == 0
+
+
 def test_deltas_add_up_to_what_is_durable(node):
     journal = {}
     core = node.core

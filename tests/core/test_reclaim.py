@@ -32,6 +32,7 @@ BLOCK = 4096
 
 def own(table, **more):
     """A protocol named `own` beside the built-in ones."""
+    table = {(START, "surprise"): go(reply(), to=END), **table}
     protocol = Protocol("own", "a test's", "a test", table, ignored={"*": tuple(EVENTS)}, **more)
     return {**registry.load().protocols, "own": protocol}
 
@@ -842,3 +843,74 @@ def test_a_second_quiesce_forgets_the_first_answer(make_node):
     node.waiting = [ev.Quiesced(second.cookie)]
     node.go()
     assert isinstance(node.answer(request), fx.Reply)
+
+
+LATER = {
+    (START, "requested"): go(apply(), reply(), arm(1.0), to="later"),
+    ("later", "deadline"): go(free(), to=END),
+}
+
+
+def test_blocks_of_an_unlinked_file_can_be_freed_later(make_node):
+    node = make_node("own", protocols=own(LATER))
+    node.file()
+    node.ask(rq.FsUnlink("/mnt/a"))
+    node.go()
+    assert node.blocks() == {"total": 64, "free": 60, "owned": 0, "quarantined": 4}
+    node.step(ev.TimerFired(node.of(fx.Arm)[0].timer))
+    assert node.blocks()["free"] == 64
+
+
+def test_a_plug_forgets_blocks_in_quarantine_and_in_limbo_of_that_device(make_node):
+    table = {(START, "requested"): go(apply(), free(), reply(), to=END)}
+    node = make_node("own", protocols=own(table, disposal="keep"))
+    node.file("/mnt/a")
+    node.mr()
+    node.ask(rq.FsTruncate("/mnt/a", 0))
+    node.file("/mnt/b")
+    node.ask(rq.FsCreate("/cold/c", BLOCK))
+    for number, op in enumerate(
+        (rq.FsUnlink("/mnt/b"), rq.FsUnlink("/cold/c"), rq.FsUnplug("pm0", surprise=True)), 900
+    ):
+        node.step(ev.Requested(1, number, op), commit=False)
+    assert (len(node.books.quarantine), len(node.books.limbo)) == (1, 2)
+    node.step(ev.Requested(1, 910, rq.FsPlug("pm0")), commit=False)
+    assert (len(node.books.quarantine), len(node.books.limbo)) == (0, 1)
+    assert node.blocks()["free"] == 64
+    assert node.blocks("pm1")["free"] == 16
+
+
+def test_a_lie_that_cannot_be_made_true_ends_in_silence(make_node):
+    """An answer before the change, and then the device goes: there is nothing left to say."""
+    table = {
+        (START, "requested"): go(reply(), arm(1.0), to="later"),
+        ("later", "deadline"): go(apply(), free(), to=END),
+    }
+    node = make_node("own", protocols=own(table))
+    node.file()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    assert isinstance(node.answer(request), fx.Reply)
+    node.ask(rq.FsUnplug("pm0", surprise=True), 3)
+    node.step(ev.TimerFired(node.of(fx.Arm)[0].timer))
+    assert node.of(fx.Release) == []
+    assert [row.kind for row in node.books.reclaims.rows.values()] == []
+
+
+def test_a_host_file_that_grows_while_it_is_opened(node, host):
+    node.pd()
+    small = node.send(rq.RegMr(1, BLOCK, 7, 0, "host"), 1, host(50))
+    large = node.send(rq.RegMr(1, 9 * BLOCK, 7, 0, "host"), 1, host(51, size=9 * BLOCK))
+    assert len(node.of(fx.OpenHost)) == 2
+    node.go()
+    assert {type(node.answer(request)) for request in (small, large)} == {fx.Reply}
+    assert len({effect.aperture for effect in node.of(fx.InstallKey)}) == 2
+    for request in (small, large):
+        node.ask(rq.DeregMr(node.answer(request).result["handle"]))
+    assert len(node.of(fx.DropAperture)) == 2
+    assert len(node.books.hosts) == 0
+
+
+def test_a_fault_is_not_told_about_mrs_that_are_still_registered(node, host):
+    node.pd()
+    node.send(rq.RegMr(1, BLOCK, 7, 0, "host"), 1, host())
+    assert node.step(ev.MemoryFaulted(node.of(fx.OpenHost)[0].aperture, 0)) == ()

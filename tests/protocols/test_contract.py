@@ -29,6 +29,7 @@ ALL = sorted({protocol.name for protocol in LOADED.protocols.values()})
 
 
 def make(**change):
+    surprised = {(START, "surprise"): go(reply(), to=END)}
     values = {
         "name": "own",
         "summary": "a test's",
@@ -37,7 +38,7 @@ def make(**change):
         "ignored": {"*": tuple(EVENTS)},
         **change,
     }
-    return Protocol(**values)
+    return Protocol(**{**values, "table": {**surprised, **values["table"]}})
 
 
 def test_a_sound_declaration_is_given_back():
@@ -56,13 +57,20 @@ def test_a_sound_declaration_is_given_back():
         ({"table": {(START, "rain"): go(reply(), to=END)}}, "rain"),
         ({"table": {(START, "requested"): go(Action("pray"), to=END)}}, "pray"),
         ({"table": {(START, "requested"): go(gate(), to="limbo")}}, "limbo"),
-        ({"ignored": {}}, "surprise"),
-        ({"ignored": {"elsewhere": tuple(EVENTS)}}, "surprise"),
+        ({"ignored": {}}, "acknowledged"),
+        ({"ignored": {"elsewhere": tuple(EVENTS)}}, "acknowledged"),
     ],
 )
 def test_what_is_wrong_is_named(change, word):
     with pytest.raises(Malformed, match=word):
         contract.check(make(**change))
+
+
+@pytest.mark.parametrize("event", ["requested", "surprise"])
+def test_a_protocol_must_answer_both_ways_to_begin(event):
+    table = {key: rule for key, rule in make().table.items() if key != (START, event)}
+    with pytest.raises(Malformed, match=event):
+        contract.check(dataclasses.replace(make(), table=table))
 
 
 def test_both_branches_of_a_choice_are_looked_at():
