@@ -62,7 +62,7 @@ static int map_segment(int fd, uint32_t magic, size_t least, void **out, size_t 
 {
 	const struct emu_seg_header *head;
 	struct stat st;
-	void *p;
+	void *p = NULL;
 
 	if (fstat(fd, &st))
 		return -errno;
@@ -97,8 +97,8 @@ int emu_ring_ctx_attach(struct emu_ctx_page *page, struct emu_bell_page *bell, s
 
 int emu_ring_ctx_open(int ctx_fd, int bell_fd, struct emu_ring_ctx **out)
 {
-	size_t page_bytes, bell_bytes;
-	void *page, *bell;
+	size_t page_bytes = 0, bell_bytes = 0;
+	void *page = NULL, *bell = NULL;
 	int err;
 
 	err = map_segment(ctx_fd, EMU_MAGIC_CTX, sizeof(struct emu_ctx_page), &page, &page_bytes);
@@ -179,8 +179,8 @@ int emu_ring_qp_attach(struct emu_ring_ctx *ctx, struct emu_qp_seg *s, size_t by
 
 int emu_ring_qp_open(struct emu_ring_ctx *ctx, int qp_fd, struct emu_ring_qp **out)
 {
-	size_t bytes;
-	void *p;
+	size_t bytes = 0;
+	void *p = NULL;
 	int err = map_segment(qp_fd, EMU_MAGIC_QP, EMU_SEG_HEADER, &p, &bytes);
 
 	if (err)
@@ -218,8 +218,8 @@ int emu_ring_cq_attach(struct emu_cq_seg *seg, size_t bytes, struct emu_ring_cq 
 
 int emu_ring_cq_open(int cq_fd, struct emu_ring_cq **out)
 {
-	size_t bytes;
-	void *p;
+	size_t bytes = 0;
+	void *p = NULL;
 	int err = map_segment(cq_fd, EMU_MAGIC_CQ, EMU_SEG_HEADER, &p, &bytes);
 
 	if (err)

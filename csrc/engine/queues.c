@@ -97,7 +97,7 @@ int emu_ctx_add(struct emu_engine *e, int *ctx_fd, int *bell_fd)
 {
 	int slot = free_ctx(e), fd, bell;
 	struct emu_ctx *ctx;
-	void *page;
+	void *page = NULL;
 
 	if (slot < 0)
 		return slot;
@@ -179,7 +179,7 @@ int emu_cq_add(struct emu_engine *e, uint32_t ctx, uint32_t depth, int *fd)
 	struct emu_ctx *c = ctx_find(e, ctx);
 	int number = free_cq(e), err;
 	struct emu_cq *cq;
-	void *seg;
+	void *seg = NULL;
 
 	if (!c)
 		return -ENOENT;
@@ -278,7 +278,7 @@ static int place_queues(struct emu_qp *qp)
 	uint64_t sq = EMU_SEG_HEADER, rq = sq + qp->sq.depth * sizeof(struct emu_wqe);
 	uint64_t sq_sge = rq + qp->rq.depth * sizeof(struct emu_wqe), rq_sge = sq_sge + extra_bytes(&qp->sq);
 	struct emu_qp_seg *s;
-	void *seg;
+	void *seg = NULL;
 	int fd;
 
 	qp->bytes = (rq_sge + extra_bytes(&qp->rq) + 4095) / 4096 * 4096;
