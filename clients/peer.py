@@ -84,19 +84,29 @@ class Peer(Client):
     recovering: int | None = None
 
     def do_start(
-        self, *, node: str, journal: str, writer: int, size: int, write: int, read: int, depth: int, **_: Any
+        self,
+        *,
+        node: str,
+        journal: str,
+        writer: int,
+        size: int,
+        write: int,
+        read: int,
+        depth: int,
+        reads: int,
+        **_: Any,
     ) -> Command:
         self.writer = writer
         self.journal = Journal(journal, "peer")
         self.ctx = open_node(node, "peer")
         self.pd = PD(self.ctx)
-        self.cq = CQ(self.ctx, 8 * depth)
+        self.cq = CQ(self.ctx, 2 * (depth + reads))
         source, sink = MR(self.pd, size, REMOTE), MR(self.pd, size, REMOTE)
         beside, again = MR(self.pd, read, REMOTE), MR(self.pd, size, REMOTE)
         self.note_memory = MR(self.pd, 4096, REMOTE)
         self.streams = {
             "write": self._stream("write", e.IBV_WR_RDMA_WRITE, source, write, depth),
-            "read": self._stream("read", e.IBV_WR_RDMA_READ, sink, read, depth),
+            "read": self._stream("read", e.IBV_WR_RDMA_READ, sink, read, reads),
             "bystander": self._stream("bystander", e.IBV_WR_RDMA_WRITE, beside, read, 1),
             "spare": self._stream("spare", e.IBV_WR_RDMA_WRITE, again, read, 1),
         }

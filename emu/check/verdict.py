@@ -71,6 +71,7 @@ class Verdict:
     notified: float | None = None
     notified_before_loss: float | None = None
     recovery_us: float | None = None
+    phases_us: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> Json:
         return asdict(self)
@@ -298,6 +299,7 @@ class _Judge:
             p.inflight for p in self.evidence.phases if p.reclaim == self.ours and p.name == "requested"
         ]
         self.verdict.dma_at_gate = inflight[0] if inflight else None
+        self.verdict.phases_us = _since_requested([p for p in self.evidence.phases if p.reclaim == self.ours])
         if self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
             self.unknown.append("no DMA was in flight at the gate")
 
@@ -306,6 +308,8 @@ class _Judge:
     def _conclude(self) -> None:
         verdict = self.verdict
         found = {name for name, applies in self._tests().items() if applies}
+        if len(found) > 1:
+            found.discard("OK")  # nothing but itself
         if not self.reclaim["returned"] and "HANG" not in found:
             self.unknown.append("the reclaim did not return, and something could still have advanced it")
         if self.unknown:
@@ -362,6 +366,11 @@ def _judged_reclaim(phases: list[Phase]) -> int | None:
     good = [p.reclaim for p in phases if p.name == "returned" and not p.detail.get("errno")]
     first = [p.reclaim for p in phases if p.name == "requested"]
     return next(iter(good or first), None)
+
+
+def _since_requested(phases: list[Phase]) -> dict[str, float]:
+    """When each step of the reclaim was taken, in microseconds after the broker took the request."""
+    return {phase.name: (phase.time - phases[0].time) / 1000 for phase in phases[1:]}
 
 
 def _fenced(phases: list[Phase]) -> dict[int, int]:

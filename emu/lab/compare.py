@@ -52,10 +52,10 @@ class Comparison:
     slots: asyncio.Semaphore
     controls: dict[str, asyncio.Task[str]] = field(default_factory=dict)
     done: int = 0
+    began: float = field(default_factory=time.monotonic)
 
     async def row(self, spec: RowSpec, total: int) -> RowResult:
         result = RowResult(spec, self.options.seed)
-        began = time.monotonic()
         if not spec.reason:
             folder = self.options.out / spec.label
             runs = [self._run(spec, NOTHING, folder / f"run-{n}", n) for n in range(1, self.options.runs + 1)]
@@ -63,17 +63,18 @@ class Comparison:
             if not any(run.verdict.outcome == "UNKNOWN" for run in result.runs):
                 result.controls = await self._controls(spec, result.worst.verdict.outcomes)
         self.done += 1
-        self._tell(result, total, time.monotonic() - began)
+        self._tell(result, total)
         return result
 
-    def _tell(self, result: RowResult, total: int, seconds: float) -> None:
+    def _tell(self, result: RowResult, total: int) -> None:
+        seconds = time.monotonic() - self.began
         spec = result.spec
         outcome = ", ".join(result.outcomes) if result.runs else f"N/A: {spec.reason}"
         if result.runs and result.worst.verdict.why:
             outcome += f" ({'; '.join(result.worst.verdict.why)})"
         controls = "".join(f"  {name}: {end}" for name, end in result.controls.items())
         name = f"{spec.protocol} {spec.event} {spec.backing} {spec.holder}"
-        self.options.progress(f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.1f} s)")
+        self.options.progress(f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.0f} s)")
 
     async def _controls(self, spec: RowSpec, outcomes: Sequence[str]) -> dict[str, str]:
         wanted = controls_for(spec, outcomes)

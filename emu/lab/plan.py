@@ -27,7 +27,10 @@ SIZE = 1 << 20
 QUARTER = SIZE // 4
 WRITE = SIZE  # bytes of a WRITE: the engine must have more to do than Python can ask for, or it would be idle at the gate
 READ = QUARTER  # and of a READ, whose result Python looks at
-DEPTH = 128  # outstanding on each queue pair
+DEPTH = (
+    512  # WRITEs outstanding: tens of milliseconds of work, longer than a loaded machine keeps Python waiting
+)
+READS = 64  # READs outstanding
 ROUND = 192  # completions between two steps of a run
 BESIDE = 64 << 10  # bytes of the bystander's file
 

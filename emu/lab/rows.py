@@ -25,7 +25,7 @@ Json = dict[str, Any]
 FROM_VERDICT = (
     "foreign_bytes", "leaked_bytes", "foreign_dma_bytes", "freed_bytes", "lost_bytes", "stale_bytes", "absent_bytes",
     "absent_before_answer_bytes", "dma_bytes", "dma_at_gate", "error_completions", "qps_lost", "collateral", "killed",
-    "innocent_killed", "notified", "notified_before_loss", "recovery_us",
+    "innocent_killed", "notified", "notified_before_loss", "recovery_us", "phases_us",
 )  # fmt: skip
 NEEDS_FOR_P99 = 100
 
@@ -110,7 +110,7 @@ class RowResult:
     def _not_applicable(self) -> Json:
         empty: Json = dict.fromkeys(FROM_VERDICT)
         return {
-            "outcome": "N/A", "outcomes": ["N/A"], "reason": self.spec.reason, "errno": None, **empty, "error_completions": {},
+            "outcome": "N/A", "outcomes": ["N/A"], "reason": self.spec.reason, "errno": None, **empty, "error_completions": {}, "phases_us": {},
             "reclaim_us": None, "returned": None, "denied": None, "retries": None, "space_debt_byte_s": None,
             "goodput_ratio": None, "violated": [], "breaches": [], "controls": {}, "evidence": None,
         }  # fmt: skip

@@ -30,6 +30,7 @@ from emu.lab.plan import (
     DEPTH,
     HOST_EXPECTED,
     READ,
+    READS,
     ROUND,
     SIZE,
     WRITE,
@@ -160,6 +161,7 @@ class Run:
                 write=WRITE,
                 read=READ,
                 depth=DEPTH,
+                reads=READS,
             ),
             *(self.clients[name].ask("start", node=directory) for name in self._controllers()),
         )
