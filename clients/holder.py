@@ -52,6 +52,9 @@ class Holder(Client):
             "victim": None if refused else self.target(self.victim, "victim")._asdict(),
             "bystander": self.target(self.bystander, "bystander")._asdict(),
             "refused": refused,
+            "known": {"ino": 0, "layout": 0}
+            if refused
+            else {"ino": self.victim.ino & U32, "layout": self.victim.layout},
         }
 
     def register_victim(self) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from emu.clients.links import U32
 from emu.clients.observer import Observer
 
 from emu.engine import ring
@@ -36,11 +35,12 @@ class Taker(Observer):
             )
         return {"ino": made["ino"]}
 
-    def do_retake(self, *, path: str, start: int, end: int, writer: int, layout: int, **_: Any) -> Command:
-        """Bytes start..end of a host file, written once, by the kernel's own pwrite."""
+    def do_retake(
+        self, *, path: str, start: int, end: int, writer: int, ino: int, layout: int, **_: Any
+    ) -> Command:
+        """Bytes start..end of a host file, written once, by the kernel's own pwrite. ino: as the node calls the file."""
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            ino = os.fstat(fd).st_ino & U32
             for offset in range(start, end, PIECE):
                 os.pwrite(fd, _stamped(min(PIECE, end - offset), writer, ino, layout, offset), offset)
         finally:

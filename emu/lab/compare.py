@@ -69,7 +69,7 @@ class Comparison:
     def _tell(self, result: RowResult, total: int) -> None:
         seconds = time.monotonic() - self.began
         spec = result.spec
-        outcome = ", ".join(result.outcomes) if result.runs else f"N/A: {spec.reason}"
+        outcome = ", ".join(result.outcomes) if result.runs else "N/A"
         if result.runs and result.worst.verdict.why:
             outcome += f" ({'; '.join(result.worst.verdict.why)})"
         controls = "".join(f"  {name}: {end}" for name, end in result.controls.items())

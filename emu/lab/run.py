@@ -166,7 +166,7 @@ class Run:
             *(self.clients[name].ask("start", node=directory) for name in self._controllers()),
         )
         self.qps = {"holder": holder["qps"], "peer": peer["qps"]}
-        self.victim: Json = holder["victim"] or {}
+        self.known: Json = holder["known"]
         self.facts |= {
             "refused": holder["refused"],
             "pinned": holder["victim"] is not None and self.control.pinned,
@@ -250,7 +250,13 @@ class Run:
         start, end = ACTS[self.spec.event].given_back
         path = files_for(self.spec, str(self.folder.resolve() / "host"))["victim"]["path"]
         await self.clients["taker"].ask(
-            "retake", path=path, start=start, end=end, writer=TAKER, layout=self.victim["layout"] + 1
+            "retake",
+            path=path,
+            start=start,
+            end=end,
+            writer=TAKER,
+            ino=self.known["ino"],
+            layout=self.known["layout"] + 1,
         )
 
     # ---- the end
@@ -273,7 +279,7 @@ class Run:
     def _host_file(self, *, succeeded: bool) -> Json:
         """The victim as the kernel has it: the image is the file; what was written anew has a later layout."""
         path = self.folder / "host" / "victim"
-        size, layout = path.stat().st_size, self.victim.get("layout", 0)
+        size, layout = path.stat().st_size, self.known["layout"]
         start, end = ACTS[self.spec.event].given_back if succeeded else (size, size)
         pieces = [
             [0, 0, start, layout],
@@ -281,7 +287,7 @@ class Run:
             [end, end, size - end, layout],
         ]
         extents = [piece for piece in pieces if piece[2] > 0]
-        return {"path": "victim", "ino": self.victim.get("ino", 0), "size": size, "extents": extents}
+        return {"path": "victim", "ino": self.known["ino"], "size": size, "extents": extents}
 
     async def _end(self) -> None:
         """DMA is over: keep the memory. Everybody leaves, the broker writes out its logs, the evidence is complete."""
