@@ -17,6 +17,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from emu.engine.ring import ContextPage
 from emu.verbs import enums as e
+from emu.verbs.addr import GID
 from emu.verbs.base import PyverbsCM, PyverbsObject, close_weakrefs, closed, lines
 from emu.verbs.fs import Fs
 from emu.verbs.node import default as default_node
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 NAME = "emu0"
 KINDS = ("qp", "cq", "mr")  # of elements, as the fields of events name them
+LIMITS = (
+    "fw_version", "node_guid", "sys_image_guid", "max_mr_size", "page_size_cap", "vendor_id", "vendor_part_id", "hw_ver", "max_qp",
+    "max_qp_wr", "device_cap_flags", "max_sge", "max_sge_rd", "max_cq", "max_cqe", "max_mr", "max_pd", "max_qp_rd_atom",
+    "max_res_rd_atom", "max_qp_init_rd_atom", "atomic_caps", "max_mw", "max_ah", "max_srq", "max_srq_wr", "max_srq_sge", "max_pkeys",
+    "local_ca_ack_delay", "phys_port_cnt",
+)  # fmt: skip
 EVENTS = {
     **{
         kind.name.removeprefix("IBV_EVENT_"): kind
@@ -86,15 +93,16 @@ class AsyncEvent(PyverbsObject):
 
 
 class DeviceAttr(PyverbsObject):
-    """Limits of the device, as ibv_query_device gives them; what the emulated NIC does not have is 0."""
+    """Limits of the device, as ibv_query_device gives them; of what the emulated NIC does not have there are 0."""
 
     def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
+        self._values = {**dict.fromkeys(LIMITS, 0), **values}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self._values.get(name, 0)
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(f"a device has no attribute {name}") from None
 
     def __str__(self) -> str:
         return lines("", sorted(self._values.items()))
@@ -106,6 +114,7 @@ class PortAttr(PyverbsObject):
     state = e.IBV_PORT_ACTIVE
     max_mtu = active_mtu = e.IBV_MTU_4096
     lid = sm_lid = lmc = 0
+    link_layer = 2  # Ethernet
     gid_tbl_len = pkey_tbl_len = 1
     max_msg_sz = 1 << 31
 
@@ -205,9 +214,19 @@ class Context(PyverbsCM):
         return DeviceAttr(self.call("query_device").result)
 
     def query_port(self, port_num: int) -> PortAttr:
-        if port_num != 1:
-            raise PyverbsRDMAError(f"query_port: {self.name} has port 1, not {port_num}", errno.EINVAL)
+        self._check_port("query_port", port_num)
         return PortAttr()
+
+    def query_gid(self, port_num: int, index: int) -> GID:
+        """The port's one address, which means nothing: on a node a queue pair is found by its number."""
+        self._check_port("query_gid", port_num)
+        if index != 0:
+            raise PyverbsRDMAError(f"query_gid: port 1 has GID 0, not {index}", errno.EINVAL)
+        return GID("fe80::1")
+
+    def _check_port(self, what: str, port_num: int) -> None:
+        if port_num != 1:
+            raise PyverbsRDMAError(f"{what}: {self.name} has port 1, not {port_num}", errno.EINVAL)
 
     def books(self) -> dict[str, Any]:
         """Emu's own: the broker's counts of sessions, objects and blocks."""

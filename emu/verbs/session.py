@@ -29,8 +29,10 @@ class Session:
     def __init__(self, directory: str, label: str, wants: bool) -> None:
         self._pid = os.getpid()
         self._garbage: deque[tuple[str, dict[str, Any]]] = deque()
-        with pyverbs_errors(f"no context on the node in {directory}"):
+        try:
             self._connection = client.connect(directory, name=label, wants=wants)
+        except WireError as error:
+            raise PyverbsRDMAError(f"no context on the node in {directory}: {error}", error.errno) from None
         self.directory = directory
         self.device, self.number = self._connection.device, self._connection.session
         self.descriptors = self._connection.descriptors
@@ -119,8 +121,7 @@ def pyverbs_errors(what: str) -> Iterator[None]:
     try:
         yield
     except ConnectionLost as error:
-        number = error.errno if error.definite else errno.EIO
-        raise PyverbsRDMAError(f"{what}: {error}", number, definite=error.definite) from None
+        raise PyverbsRDMAError(f"{what}: {error}", errno.EIO, definite=error.definite) from None
     except WireError as error:
         raise PyverbsRDMAError(f"{what}: {error}", error.errno, definite=error.definite) from None
     except OverflowError as error:

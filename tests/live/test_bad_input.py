@@ -218,6 +218,14 @@ def test_registration_on_an_unplugged_device(fresh, party):
     refused(lambda: here.fs("write", "/mnt/a", 0, b"x"), errno.ENODEV)
 
 
+def test_a_mount_without_dax_gives_no_region(fresh, party):
+    node = fresh(dax=False)
+    here = party(node)
+    here.fs("create", "/mnt/a", SIZE)
+    refused(lambda: here.memory("m", 4096, file="/mnt/a"), errno.EOPNOTSUPP)
+    assert here.fs("read", "/mnt/a", 0, 8) == bytes(8).hex()
+
+
 def test_a_second_broker_on_the_same_directory_is_refused(node):
     error = refused(Node(directory=node.dir).start, errno.ENODEV)
     assert node.dir in str(error)

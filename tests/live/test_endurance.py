@@ -53,6 +53,10 @@ def shared_memory(pid: int) -> list[str]:
     )
 
 
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 class Troupe:
     """Holder, peer and reclaimer, each replaced when it was killed; the next ones are started ahead."""
 
@@ -126,7 +130,7 @@ def objects(node) -> dict[str, int]:
 def test_fifty_kills_of_holder_peer_and_reclaimer(troupe):
     node = troupe.node
     node.fs.ls()
-    nobody, memory = objects(node), shared_memory(node.pid)
+    nobody, memory, descriptors = objects(node), shared_memory(node.pid), open_files(node.pid)
     sessions: dict[int, tuple[str, dict]] = {}
     for turn in range(ROUNDS):
         victim = ("holder", "peer", "reclaimer")[turn % 3]
@@ -150,6 +154,7 @@ def test_fifty_kills_of_holder_peer_and_reclaimer(troupe):
     troupe.close()
     until(lambda: objects(node), nobody)
     until(lambda: shared_memory(node.pid), memory)
+    until(lambda: open_files(node.pid), descriptors)
     judge(latest_run(node.path / "runs"), sessions)
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,11 @@ def test_devices(node):
         attr = ctx.query_device()
         assert attr.max_qp > 0
         assert attr.max_mr_size > 0
+        assert attr.max_srq == 0
+        with pytest.raises(AttributeError):
+            attr.max_nonsense  # noqa: B018
         assert ctx.query_port(1).state == e.IBV_PORT_ACTIVE
+        assert ctx.query_gid(1, 0).gid.startswith("fe80:")
     with pytest.raises(PyverbsRDMAError) as error:
         Context(name="mlx5_0", dir=node.dir)
     assert error.value.error_code == errno.ENODEV
@@ -192,23 +197,25 @@ def test_a_forked_child_is_refused_and_does_not_keep_the_session(node):
             os.close(fd)
 
 
-def test_the_end_of_the_broker_is_an_event_and_then_eio(fresh):
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_the_end_of_the_broker_is_an_event_and_then_eio(fresh, end):
     node = fresh()
     ctx = node.context()
     pd, cq, mr, qp = furnish(ctx)
-    node.kill()
+    getattr(node, end)()
     event = ctx.get_async_event(30)
     assert (event.event_type, event.element) == (e.IBV_EVENT_DEVICE_FATAL, None)
     event.ack()
     assert ctx.get_async_event(0.05) is None  # once
-    for call in (
+    calls = (
         ctx.query_device,
         lambda: MR(pd, 4096, ALL),
         lambda: qp.query(1),
         cq.poll,
         ctx.fs.ls,
         lambda: cq.wait(1),
-    ):
+    )
+    for call in calls:
         with pytest.raises(PyverbsRDMAError) as error:
             call()
         assert error.value.error_code == errno.EIO
@@ -217,6 +224,36 @@ def test_the_end_of_the_broker_is_an_event_and_then_eio(fresh):
     node.start()
     with node.context() as again:
         furnish(again)
+
+
+def test_a_reclaim_under_way_when_the_broker_dies_is_in_doubt(fresh, party):
+    node = fresh()
+    here = party(node)
+    here.fs("create", "/mnt/a", 8192)
+    target = here.memory("file", 8192, file="/mnt/a")
+    here.connect("q", here.pair("q"))
+    here.ctx.call("hold_arm", point="quantum-half", key=target["rkey"])
+    here.post("q", "write", "file", length=4096, rkey=target["rkey"], addr=target["addr"] + 4096)
+    here.ctx.call("hold_wait", point="quantum-half")
+    reclaim = here.ctx.fs.begin_truncate("/mnt/a", 0)
+    node.kill()
+    with pytest.raises(PyverbsRDMAError) as error:
+        reclaim.result(30)
+    assert (error.value.error_code, error.value.definite) == (errno.EIO, False)
+
+
+def test_one_thread_waits_for_events_while_another_works(fresh):
+    node = fresh()
+    ctx = node.context()
+    heard = []
+    waiter = threading.Thread(target=lambda: heard.append(ctx.get_async_event(60)))
+    waiter.start()
+    for _ in range(50):
+        MR(PD(ctx), 4096, ALL).close()
+    node.kill()
+    waiter.join(60)
+    assert heard[0].event_type == e.IBV_EVENT_DEVICE_FATAL
+    ctx.close()
 
 
 def test_who_waits_for_a_completion_hears_of_the_end(fresh, party):

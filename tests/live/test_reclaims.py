@@ -131,6 +131,18 @@ def test_a_revoked_key_stays_an_error_until_dereg(scene, protocol):
     assert again["rkey"] != target["rkey"]
 
 
+def test_only_who_asked_hears_of_a_revoke(dax, party, node):
+    """verbs has no event of a memory region: a program that knows nothing of emu's gets none."""
+    plain = party(node, "plain")
+    plain.memory("same", SIZE, file=dax.path)
+    node.fs.truncate(dax.path, 0, timeout=30)
+    event = dax.holder.event()
+    assert (event["event"], event["element"]) == ("MR_REVOKED", "file")
+    assert event["fields"]["mr"] == dax.target["handle"]
+    assert plain.event(timeout=0.1) is None
+    assert dax.holder.event(timeout=0.0) is None
+
+
 @pytest.mark.parametrize("reclaim", RECLAIMS)
 def test_ebusy_refuses_and_changes_nothing(scene, protocol, reclaim):
     protocol("ebusy")

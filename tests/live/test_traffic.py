@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 
 import pytest
 
@@ -75,6 +76,43 @@ def test_immediate_data_arrives_with_the_message(pair):
     received = next(wc for wc in wcs if wc.opcode == e.IBV_WC_RECV)
     assert (received.imm_data, received.wc_flags & e.IBV_WC_WITH_IMM) == (0xCAFE, e.IBV_WC_WITH_IMM)
     assert received.src_qp == here.qps["a"].qp_num
+
+
+def test_a_write_with_immediate_data_takes_a_receive(pair):
+    here, target = pair
+    here.recv("b", "n", wr_id=8)
+    here.put("m", b"data".hex())
+    wr = SendWR(5, e.IBV_WR_RDMA_WRITE_WITH_IMM, 1, 77, [here.sge("m", 0, 4)])
+    wr.set_wr_rdma(target["rkey"], target["addr"] + 512)
+    here.qps["a"].post_send(wr)
+    wcs = []
+    while len(wcs) < 2 and here.cq.wait(30):
+        wcs += here.cq.poll(2)[1]
+    received = next(wc for wc in wcs if wc.wr_id == 8)
+    assert (received.opcode, received.imm_data, received.byte_len) == (e.IBV_WC_RECV_RDMA_WITH_IMM, 77, 4)
+    assert here.mrs["n"].read(4, 512) == b"data"
+
+
+def test_chained_requests_are_posted_with_one_call(pair):
+    here, target = pair
+    second = here.request("write", "m", wr_id=2, length=8, rkey=target["rkey"], addr=target["addr"])
+    first = here.request("write", "m", wr_id=1, length=8, rkey=target["rkey"], addr=target["addr"])
+    first.next_wr = second
+    here.qps["a"].post_send(first)
+    assert [row[:2] for row in here.gather(2)] == [[1, "SUCCESS"], [2, "SUCCESS"]]
+
+
+def test_the_first_request_that_was_not_posted_is_told(pair):
+    here, target = pair
+    values = {"length": 8, "rkey": target["rkey"], "addr": target["addr"]}
+    wrs = [here.request("write", "m", wr_id=i, **values) for i in range(20)]
+    for one, following in itertools.pairwise(wrs):
+        one.next_wr = following
+    bad = here.request("write", "m", **values)
+    with pytest.raises(PyverbsRDMAError):
+        here.qps["a"].post_send(wrs[0], bad)
+    assert bad.wr_id == 16
+    here.gather(16)
 
 
 def test_work_completes_in_the_order_it_was_posted(pair):
