@@ -1,0 +1,264 @@
+"""Clients and the shell: emu fs, emu protocol, remote control, hold points of the engine, who is dead and who is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from served import COMMAND, PATIENCE, Served, emu
+
+from emu.wire import codec
+from emu.wire.client import Dealer, connect_remote
+from emu.wire.errors import ConnectionLost, RequestRefused, WireError
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with Served(
+        tmp_path_factory.mktemp("n"), "--pmem", "pm0=8M", "--pmem", "pm1=1M", "--mount", "/mnt=pm0,dax,protocol=ebusy",
+        "--mount", "/other=pm1,dax", "--listen", "tcp://127.0.0.1:*",
+    ) as broker:  # fmt: skip
+        yield broker
+
+
+@pytest.fixture
+def node(served):
+    with served.connect(name="test") as connection:
+        yield connection
+
+
+@pytest.fixture
+def fs(served):
+    return lambda *arguments, **options: emu("fs", "--dir", served.directory, *arguments, **options)
+
+
+def test_files_from_the_shell(fs, node):
+    assert fs("create", "/mnt/shell", "1M").returncode == 0
+    assert fs("write", "/mnt/shell", "4K", input="words").returncode == 0
+    assert fs("read", "/mnt/shell", "4096", "5").stdout == "words"
+    listed = fs("ls", "/mnt").stdout.split("\n")
+    assert listed[0].split() == ["path", "ino", "size", "blocks", "pins"]
+    assert listed[1].split() == ["/mnt/shell", "1", "1048576", "256", "0"]
+    assert fs("truncate", "/mnt/shell", "8K").returncode == 0
+    assert fs("punch", "/mnt/shell", "0", "4K").returncode == 0
+    found = json.loads(fs("--json", "stat", "/mnt/shell").stdout)
+    assert (found["size"], found["blocks"], found["layout"]) == (8192, 1, 3)
+    assert "since" in fs("stat", "/mnt/shell").stdout
+    assert fs("unlink", "/mnt/shell").returncode == 0
+    with pytest.raises(RequestRefused):
+        node.call("fs_stat", path="/mnt/shell")
+
+
+def test_large_files_pass_through_the_shell_in_pieces(served, fs):
+    data = os.urandom((1 << 21) + 777)
+    assert fs("create", "/mnt/large", "0").returncode == 0
+    command = [*COMMAND, "fs", "--dir", str(served.directory)]
+    subprocess.run([*command, "write", "/mnt/large", "0"], input=data, check=True)
+    assert (
+        subprocess.run([*command, "read", "/mnt/large", "0", "1G"], check=True, capture_output=True).stdout
+        == data
+    )
+    fs("unlink", "/mnt/large")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (("truncate", "/mnt/none", "0"), 1, "emu: truncate /mnt/none: ENOENT: "),
+        (("create", "/nowhere/a", "0"), 1, "emu: create /nowhere/a: ENOENT: "),
+        (("create", "/mnt/../a", "0"), 1, "emu: create /mnt/../a: EINVAL: "),
+        (("create", "/mnt/a", "-1"), 1, "emu: create /mnt/a: EINVAL: "),
+        (("create", "/mnt/a", "1T"), 1, "emu: create /mnt/a: ENOSPC: "),
+        (("unplug", "pm9"), 1, "emu: unplug pm9: ENODEV: "),
+        (("truncate", "/mnt/a", "lots"), 64, "EINVAL"),
+        (("truncate", "/mnt/a"), 64, "EINVAL"),
+        (("shred", "/mnt/a"), 64, "EINVAL"),
+        ((), 64, "EINVAL"),
+    ],
+)
+def test_refusals_on_the_shell(fs, arguments, code, error):
+    ended = fs(*arguments)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    last = ended.stderr.strip().splitlines()[-1]
+    assert error in last
+    assert len(last) > len(error) + 10
+
+
+def test_no_broker_is_exit_64(tmp_path):
+    ended = emu("fs", "--dir", tmp_path, "ls")
+    assert ended.returncode == 64
+    assert "emu broker --dir" in ended.stderr
+
+
+def test_protocols_are_shown_and_changed(served):
+    ask = ("protocol", "--dir", served.directory)
+    assert emu(*ask, "/mnt").stdout == "ebusy\n"
+    assert emu(*ask, "/mnt", "mr-revoke").stdout == "mr-revoke\n"
+    assert emu(*ask, "/mnt", "ebusy").stdout == "ebusy\n"
+    wrong = emu(*ask, "/mnt", "nosuch")
+    assert (wrong.returncode, "EINVAL" in wrong.stderr) == (1, True)
+    assert emu(*ask, "/nowhere").returncode == 1
+
+
+def register(node, path, length=8192):
+    pd = node.call("alloc_pd").result["handle"]
+    answer = node.call("reg_mr", pd=pd, length=length, access=7, iova=0, backing="dax", path=path)
+    os.close(answer.descriptors[0])
+    return answer.result
+
+
+def test_ebusy_reaches_the_shell(fs, node):
+    node.call("fs_create", path="/mnt/held", size=8192)
+    held = register(node, "/mnt/held")
+    ended = fs("truncate", "/mnt/held", "0")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("emu: truncate /mnt/held: EBUSY: ")
+    node.call("dereg_mr", handle=held["handle"])
+    assert fs("truncate", "/mnt/held", "0").returncode == 0
+
+
+def test_a_host_file_is_truncated_through_its_descriptor(fs, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"x" * 10000)
+    assert fs("truncate", victim, "5000").returncode == 0
+    assert victim.stat().st_size == 5000
+    assert fs("punch", victim, "0", "4K").returncode == 0
+    assert victim.read_bytes() == bytes(4096) + b"x" * 904
+
+
+def test_ctrl_c_takes_a_waiting_reclaim_back(served, node):
+    """An engine thread is held, so that the revoke cannot end; the interrupted truncate has changed nothing, and says so."""
+    node.call("fs_create", path="/other/a", size=8192)
+    register(node, "/other/a")
+    node.call("hold_arm", point="before-effect")
+    command = [*COMMAND, "fs", "--dir", str(served.directory), "truncate", "/other/a", "0"]
+    shell = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    node.call("hold_wait", point="before-effect", timeout=PATIENCE)
+    shell.send_signal(signal.SIGINT)
+    node.call("hold_release", point="before-effect")
+    _, words = shell.communicate(timeout=PATIENCE)
+    size = node.call("fs_stat", path="/other/a").result["size"]
+    assert shell.returncode in {0, 1, 130}, words
+    if shell.returncode == 1:
+        assert words.startswith("emu: truncate /other/a: EINTR: ")
+        assert size == 8192
+    else:
+        assert size in {0, 8192}
+
+
+def test_remote_control_over_tcp(served, node):
+    address = tcp_address(served)
+    with connect_remote(address, name="far") as far:
+        assert far.session != node.session
+        far.call("fs_create", path="/mnt/far", size=4096)
+        assert far.call("fs_stat", path="/mnt/far").result["blocks"] == 1
+        far.call("fs_unlink", path="/mnt/far")
+        with pytest.raises(WireError, match="door"):
+            far.call("reg_mr", pd=1, length=4096, access=1, iova=0)
+
+
+def tcp_address(served):
+    """The port that the system chose, as the broker's process holds it."""
+    inodes = set()
+    for fd in os.listdir(f"/proc/{served.process.pid}/fd"):
+        link = os.readlink(f"/proc/{served.process.pid}/fd/{fd}")
+        inodes |= {link[8:-1]} if link.startswith("socket:[") else set()
+    for line in Path(f"/proc/{served.process.pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[9] in inodes and fields[3] == "0A":
+            return f"tcp://127.0.0.1:{int(fields[1].partition(':')[2], 16)}"
+    raise AssertionError("the broker listens on no tcp port")
+
+
+def test_a_silent_remote_client_expires(tmp_path):
+    with Served(tmp_path / "n", "--listen", "tcp://127.0.0.1:*", scale=0.002) as served:
+        far = Dealer(tcp_address(served))
+        far.ask(codec.encode_request("hello", 1, {"version": 1}), PATIENCE)
+        with served.connect() as node:
+            while node.call("query_books").result["sessions"] > 1:
+                pass
+            node.call("ping")
+        far.close()
+
+
+CLIENT = """
+import sys
+from emu.wire.client import connect
+node = connect(sys.argv[1], name="victim")
+pd = node.call("alloc_pd").result["handle"]
+node.call("reg_mr", pd=pd, length=8192, access=7, iova=0)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def victim(served):
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, str(served.directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def test_a_killed_client_leaves_nothing(node, victim):
+    def counts():
+        books = node.call("query_books").result
+        return {name: books[name] for name in ("sessions", "pds", "mrs")}
+
+    before = counts()
+    victim.kill()
+    victim.wait(PATIENCE)
+    expected = {"sessions": before["sessions"] - 1, "pds": before["pds"] - 1, "mrs": before["mrs"] - 1}
+    while counts() != expected:
+        pass
+
+
+def test_a_stopped_client_is_not_dead(node, victim):
+    before = node.call("query_books").result
+    victim.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, victim.pid, os.WSTOPPED)
+    for _ in range(50):
+        node.call("ping")
+    assert node.call("query_books").result == before
+    victim.send_signal(signal.SIGCONT)
+
+
+def test_another_clients_handle_is_refused(served, node):
+    pd = node.call("alloc_pd").result["handle"]
+    with served.connect() as other, pytest.raises(RequestRefused) as caught:
+        other.call("dealloc_pd", handle=pd)
+    assert caught.value.errno
+    node.call("dealloc_pd", handle=pd)
+
+
+def test_the_event_descriptor_tells_of_events(served):
+    with served.connect() as node:
+        assert not select.select([node.event_fd], [], [], 0)[0]
+        assert node.next_event(0) is None
+
+
+def test_closing_ends_what_is_under_way(served):
+    node = served.connect()
+    pending = node.start("hold_wait", point="completion")
+    node.close()
+    with pytest.raises(ConnectionLost):
+        pending.result(PATIENCE)
+
+
+def test_figures(node):
+    found = node.call("stats").result
+    assert found["engine"]["contexts"] >= 1
+    assert found["books"]["sessions"] >= 1
+    assert found["process"]["rss"] > 1 << 20
+    assert (found["loop"]["defects"], found["loop"]["failures"]) == (0, 0)
