@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from party import until
 
 from emu.verbs import enums as e
 
@@ -168,7 +169,9 @@ def test_a_peer_that_does_not_answer(node, party, remote, how):
     elif how == "destroyed":
         far.call("destroy", "b")
     else:
+        sessions = node.books["sessions"]
         far.kill()
+        until(lambda: node.books["sessions"], sessions - 1)
     assert near.do("a", "write", "m", rkey=target["rkey"], addr=target["addr"]) == "RETRY_EXC_ERR"
 
 
