@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.cli import CommandError
 from emu.lab import names
-from emu.lab.compare import Options, compare
+from emu.lab.compare import Options, compare, cores
 from emu.lab.plan import protocols_here, rows
 from emu.lab.rows import exit_code
 from emu.report.html import page
@@ -48,7 +47,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=1, metavar="N", help="varies when the reclaim falls (default 1)"
     )
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at the same time (default: the number of cores, up to 4)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs set up at the same time (default: one more than cores, up to 5)",
     )
     parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
     parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page")
@@ -112,7 +114,7 @@ def _runs(args: argparse.Namespace) -> int:
 
 
 def _jobs(args: argparse.Namespace) -> int:
-    count: int = args.jobs if args.jobs is not None else min(4, len(os.sched_getaffinity(0)))
+    count: int = args.jobs if args.jobs is not None else min(5, cores() + 1)
     if count < 1:
         raise CommandError(f"compare --jobs {count}: EINVAL: at least one run at a time is needed")
     return count

@@ -1,13 +1,14 @@
 """A whole comparison: every row's runs and controls, a few at a time, and the result as data.
 
-Rows share nothing: each run has its own broker, directory and processes, so running two at once changes timings (which are only
-reported) and no verdict. A run whose verdict is unknown, since no DMA was in flight at the gate say, is tried again.
+Rows share nothing: each run has its own broker, directory and processes. Several are set up and judged at once; DMA goes on in as
+many as the machine has pairs of cores for, since engines that fight for a core make times (never verdicts) worse. A run whose verdict is unknown, since no DMA was in flight at the gate say, is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from contextlib import suppress
@@ -32,6 +33,11 @@ TRIES = 4  # of a run: the first, and three more while its verdict is unknown
 NOTHING = Control("")
 
 
+def cores() -> int:
+    """Processors that we may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True)
 class Options:
     """What `emu compare` was asked for."""
@@ -50,6 +56,7 @@ class Comparison:
 
     options: Options
     slots: asyncio.Semaphore
+    stage: asyncio.Semaphore
     controls: dict[str, asyncio.Task[str]] = field(default_factory=dict)
     done: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -97,7 +104,7 @@ class Comparison:
                 f"{self.options.seed}/{spec.label}/{control.name}/{number}/{attempt}"
             ).getrandbits(32)
             async with self.slots:
-                result = await _once(Run(spec, folder, seed, control))
+                result = await _once(Run(spec, folder, seed, control, self.stage))
             if result.verdict.outcome != "UNKNOWN":
                 break
         return result
@@ -128,7 +135,7 @@ async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
     """Carry everything out; the result is what `emu compare --json` writes."""
     specs = list(specs)
     began = time.monotonic()
-    comparison = Comparison(options, asyncio.Semaphore(options.jobs))
+    comparison = Comparison(options, asyncio.Semaphore(options.jobs), asyncio.Semaphore(max(1, cores() // 2)))
     tasks = [asyncio.create_task(comparison.row(spec, len(specs))) for spec in specs]
     try:
         results = await asyncio.gather(*tasks)

@@ -66,7 +66,8 @@ class Run:
     spec: RowSpec
     folder: Path
     seed: int
-    control: Control = field(default_factory=lambda: Control("", shared=False))
+    control: Control
+    stage: asyncio.Semaphore  # held while DMA goes on: another run's engine would only disturb the times
     broker: Broker | None = None
     clients: dict[str, Process] = field(default_factory=dict)
     facts: Json = field(default_factory=dict)
@@ -116,13 +117,19 @@ class Run:
 
     async def _scene(self) -> None:
         await self._meet()
+        async with self.stage:
+            await self._act()
+        succeeded = self.facts["reclaim"]["returned"] and self.facts["reclaim"]["errno"] is None
+        await self._survey(succeeded=succeeded)
+
+    async def _act(self) -> None:
+        """From the first byte to the last."""
         peer = self.clients["peer"]
         await peer.ask("go", dma=self.control.dma)
-        await self._go_on(random.Random(self.seed).randint(0, 64))
+        await self._go_on(random.Random(self.seed).randint(0, ROUND))
         reclaim = await self._reclaim()
-        succeeded = reclaim["returned"] and reclaim["errno"] is None
         if reclaim["returned"]:
-            await self._aftermath(succeeded=succeeded)
+            await self._aftermath(succeeded=reclaim["errno"] is None)
         recovered = bool((await self.clients["holder"].ask("status"))["again"])
         if recovered:
             with suppress(LabError):
@@ -136,7 +143,6 @@ class Run:
             "bystander": {"qps": [self.qps["peer"]["bystander"]], "mr_lost": not stopped["bystander_lives"]},
             "drained": ["peer"],
         }
-        await self._survey(succeeded=succeeded)
 
     async def _meet(self) -> None:
         """Registration, queue pairs, keys."""

@@ -181,8 +181,13 @@ def _diagram(rows: Sequence[Json]) -> str:
     return ""
 
 
-def _telling(row: Json) -> tuple[bool, bool, bool]:
-    return (not row["notified"], row["event"] != "truncate", row["holder"] != "prompt")
+def _telling(row: Json) -> tuple[bool, bool, float]:
+    """A revoke seen by a prompt holder first, and of those the one that was least disturbed."""
+    return (
+        not row["notified"],
+        row["holder"] != "prompt",
+        row["reclaim_us"]["p50"] if row["reclaim_us"] else 1e12,
+    )
 
 
 def _key() -> str:

@@ -73,17 +73,21 @@ def read(folder: str | Path) -> Scene | None:
     folder = Path(folder)
     try:
         row = json.loads((folder / "row.json").read_text("utf-8"))
-        phases = [line for line in read_events(folder) if line.get("type") == "Phase"]
+        lines = [line for line in read_events(folder) if line.get("type") in {"Phase", "Notify"}]
         journals = {j.name: j for j in map(read_journal, sorted((folder / "journals").glob("*.jrnl")))}
         quanta = [r for r in by_time(read_oplogs(folder)) if r.kind == 1]
     except (OSError, ValueError, KeyError):
         return None
+    phases = [line for line in lines if line["type"] == "Phase"]
     if not phases or not row["reclaim"]["began"]:
         return None
-    return _scene(row, phases, journals, quanta)
+    notices = [line["t"] for line in lines if line["type"] == "Notify" and line["name"] in TOLD.values()]
+    return _scene(row, phases, notices, journals, quanta)
 
 
-def _scene(row: Json, phases: list[Json], journals: dict[str, JournalFile], quanta: list[Any]) -> Scene:
+def _scene(
+    row: Json, phases: list[Json], notices: list[int], journals: dict[str, JournalFile], quanta: list[Any]
+) -> Scene:
     first = [line for line in phases if line["reclaim"] == phases[0]["reclaim"]]
     peer, holder = journals.get("peer"), journals.get("holder")
     failed = _first(peer, Kind.POLLED)
@@ -93,7 +97,9 @@ def _scene(row: Json, phases: list[Json], journals: dict[str, JournalFile], quan
         row["reclaim"]["began"] - BEFORE_NS, last + AFTER_NS, f"{row['event']}, {row['holder']} holder"
     )
     _reclaimer(scene, row["reclaim"], first)
-    _broker(scene, first, told)
+    _broker(scene, first)
+    if notices and told and notices[0] < told:
+        scene.messages.append(Message("broker", notices[0], "holder", told))
     _engine(scene, quanta)
     if peer:
         _peer(scene, peer)
@@ -117,12 +123,10 @@ def _reclaimer(scene: Scene, reclaim: Json, phases: list[Json]) -> None:
         scene.messages.append(Message("broker", returned, "reclaimer", reclaim["ended"]))
 
 
-def _broker(scene: Scene, phases: list[Json], told: int | None) -> None:
+def _broker(scene: Scene, phases: list[Json]) -> None:
     for line in phases:
         inflight = f" ({line['inflight']} in flight)" if line["phase"] == "requested" else ""
         scene.marks.append(Mark("broker", line["t"], "phase", line["phase"] + inflight))
-        if line["phase"] == "notified" and told:
-            scene.messages.append(Message("broker", line["t"], "holder", told))
 
 
 def _engine(scene: Scene, quanta: list[Any]) -> None:
