@@ -72,8 +72,17 @@ class Op(NamedTuple):
     gen: int = 0
 
 
+class Frozen:
+    """The core's books at one moment, and their canonical form once somebody asked for it: many states share them."""
+
+    __slots__ = ("names", "snapshot", "text")
+
+    def __init__(self, snapshot: tuple[Any, ...]) -> None:
+        self.snapshot, self.text, self.names = snapshot, "", Names()
+
+
 class State(NamedTuple):
-    core: tuple[Any, ...]
+    core: Frozen
     gens: tuple[int, ...]
     absent: bool = False
     keys: tuple[Key, ...] = ()
@@ -115,7 +124,7 @@ class World:
     # ---- the start
 
     def start(self) -> State:
-        state = State(self.blank, (1,) * BLOCKS)
+        state = State(Frozen(self.blank), (1,) * BLOCKS)
         asked = events.Requested
         for event in (
             *self._boot(),
@@ -250,10 +259,10 @@ class World:
         reclaimer are done with at once.
         """
         core = self.core
-        core.restore(state.core)
+        core.restore(state.core.snapshot)
         made = core.step(event)
         core.committed()
-        state = state._replace(core=core.snapshot())
+        state = state._replace(core=Frozen(core.snapshot()))
         todo: list[tuple[Any, ...]] = []
         for effect in made:
             translate = TRANSLATE.get(type(effect))
@@ -313,12 +322,12 @@ class World:
         """A kill -9 of the broker: only the durable rows, the image and the table of generations are left."""
         self._meet("broker crashed")
         core = self.core
-        core.restore(state.core)
+        core.restore(state.core.snapshot)
         rows = core.durable()
         core.restore(self.blank)
         core.load(rows)
         core.committed()
-        fresh = State(core.snapshot(), state.gens, crashed=True, reclaimer=state.reclaimer)
+        fresh = State(Frozen(core.snapshot()), state.gens, crashed=True, reclaimer=state.reclaimer)
         for event in self._boot():
             fresh = self._step(fresh, event)
         if core.books.files.rows != self._books(state)["files"]:
@@ -380,7 +389,7 @@ class World:
                     return
 
     def _books(self, state: State) -> dict[str, dict[Any, Any]]:
-        return {book.name: rows for book, rows in zip(self.core.books.all, state.core, strict=True)}
+        return {book.name: rows for book, rows in zip(self.core.books.all, state.core.snapshot, strict=True)}
 
     def _owners(self, state: State) -> dict[int, str]:
         return {
@@ -420,7 +429,7 @@ class World:
                 )
         else:
             self._meet("the reclaim succeeded")
-            self.core.restore(state.core)
+            self.core.restore(state.core.snapshot)
             if not self._new_layout():
                 self._broken.append(("S2", "the reclaim succeeded, and its change is not there"))
         return state._replace(reclaimer=errno_name(code) if code else "0")
@@ -446,9 +455,11 @@ class World:
 
     def canonical(self, state: State) -> bytes:
         """Equal bytes: the same future. The core's own form, and the model's, with the same names for keys and cookies."""
-        self.core.restore(state.core)
-        names = Names()
-        rows = canonical_rows(self.core.books, names)
+        frozen = state.core
+        if not frozen.text:
+            self.core.restore(frozen.snapshot)
+            frozen.text = repr(canonical_rows(self.core.books, frozen.names))
+        names = frozen.names.copy()
         op = state.op
         model = (
             state.gens,
@@ -464,7 +475,7 @@ class World:
             state[8:9],
             state[10:],
         )
-        return repr((rows, model)).encode()
+        return f"{frozen.text}{model!r}".encode()
 
 
 # ---- effects as the model sees them, and what they do to it

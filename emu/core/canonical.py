@@ -7,16 +7,21 @@ give the same bytes, whatever the numbers were.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.core.rows import BOOKS, FIELDS, GHOST, VALUE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from emu.core.books import Books
 
 
 class Names:
     """Numbers renamed, domain by domain, in order of appearance. 0 stays 0: it names nothing."""
+
+    __slots__ = ("_domains",)
 
     def __init__(self) -> None:
         self._domains: dict[str, dict[int, int]] = {}
@@ -24,24 +29,47 @@ class Names:
     def of(self, domain: str, number: int) -> int:
         if not number:
             return 0
-        known = self._domains.setdefault(domain, {})
+        known = self._domains.get(domain)
+        if known is None:
+            known = self._domains[domain] = {}
         return known.setdefault(number, len(known) + 1)
 
-
-def field_of(kind: str, value: Any, names: Names) -> Any:
-    if kind == VALUE:
-        return value
-    if kind == "extents":  # the layout number of an extent is reported, and decides nothing
-        return tuple(extent[:3] for extent in value)
-    if kind.endswith("*"):
-        return tuple(names.of(kind[:-1], number) for number in value)
-    return names.of(kind, value)
+    def copy(self) -> Names:
+        twin = Names()
+        twin._domains = {domain: dict(known) for domain, known in self._domains.items()}
+        return twin
 
 
-def key_of(kind: str, key: Any, names: Names) -> Any:
-    if kind == "order":
-        return None
-    return key if kind == VALUE else names.of(kind, key)
+class Plan(NamedTuple):
+    """How the rows of a class are written: values as they are, then identities, then lists of identities, then extents."""
+
+    values: Callable[[Any], Any]
+    single: tuple[tuple[str, int], ...]
+    many: tuple[tuple[str, int], ...]
+    extents: tuple[int, ...]
+
+
+def plan_of(fields: Mapping[str, str]) -> Plan:
+    kinds = tuple(enumerate(fields.values()))
+    values = [at for at, kind in kinds if kind == VALUE]
+    named = [(kind, at) for at, kind in kinds if kind not in {VALUE, GHOST, "extents"}]
+    return Plan(
+        itemgetter(*values) if values else lambda _row: (),
+        tuple((kind, at) for kind, at in named if not kind.endswith("*")),
+        tuple((kind[:-1], at) for kind, at in named if kind.endswith("*")),
+        tuple(at for at, kind in kinds if kind == "extents"),
+    )
+
+
+def row_of(plan: Plan, row: Any, names: Names) -> tuple[Any, ...]:
+    of = names.of
+    written = [plan.values(row)]
+    written += [of(domain, row[at]) for domain, at in plan.single]
+    for domain, at in plan.many:
+        written.append(tuple([of(domain, number) for number in row[at]]))
+    for at in plan.extents:  # the layout number of an extent is reported, and decides nothing
+        written.append(tuple([extent[:3] for extent in row[at]]))
+    return tuple(written)
 
 
 def canonical_rows(books: Books, names: Names) -> tuple[Any, ...]:
@@ -49,19 +77,18 @@ def canonical_rows(books: Books, names: Names) -> tuple[Any, ...]:
     whole: list[Any] = []
     for book in books.all:
         row_class, kind = BOOKS[book.name]
-        if row_class is int:
+        if row_class is int or not book.rows:
             continue
         plan = PLANS[row_class]
         items = book.items()
         if kind == "order":  # runs of blocks: their order says something within an aperture only
             items.sort(key=lambda item: item[1].aperture)
-        for key, row in items:
-            fields = tuple(field_of(how, row[at], names) for at, how in plan)
-            whole.append((book.name, key_of(kind, key, names), fields))
+            whole.append((book.name, [row_of(plan, row, names) for _key, row in items]))
+        elif kind == VALUE:
+            whole.append((book.name, [(key, row_of(plan, row, names)) for key, row in items]))
+        else:
+            whole.append((book.name, [(names.of(kind, key), row_of(plan, row, names)) for key, row in items]))
     return tuple(whole)
 
 
-PLANS = {
-    row_class: tuple((at, how) for at, how in enumerate(fields.values()) if how != GHOST)
-    for row_class, fields in FIELDS.items()
-}
+PLANS: Mapping[type, Plan] = {row_class: plan_of(fields) for row_class, fields in FIELDS.items()}

@@ -349,9 +349,13 @@ def test_an_acknowledgement_reaches_the_reclaims_of_the_mr(make_node):
     table["unmapping", "unmapped"] = go(apply(), free(), reply(), to=END)
     node = make_node("own", protocols=own(table))
     node.file()
+    node.file("/mnt/b")
     handle = node.mr()
+    node.mr("/mnt/b", session=2)
     request = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    node.send(rq.FsTruncate("/mnt/b", 0), 3)
     node.ask(rq.Acknowledge(handle))
+    assert len(node.of(fx.Quiesce)) == 1, "the other reclaim is none of its business"
     assert isinstance(node.answer(request), fx.Reply)
     node.ask(rq.Acknowledge(handle))
 
