@@ -61,8 +61,11 @@ class Effects:
             self._failed(effect, error)
 
     def perform(self, effect: fx.Effect) -> None:
-        """The bare deed. Raises OSError."""
-        self._table[type(effect)](effect)
+        """The bare deed. Raises OSError, for a defect too: it concerns whoever asked, not everybody."""
+        try:
+            self._table[type(effect)](effect)
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
+            raise OSError(errno.EIO, f"{type(effect).__name__}: {type(error).__name__}: {error}") from error
 
     def prepare(self, effect: fx.Effect) -> None:
         """What of it can fail for want of space, before the commit. Raises OSError."""

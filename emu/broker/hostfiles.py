@@ -44,8 +44,7 @@ class HostFiles:
         found = os.fstat(fd)
         self._last += 1
         self._fds[self._last] = fd
-        label = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - only a name to show
-        return HostFile(self._last, found.st_dev, found.st_ino, found.st_size, is_writable(fd), label)
+        return HostFile(self._last, found.st_dev, found.st_ino, found.st_size, is_writable(fd), _label(fd))
 
     def fd(self, handle: int) -> int:
         """Raises OSError EBADF for a handle that is closed."""
@@ -62,3 +61,8 @@ class HostFiles:
     def close_all(self) -> None:
         for handle in list(self._fds):
             self.close(handle)
+
+
+def _label(fd: int) -> str:
+    """A name to show; what is no UTF-8 in it is replaced, since messages carry text."""
+    return os.fsencode(os.readlink(f"/proc/self/fd/{fd}")).decode(errors="replace")  # noqa: PTH115

@@ -44,6 +44,8 @@ MESSAGES = 64  # ROUTER messages a turn
 PACKETS = 16  # packets of one door a turn
 VISITORS = 16  # new doors a turn
 SILENCE_TIMER = "silence"
+DOOR_TIMER = "door"
+DOOR_PAUSE = 0.1  # seconds without new doors when descriptors have run out
 CQ_ERR = 0  # IBV_EVENT_CQ_ERR
 _READ = select.EPOLLIN | select.EPOLLRDHUP
 _GONE = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
@@ -118,10 +120,16 @@ class Loop:
     # ---- the door
 
     def _welcome(self, _mask: int) -> None:
-        with suppress(BlockingIOError):
+        try:
             for _ in range(VISITORS):
                 sock, _ = self._door.accept()
                 self._admit(sock)
+        except BlockingIOError:
+            return
+        except OSError as error:  # no descriptor left: whoever waits outside waits on
+            self._record.shell("DoorClosed", errno=error.errno, error=str(error))
+            self._epoll.unregister(self._door.fileno())
+            self._timers.arm(DOOR_TIMER, DOOR_PAUSE)
 
     def _admit(self, sock: socket.socket) -> None:
         connection = DoorConnection(sock)
@@ -212,6 +220,8 @@ class Loop:
             self._steps.submit(TimerFired(name))
         elif name == RETRY_TIMER:
             self._steps.retry()
+        elif name == DOOR_TIMER:
+            self._epoll.register(self._door.fileno(), select.EPOLLIN)
         else:
             for session in self._sessions.silent_since(time.monotonic() - scaled(SILENCE_LIMIT)):
                 self._reception.lost(session)

@@ -64,6 +64,10 @@ class Reception:
             self.refused += 1
             raw = codec.encode_error(error.request or request, error.errno, str(error))
             self._sessions.say(visitor.door, error.request or request, raw)
+        except OSError as error:  # no descriptor left for it
+            self.refused += 1
+            raw = codec.encode_error(request, error.errno or errno.EIO, error.strerror or str(error))
+            self._sessions.say(visitor.door, request, raw)
         finally:
             packet.close_descriptors()
 

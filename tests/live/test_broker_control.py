@@ -130,6 +130,10 @@ def test_a_host_file_is_truncated_through_its_descriptor(fs, tmp_path):
     assert victim.stat().st_size == 5000
     assert fs("punch", victim, "0", "4K").returncode == 0
     assert victim.read_bytes() == bytes(4096) + b"x" * 904
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.write_bytes(b"x" * 100)
+    assert fs("truncate", odd, "10").returncode == 0
+    assert odd.stat().st_size == 10
 
 
 def test_ctrl_c_takes_a_waiting_reclaim_back(served, node):

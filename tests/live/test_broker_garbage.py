@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
 
 import msgpack
@@ -197,3 +198,25 @@ def test_who_asks_without_reading_is_stopped_and_loses_nothing_while_others_are_
         sock.settimeout(PATIENCE)
         for n in range(sent):
             assert codec.decode_answer(door.receive(sock).data)["id"] == n + 1
+
+
+def test_when_descriptors_run_out_newcomers_wait_and_everybody_else_is_served(tmp_path):
+    with Served(tmp_path / "n") as served, served.connect() as node:
+        used = node.call("stats").result["process"]["descriptors"]
+        soft, hard = resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (used + 2, hard))
+        doors = [door.connect(str(served.directory / "door")) for _ in range(8)]
+        for sock in doors:
+            sock.settimeout(PATIENCE)
+            door.send(sock, codec.encode_request("hello", 1, {"version": 1}))
+        for _ in range(20):
+            node.call("ping")
+        resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        answers = []
+        for sock in doors:
+            packet = door.receive(sock)
+            answers.append(codec.decode_answer(packet.data))
+            packet.close_descriptors()
+            sock.close()
+        assert all(answer["ok"] or answer["errno"] == "EMFILE" for answer in answers)
+        assert any(answer["ok"] for answer in answers)
