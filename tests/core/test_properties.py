@@ -31,9 +31,11 @@ Script = script_module.Script
 @st.composite
 def layouts(draw):
     """Extents of at most 40 blocks, and the same as a plain {file block: (device block, since)}."""
-    plain = draw(
-        st.dictionaries(st.integers(0, 40), st.tuples(st.integers(0, 1000), st.integers(1, 3)), max_size=25)
-    )
+    runs = st.tuples(st.sampled_from([0, 100]), st.integers(1, 2))
+    drawn = draw(st.dictionaries(st.integers(0, 40), runs, max_size=25))
+    plain = {
+        at: (at + shift, since) for at, (shift, since) in drawn.items()
+    }  # many neighbours belong together
     built = extents.insert((), tuple((at, device, 1, since) for at, (device, since) in plain.items()))
     return built, plain
 
@@ -83,6 +85,13 @@ def test_pieces_cover_the_bytes_in_order(case, offset, length):
         at += count
     assert at == offset + length
     assert sum(n for _at, n in extents.runs(built, offset, length)) <= length
+
+
+def test_neighbours_are_merged_only_if_they_belong_together():
+    assert extents.insert(((0, 10, 2, 1),), ((2, 12, 1, 1),)) == ((0, 10, 3, 1),)
+    assert len(extents.insert(((0, 10, 2, 1),), ((2, 12, 1, 2),))) == 2
+    assert len(extents.insert(((0, 10, 2, 1),), ((2, 13, 1, 1),))) == 2
+    assert len(extents.insert(((0, 10, 2, 1),), ((3, 12, 1, 1),))) == 2
 
 
 # ---- indexes
