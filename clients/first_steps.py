@@ -1,6 +1,6 @@
 """First steps: a file is registered, another process writes into it, the file is truncated, the writer gets the error code."""
 
-import multiprocessing
+from multiprocessing import Pipe, get_context
 
 import emu
 from emu import verbs as v
@@ -21,12 +21,12 @@ def writer(directory, pipe):
     mr = v.MR(pd, 4096, BOTH)
     wr = v.SendWR(opcode=v.IBV_WR_RDMA_WRITE, num_sge=1, sg=[v.SGE(mr.buf, mr.length, mr.lkey)])
     wr.set_wr_rdma(rkey, address)
-    status = v.IBV_WC_SUCCESS
-    while status == v.IBV_WC_SUCCESS:
+    wc = v.WC()
+    while wc.status == v.IBV_WC_SUCCESS:
         qp.post_send(wr)
         cq.wait()
-        status = cq.poll()[1][0].status
-        pipe.send(status)
+        wc = cq.poll()[1][0]
+        pipe.send(wc.status.name)
 
 
 if __name__ == "__main__":
@@ -34,15 +34,10 @@ if __name__ == "__main__":
         ctx.fs.create("/mnt/a", 4096)
         pd, cq, qp = queue_pair(ctx)
         mr = v.MR(pd, 4096, BOTH, file="/mnt/a")
-        pipe, other_end = multiprocessing.Pipe()
-        multiprocessing.get_context("spawn").Process(
-            target=writer, args=(node.dir, other_end), daemon=True
-        ).start()
+        pipe, other_end = Pipe()
+        get_context("spawn").Process(target=writer, args=(node.dir, other_end), daemon=True).start()
         qp.to_rts(v.QPAttr(dest_qp_num=pipe.recv(), qp_access_flags=BOTH))
         pipe.send((qp.qp_num, mr.rkey, mr.buf))
-        print("before:", pipe.recv().name)
+        print("before:", pipe.recv())
         ctx.fs.truncate("/mnt/a", 0)
-        status = v.IBV_WC_SUCCESS
-        while status == v.IBV_WC_SUCCESS:
-            status = pipe.recv()
-        print("after: ", status.name)
+        print("after: ", next(status for status in iter(pipe.recv, None) if status != "IBV_WC_SUCCESS"))
