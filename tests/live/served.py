@@ -43,6 +43,10 @@ class Served:
             self.process.kill()
             raise AssertionError(f"no broker: {said!r} {self.process.stderr.read().decode()}")
 
+    @property
+    def dir(self) -> str:
+        return str(self.directory)
+
     def connect(self, **options) -> Connection:
         return connect(self.directory, **options)
 

@@ -1,0 +1,153 @@
+"""The order of a step: before-commit effects, commit, the others; and what happens when the commit fails."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from emu.broker.effects import TABLE
+from emu.broker.steps import RETRY_TIMER, Steps
+from emu.core import effects as fx
+from emu.core.events import HostFile, Requested, TimerFired
+from emu.core.requests import FsTruncate
+
+ASKED = Requested(1, 7, FsTruncate("/mnt/a", 0))
+ALLOCATE = fx.Allocate(1, ((0, 4096),))
+REPLY = fx.Reply(1, 7)
+
+
+class World:
+    """Core, journal, effects, timers and record at once; `log` is what was done, in order."""
+
+    def __init__(self, effects=(ALLOCATE, REPLY), delta=(("files", 1, None),)):
+        self.effects, self.changes, self.log = tuple(effects), list(delta), []
+        self.full = self.broken = self.defect = False
+        self.steps = Steps(self, self, self, self, lambda point: None, self.refuse)
+        self.steps.effects = self
+
+    def step(self, event):
+        if self.defect:
+            raise RuntimeError("a defect")
+        self.log.append(("step", event))
+        return self.effects
+
+    def delta(self):
+        return self.changes
+
+    def committed(self):
+        self.log.append("committed")
+
+    def undo(self):
+        self.log.append("undo")
+
+    def commit(self, changes):  # the journal's, and the record's with a number
+        if not isinstance(changes, int):
+            if self.full:
+                raise OSError(errno.ENOSPC, "disk full")
+            self.log.append("commit")
+
+    def carry_out(self, effect):
+        if self.broken and effect is ALLOCATE:
+            raise OSError(errno.EFAULT, "broken")
+        self.log.append(effect)
+
+    def prepare(self, effect):
+        self.log.append(("prepare", effect))
+
+    def take_back(self, effect):
+        self.log.append(("take back", effect))
+
+    def refuse(self, event, number, sentence):
+        self.log.append(("refuse", event.request, number))
+
+    def arm(self, name, seconds):
+        self.log.append(("arm", name))
+
+    def event(self, event):
+        pass
+
+    def shell(self, name, **values):
+        pass
+
+
+def test_a_step_prepares_commits_and_only_then_acts():
+    world = World()
+    assert world.steps.step(ASKED)
+    assert world.log == [("step", ASKED), ALLOCATE, ("prepare", REPLY), "commit", "committed", REPLY]
+
+
+def test_without_a_durable_change_nothing_is_written():
+    world = World(delta=())
+    world.steps.step(ASKED)
+    assert "commit" not in world.log
+    assert "committed" in world.log
+
+
+def test_a_request_whose_commit_fails_is_undone_given_back_and_refused():
+    world = World()
+    world.full = True
+    assert not world.steps.step(ASKED)
+    assert world.log[-3:] == ["undo", ("take back", ALLOCATE), ("refuse", 7, errno.ENOSPC)]
+    assert REPLY not in world.log
+    assert world.steps.undone == 1
+
+
+def test_a_host_files_descriptor_goes_with_a_refused_request():
+    world = World()
+    world.full = True
+    world.steps.step(Requested(1, 7, FsTruncate("x", 0, host=True), HostFile(5, 1, 2, 3, writable=True)))
+    assert fx.CloseHandle(5) in world.log
+
+
+def test_a_fact_whose_commit_fails_comes_again_before_what_came_later():
+    world = World()
+    world.full = True
+    world.steps.submit(TimerFired(1))
+    world.steps.submit(TimerFired(2))
+    world.steps.run(10)
+    assert ("arm", RETRY_TIMER) in world.log
+    assert world.steps.waiting == 0
+    world.full = False
+    world.steps.submit(TimerFired(3))
+    world.steps.retry()
+    del world.log[:]
+    world.steps.run(10)
+    assert [entry[1] for entry in world.log if entry[0] == "step"] == [
+        TimerFired(1),
+        TimerFired(2),
+        TimerFired(3),
+    ]
+
+
+def test_preparation_that_fails_is_undone_too():
+    world = World()
+    world.broken = True
+    world.steps.step(ASKED)
+    assert ("refuse", 7, errno.EFAULT) in world.log
+    assert "commit" not in world.log
+
+
+def test_a_defect_concerns_its_request_alone():
+    world = World()
+    world.defect = True
+    world.steps.submit(ASKED)
+    world.steps.submit(TimerFired(1))
+    world.steps.run(10)
+    assert world.log == [("refuse", 7, errno.EIO)]
+    assert world.steps.defects == 2
+
+
+def test_a_turn_takes_a_bounded_number():
+    world = World()
+    for n in range(10):
+        world.steps.submit(TimerFired(n))
+    world.steps.run(4)
+    assert world.steps.waiting == 6
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in vars(fx).values() if isinstance(kind, type) and issubclass(kind, fx.Effect)]
+)
+def test_every_effect_of_the_core_is_carried_out_by_somebody(kind):
+    assert kind is fx.Effect or kind in TABLE
