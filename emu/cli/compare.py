@@ -7,6 +7,7 @@ protocol kept what it promises, 1 one broke a promise, 2 some outcome is unknown
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shutil
 import signal
@@ -61,6 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     specs = list(rows(*_chosen(args)))
+    _can_write(args.json, args.html)
     out = _evidence_folder(Path(args.out), [spec.label for spec in specs])
     options = Options(
         out=out, seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
@@ -130,8 +132,23 @@ def _evidence_folder(out: Path, labels: Sequence[str]) -> Path:
         for label in labels:
             shutil.rmtree(out / label, ignore_errors=True)
     except OSError as error:
-        raise CommandError(f"compare --out {out}: {error.strerror}") from error
+        raise CommandError(f"compare --out {out}: {_code(error)}: {error.strerror}") from error
     return out
+
+
+def _can_write(*targets: str | None) -> None:
+    """Before a minute is spent: results that could not be stored."""
+    for name in targets:
+        if name and name != "-":
+            try:
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                Path(name).open("a").close()
+            except OSError as error:
+                raise CommandError(f"compare {name}: {_code(error)}: {error.strerror}") from error
+
+
+def _code(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or errno.EIO, "EIO")
 
 
 # ---- carrying it out
@@ -162,7 +179,7 @@ def _deliver(args: argparse.Namespace, result: dict[str, Any]) -> None:
         if args.json and args.json != "-":
             _write(Path(args.json), raw)
     except OSError as error:
-        raise CommandError(f"compare {error.filename}: {error.strerror}") from error
+        raise CommandError(f"compare {error.filename}: {_code(error)}: {error.strerror}") from error
     print(table, file=sys.stderr if args.json == "-" else sys.stdout)
     if args.json == "-":
         sys.stdout.write(raw)

@@ -62,7 +62,13 @@ class Broker:
         """A line tells that it serves; end of file that it ended instead."""
         loop = asyncio.get_running_loop()
         said: asyncio.Future[bytes] = loop.create_future()
-        loop.add_reader(ready, lambda: said.done() or said.set_result(os.read(ready, 64)))
+
+        def hear() -> None:
+            loop.remove_reader(ready)
+            if not said.done():
+                said.set_result(os.read(ready, 64))
+
+        loop.add_reader(ready, hear)
         try:
             line = await asyncio.wait_for(said, patience(START))
         except TimeoutError:

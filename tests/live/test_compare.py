@@ -1,0 +1,214 @@
+"""`emu compare` on real processes: the main findings come out by themselves, anybody can recount them, and nothing is left behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from emu.report.schema import problems
+
+ROOT = Path(__file__).parents[2]
+EMU = [sys.executable, "-P", "-m", "emu", "compare"]
+PATIENCE = 200
+TAG = "EMU_TEST_TAG"
+
+
+def compare(*arguments, **options):
+    return subprocess.run(
+        [*EMU, *arguments], capture_output=True, text=True, timeout=PATIENCE, cwd="/", check=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """Three protocols, two events: the rows that the question turns on."""
+    out = tmp_path_factory.mktemp("compare")
+    done = compare(
+        "--events", "truncate,surprise-unplug", "--backings", "dax", "--holders", "deaf", "--out", str(out / "rows"),
+        "--json", str(out / "result.json"), "--html", str(out / "report.html"),
+    )  # fmt: skip
+    done.folder = out
+    done.result = json.loads((out / "result.json").read_text()) if (out / "result.json").exists() else None
+    assert done.result, done.stderr
+    return done
+
+
+def row(outcome, protocol, event):
+    return next(r for r in outcome.result["rows"] if (r["protocol"], r["event"]) == (protocol, event))
+
+
+def test_every_protocol_kept_what_it_promises(outcome):
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_the_real_result_fits_the_schema(outcome):
+    assert problems(outcome.result) == []
+
+
+def test_none_corrupts_another_file_and_its_controls_flip(outcome):
+    found = row(outcome, "none", "truncate")
+    assert found["outcome"] == "CORRUPT"
+    assert found["foreign_bytes"] > 0
+    assert found["foreign_dma_bytes"] > 0
+    assert found["dma_at_gate"] > 0
+    assert found["controls"] == {"no-dma": "OK", "fifo": "LOST"}
+
+
+def test_ebusy_denies_and_leaves_the_file_alone(outcome):
+    found = row(outcome, "ebusy", "truncate")
+    assert (found["outcome"], found["errno"], found["violated"]) == ("DENY", "EBUSY", [])
+    assert found["dma_at_gate"] > 0
+    assert found["controls"] == {"no-pin": "OK"}
+
+
+def test_ebusy_has_no_answer_to_a_surprise(outcome):
+    found = row(outcome, "ebusy", "surprise-unplug")
+    assert {"CORRUPT", "FAULT"} <= set(found["outcomes"])
+    assert found["foreign_bytes"] > 0
+    assert found["absent_bytes"] > 0
+    assert found["agrees"] is True
+
+
+@pytest.mark.parametrize("event", ["truncate", "surprise-unplug"])
+def test_revoke_protects_at_the_price_of_errors(outcome, event):
+    found = row(outcome, "mr-revoke", event)
+    assert (found["outcome"], found["violated"]) == ("OK+ERR", [])
+    assert (
+        found["foreign_bytes"],
+        found["foreign_dma_bytes"],
+        found["freed_bytes"],
+        found["lost_bytes"],
+    ) == (0, 0, 0, 0)
+    assert found["error_completions"]["REM_ACCESS_ERR"] > 0
+    assert found["dma_at_gate"] > 0
+    assert found["notified"] == 1.0
+    assert (found["collateral"], found["killed"]) == (0, 0)
+
+
+@pytest.mark.parametrize("event", ["truncate", "surprise-unplug"])
+@pytest.mark.parametrize("protocol", ["none", "ebusy", "mr-revoke"])
+def test_foreign_bytes_can_be_recounted_without_emu(outcome, protocol, event):
+    found = row(outcome, protocol, event)
+    script = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)[1]
+    counted = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, found["evidence"]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(counted.stdout) == found["foreign_bytes"]
+
+
+def test_the_classifier_was_not_told_the_protocols_name(outcome):
+    for name in ("row.json", "filemap.json"):
+        text = (Path(row(outcome, "none", "truncate")["evidence"]) / name).read_text()
+        assert "protocol" not in text
+        assert '"none"' not in text
+
+
+def test_the_table_goes_to_stdout_and_progress_to_stderr(outcome):
+    assert "ebusy      DENY EBUSY" in outcome.stdout
+    assert "[6/6]" in outcome.stderr
+    assert "[6/6]" not in outcome.stdout
+
+
+def test_the_page_has_the_table_the_plot_and_the_diagram(outcome):
+    page = (outcome.folder / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "Space-time diagram of one run" in page
+    assert "MR_REVOKED" in page
+
+
+def test_a_prompt_holder_gets_its_peer_going_again(tmp_path):
+    done = compare(
+        "--protocols", "revoke", "--events", "truncate", "--backings", "dax", "--holders", "prompt", "--out", str(tmp_path / "o"),
+        "--json", "-",
+    )  # fmt: skip
+    (found,) = json.loads(done.stdout)["rows"]
+    assert (done.returncode, found["protocol"], found["outcome"]) == (0, "mr-revoke", "OK+ERR"), done.stderr
+    assert found["recovery_us"] > 0
+    assert "mr-revoke" in done.stderr
+
+
+# ---- what is asked for wrongly
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--protocols", "nothing"], "no such protocol; the protocols are none, refuse"),
+        (["--protocols", "odp"], "protocol odp is not in this version; here are none, ebusy, mr-revoke"),
+        (["--events", "truncate,earthquake"], "no such event; the events are truncate, punch"),
+        (["--events", "reflink"], "event reflink is not in this version"),
+        (["--backings", "page-cache"], "backing page-cache is not in this version; here are dax, host"),
+        (["--holders", "stopped"], "holder stopped is not in this version; here are deaf, prompt"),
+        (["--holders", ""], "no such holder"),
+        (["--runs", "0"], "at least one run"),
+        (["--jobs", "-1"], "at least one run at a time"),
+        (["--quick", "--full"], "not allowed with argument"),
+        (["--json", "/proc/no/such/place.json"], "/proc/no"),
+        (["--out", "/proc/no"], "--out /proc/no"),
+    ],
+)
+def test_a_wrong_request_is_refused_at_once_in_words(tmp_path, arguments, named):
+    done = compare("--out", str(tmp_path / "o"), *arguments)
+    assert done.returncode == 64
+    assert done.stderr.splitlines()[-1].startswith("emu: ")
+    assert named in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    done = compare("--out", str(tmp_path))
+    assert done.returncode == 64
+    assert "ENOTEMPTY" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# ---- being interrupted
+
+
+def tagged(tag):
+    """Processes that carry the tag in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"{TAG}={tag}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def await_(condition, seconds=60.0):
+    """Poll for what no descriptor tells; the limit is for a broken build only."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whoever_ends_the_lab_ends_all_of_its_processes(tmp_path, number):
+    tag = f"{os.getpid()}-{number.value}"
+    lab = subprocess.Popen(
+        [*EMU, "--backings", "dax", "--out", str(tmp_path / "o")], env={**os.environ, TAG: tag}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        await_(lambda: list((tmp_path / "o").glob("*/run-1/journals/peer.jrnl")))
+        lab.send_signal(number)
+        _, errors = lab.communicate(timeout=60)
+        await_(lambda: not tagged(tag), 10.0)
+    finally:
+        lab.kill()
+    assert lab.returncode == (-9 if number == signal.SIGKILL else 130)
+    if number != signal.SIGKILL:
+        assert errors.splitlines()[-1] == "emu: compare: EINTR: interrupted"
+        assert "Traceback" not in errors
