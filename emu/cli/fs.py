@@ -168,7 +168,9 @@ def reclaim(node: Connection, op: str, about: str, /, **values: Any) -> dict[str
     if not is_host_file(node, about):
         return wait(node.start(op, **values)).result
     descriptor = os.open(about, os.O_RDWR | os.O_CLOEXEC)
-    shown = os.fsencode(about).decode(errors="replace")  # the descriptor says which file; this is a name to show
+    shown = os.fsencode(about).decode(
+        errors="replace"
+    )  # the descriptor says which file; this is a name to show
     values |= {key: shown for key, value in values.items() if value == about}
     try:
         return wait(node.start(op, descriptors=(descriptor,), host=True, **values)).result
