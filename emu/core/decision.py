@@ -1,10 +1,10 @@
 """What the core asks of a protocol, and what a protocol may answer: the words that both sides share.
 
 The core tells a protocol one event of one reclaim and gets a `Decision`: actions, in order, and the next phase. Phases are
-the protocol's own words, but for START and END. The core carries out the actions and checks them (reclaim.py); whoever
+the protocol's own words, but for START and END. The core carries out the actions and checks them (actions.py); whoever
 breaks a rule of RULES gets its reclaim ended with EPROTO, and nothing is freed.
 
-If you add an action: VERBS here, its function in reclaim.py's table, docs/protocols.md.
+If you add an action: VERBS here, its function in actions.py's table, docs/protocols.md.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from emu.core.asking import check_path, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice
 from emu.core.errors import Refused
-from emu.core.rows import BLOCK, Device, Mount
+from emu.core.rows import BLOCK, HOST, Device, Mount
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -67,7 +67,7 @@ def set_protocol(b: Books, event: Requested, op: SetProtocol) -> None:
         refuse(errno.ENOENT, f"mount {op.mount!r} does not exist: the mounts are {', '.join(b.mounts)}")
     if op.name:
         name = known_protocol(b, op.name)
-        backing = "host" if op.mount == registration.HOST else "dax"
+        backing = "host" if op.mount == HOST else "dax"
         if backing not in b.protocols[name].backings:
             refuse(
                 errno.EOPNOTSUPP,

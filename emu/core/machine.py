@@ -14,12 +14,25 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from emu.core import allocator, devices, events, files, queues, reclaim, registration, requests, sessions
+from emu.core import (
+    actions,
+    allocator,
+    devices,
+    events,
+    files,
+    queues,
+    reclaim,
+    registration,
+    requests,
+    sessions,
+    taking,
+    teardown,
+)
 from emu.core.books import Books
 from emu.core.canonical import Names, canonical_rows
 from emu.core.effects import CloseHandle, Fail
 from emu.core.errors import CoreError, Refused
-from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, Mount
+from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, HOST, Mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -46,7 +59,7 @@ class Core:
             )
         self.books = Books(protocols, policy)
         name = devices.known_protocol(self.books, host_protocol)
-        self.books.mounts.put(registration.HOST, Mount("", False, name))
+        self.books.mounts.put(HOST, Mount("", False, name))
         self.books.log.clear()
 
     def step(self, event: events.Event) -> tuple[Effect, ...]:
@@ -60,7 +73,7 @@ class Core:
             reclaim.pins_went(b)
             reclaim.settle(b)
             sessions.sweep(b)
-            registration.forget_hosts(b)
+            teardown.forget_hosts(b)
         except Refused as error:
             b.rollback(mark)
             if not isinstance(event, events.Requested):
@@ -174,9 +187,9 @@ def quiesced(b: Books, event: events.Quiesced) -> None:
         return  # its reclaim has ended without it
     b.cookies.drop(event.cookie)
     if cookie.reclaim:
-        reclaim.quiesced(b, cookie.reclaim, event.errno)
+        actions.quiesced(b, cookie.reclaim, event.errno)
     else:
-        registration.quiesced(b, cookie.teardown, event.errno)
+        teardown.quiesced(b, cookie.teardown, event.errno)
 
 
 def unmapped(b: Books, event: events.Unmapped) -> None:
@@ -185,9 +198,9 @@ def unmapped(b: Books, event: events.Unmapped) -> None:
         return
     b.cookies.drop(event.cookie)
     if cookie.reclaim:
-        reclaim.unmapped(b, cookie.reclaim)
+        actions.unmapped(b, cookie.reclaim)
     else:
-        registration.unmapped(b, cookie.teardown)
+        teardown.unmapped(b, cookie.teardown)
 
 
 EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
@@ -211,7 +224,7 @@ REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any
     requests.AllocPd: queues.alloc_pd,
     requests.DeallocPd: queues.dealloc_pd,
     requests.RegMr: registration.reg_mr,
-    requests.DeregMr: registration.dereg_mr,
+    requests.DeregMr: teardown.dereg_mr,
     requests.CreateCq: queues.create_cq,
     requests.DestroyCq: queues.destroy_cq,
     requests.CreateQp: queues.create_qp,
@@ -223,13 +236,13 @@ REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any
     requests.FsStat: files.fs_stat,
     requests.FsRead: files.fs_read,
     requests.FsWrite: files.fs_write,
-    requests.FsTruncate: reclaim.fs_truncate,
-    requests.FsPunch: reclaim.fs_punch,
-    requests.FsUnlink: reclaim.fs_unlink,
-    requests.FsUnplug: reclaim.fs_unplug,
+    requests.FsTruncate: taking.fs_truncate,
+    requests.FsPunch: taking.fs_punch,
+    requests.FsUnlink: taking.fs_unlink,
+    requests.FsUnplug: taking.fs_unplug,
     requests.FsPlug: devices.fs_plug,
-    requests.Cancel: reclaim.cancel,
-    requests.Acknowledge: reclaim.acknowledge,
+    requests.Cancel: taking.cancel,
+    requests.Acknowledge: taking.acknowledge,
     requests.SetProtocol: devices.set_protocol,
     requests.QueryBooks: devices.query_books,
 }

@@ -34,7 +34,7 @@ MAX_CQ: Final = 65536
 MAX_CQE: Final = 65536
 MAX_QP: Final = 4096
 MAX_WR: Final = 32768
-MAX_SGE: Final = 32
+MAX_SGE: Final = 16
 RC: Final = 2
 
 # IBV_EVENT_* on a queue pair or completion queue.

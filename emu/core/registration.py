@@ -1,15 +1,9 @@
-"""Memory regions: registered in three steps, and taken down by a revoke of their own.
+"""Memory regions, registered in three steps.
 
     reg_mr -> gate check, row PINNED -> (memory opened) -> InstallKey: INSTALLING -> KeyInstalled: LIVE -> Reply
 
 From PINNED on the row pins its range, so a reclaim between any two steps finds it. What the reclaim takes back meanwhile is
-latched in `revoked`: the registration then fails with EBUSY and the key, if there is one, is torn down.
-
-    dereg_mr, end of a session -> Quiesce -> Unmap -> RemoveKey -> Reply
-
-A key is (24-bit index << 8 | 8-bit generation). It returns to the queue when its MR is removed, first in, first out, and is
-issued again with the next generation, at the earliest behind KEY_REST others: a stale key is refused for at least
-256 x KEY_REST registrations (the stated limit of V11).
+latched in `revoked`: the registration then fails with EBUSY and the key, if there is one, is torn down (teardown.py).
 """
 
 from __future__ import annotations
@@ -17,29 +11,31 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files
+from emu.core import asking, extents, files, keys
 from emu.core.asking import alive, answer, check_range, check_span, fail, owned, refuse
 from emu.core.decision import IMPORTERS
-from emu.core.effects import DropAperture, InstallKey, Notify, OpenAnon, OpenHost, Quiesce, RemoveKey, Unmap
+from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
 from emu.core.errors import errno_name
 from emu.core.queues import need_door
-from emu.core.rows import BLOCK, Cookie, HostRow, Mr, Run, Teardown, Token
+from emu.core.rows import BLOCK, HOST, HostRow, Mr, Run, Token
+from emu.core.teardown import forget, tear_down
 
 if TYPE_CHECKING:
     from emu.core.books import Books
     from emu.core.events import Answered, KeyInstalled, MemoryFaulted, Requested
-    from emu.core.requests import DeregMr, RegMr
+    from emu.core.requests import RegMr
     from emu.core.rows import Reclaim
 
 MAX_MR: Final = 65536
-KEY_REST: Final = 1024
+
+
 LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC = 1, 2, 4, 8
+
+
 KNOWN_ACCESS: Final = 15
+
+
 OPTIONAL_ACCESS: Final = 0x3FF00000  # IBV_ACCESS_OPTIONAL_RANGE: may be ignored
-HOST: Final = "host"
-
-
-# ---- step one: check, pin
 
 
 def reg_mr(b: Books, event: Requested, op: RegMr) -> None:
@@ -104,7 +100,7 @@ def _row(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[Run
 def _pin_anon(b: Books, event: Requested, op: RegMr) -> None:
     if op.offset:
         refuse(errno.EINVAL, f"offset {op.offset} in memory that does not exist yet: anon memory starts at 0")
-    aperture, token, key = b.number("aperture"), b.number("token"), issue_key(b)
+    aperture, token, key = b.number("aperture"), b.number("token"), keys.issue_key(b)
     b.mrs.put(key, _row(event, op, aperture, aperture, ((0, op.length),))._replace(token=token))
     b.tokens.put(token, Token("open_memory", event.session, event.request, key=key))
     b.emit(OpenAnon(token, aperture, extents.blocks_up(op.length) * BLOCK))
@@ -124,7 +120,7 @@ def _pin_file(b: Books, event: Requested, op: RegMr) -> None:
     row = files.fill(b, ino, op.offset, op.length)
     aperture = b.devices[row.device].aperture
     runs = extents.runs(row.extents, op.offset, op.length)
-    key = issue_key(b)
+    key = keys.issue_key(b)
     b.mrs.put(key, _row(event, op, aperture, aperture, runs)._replace(ino=ino, layout=row.layout))
     _install(b, key)
 
@@ -179,7 +175,7 @@ def _pin_host(b: Books, event: Requested, op: RegMr) -> None:
             f"{label} was taken away by unplug: it can be registered when nobody refers to it any more",
         )
     _check_gate(b, label, host=host, lo=op.offset, hi=op.offset + op.length)
-    key = issue_key(b)
+    key = keys.issue_key(b)
     runs = ((op.offset, op.length),)
     if row.aperture and row.bytes >= op.offset + op.length:
         b.mrs.put(key, _row(event, op, host, row.aperture, runs))
@@ -206,24 +202,6 @@ def host_row(b: Books, device: int, inode: int, label: str) -> int:
     return host
 
 
-# ---- step two: the key
-
-
-def issue_key(b: Books) -> int:
-    """A key that no MR has: the longest at rest, or a fresh one."""
-    head, tail = b.counters.get("key_head") or 0, b.counters.get("key_tail") or 0
-    if tail - head < KEY_REST:
-        return b.number("key") << 8
-    head = b.number("key_head")
-    key = b.keys[head]
-    b.keys.drop(head)
-    return key
-
-
-def return_key(b: Books, key: int) -> None:
-    b.keys.put(b.number("key_tail"), (key & ~0xFF) | ((key + 1) & 0xFF))
-
-
 def memory_opened(b: Books, _number: int, token: Token, event: Answered) -> None:
     """Memory is there, or not: all registrations that wait for it go on."""
     aperture = b.mrs[token.key].aperture
@@ -240,13 +218,13 @@ def memory_opened(b: Books, _number: int, token: Token, event: Answered) -> None
 def _opened(b: Books, key: int, refusal: int) -> None:
     row = b.mrs[key]
     if refusal:
-        _forget(b, key, opened=False)
+        forget(b, key, opened=False)
         why = (
             f"the memory could not be opened: {errno_name(refusal)}: check the file, its size and free memory"
         )
         fail(b, row.session, row.request, refusal, f"reg_mr: {why}")
     elif row.revoked or not alive(b, row.session):
-        _forget(b, key)
+        forget(b, key)
         _taken_back(b, row)
     else:
         _install(b, key)
@@ -266,15 +244,12 @@ def _taken_back(b: Books, row: Mr) -> None:
     fail(b, row.session, row.request, errno.EBUSY, sentence)
 
 
-# ---- step three: live
-
-
 def key_installed(b: Books, event: KeyInstalled) -> None:
     row = b.mrs.get(event.key)
     if row is None or row.state not in {"installing", "unmapped"} or row.request == 0:
         return
     if event.errno:
-        _forget(b, event.key)
+        forget(b, event.key)
         sentence = f"reg_mr: the engine refused the key with {errno_name(event.errno)}: check its limits (query_device)"
         fail(b, row.session, row.request, event.errno, sentence)
         return
@@ -298,119 +273,9 @@ def _descriptors(row: Mr) -> int:
     return {"anon": row.token, "dax": -row.aperture}.get(row.backing, 0)
 
 
-# ---- the way out
-
-
-def settled(row: Mr) -> bool:
-    """Registered, and not on its way out."""
-    return row.state in {"live", "unmapped"} and row.request == 0 and not row.ending
-
-
-def dereg_mr(b: Books, event: Requested, op: DeregMr) -> None:
-    row: Mr = owned(b.mrs, event, op.handle, "MR")
-    if row.ending:
-        refuse(errno.EBUSY, f"MR {op.handle} is being deregistered already: wait for that answer")
-    if not settled(row):
-        refuse(errno.EINVAL, f"MR {op.handle} is still being registered: wait for that answer")
-    tear_down(b, (op.handle,), event.session, event.request)
-
-
-def tear_down(b: Books, keys: tuple[int, ...], session: int, request: int = 0) -> None:
-    """Quiesce, unmap and remove these settled MRs, then answer the request."""
-    if not keys:
-        return
-    number = b.number("teardown")
-    for key in keys:
-        b.mrs.put(key, b.mrs[key]._replace(ending=True))
-    b.teardowns.put(number, Teardown(session, request, keys))
-    mapped = mapped_of(b, keys)
-    if mapped:
-        b.emit(Quiesce(_await(b, number), mapped))
-    else:
-        _finish(b, number)
-
-
-def mapped_of(b: Books, keys: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of the keys that the engine has, or is getting, and has not forgotten."""
-    return tuple(key for key in keys if key in b.mrs and b.mrs[key].state in {"installing", "live"})
-
-
-def _await(b: Books, teardown: int) -> int:
-    cookie = b.number("cookie")
-    b.teardowns.put(teardown, b.teardowns[teardown]._replace(cookie=cookie))
-    b.cookies.put(cookie, Cookie(teardown=teardown))
-    return cookie
-
-
-def quiesced(b: Books, number: int, refusal: int) -> None:
-    row = b.teardowns[number]
-    mapped = mapped_of(b, row.keys)
-    if not refusal:
-        if mapped:
-            b.emit(Unmap(_await(b, number), mapped))
-        else:
-            _finish(b, number)
-    elif row.request and alive(b, row.session):
-        for key in row.keys:
-            b.mrs.put(key, b.mrs[key]._replace(ending=False))
-        b.teardowns.drop(number)
-        sentence = f"dereg_mr: the hardware refused to stop ({errno_name(refusal)}): the MR is still there, try again"
-        fail(b, row.session, row.request, refusal, sentence)
-    else:  # nobody to tell: a fence that failed keeps the right, and is tried again
-        b.emit(Quiesce(_await(b, number), mapped))
-
-
-def unmapped(b: Books, number: int) -> None:
-    unpin(b, mapped_of(b, b.teardowns[number].keys))
-    _finish(b, number)
-
-
-def unpin(b: Books, keys: tuple[int, ...]) -> None:
-    """Their translations are gone."""
-    for key in keys:
-        b.mrs.put(key, b.mrs[key]._replace(state="unmapped"))
-        b.went.append(key)
-
-
-def _finish(b: Books, number: int) -> None:
-    row = b.teardowns[number]
-    b.teardowns.drop(number)
-    for key in row.keys:
-        b.emit(RemoveKey(key))
-        _forget(b, key)
-    answer(b, row.session, row.request)
-
-
-def _forget(b: Books, key: int, opened: bool = True) -> None:
-    """The row goes, the key rests, memory that nobody has any more is given back."""
-    row = b.mrs[key]
-    b.mrs.drop(key)
-    return_key(b, key)
-    if row.state != "unmapped":
-        b.went.append(key)
-    if row.backing == "dax" or b.mrs_via.has(row.aperture):
-        return
-    if row.backing == HOST:
-        host = b.hosts[row.space]
-        if host.aperture == row.aperture:
-            b.hosts.put(row.space, host._replace(aperture=0, bytes=0, opened=False))
-    if opened:
-        b.emit(DropAperture(row.aperture))
-
-
 def faulted(b: Books, event: MemoryFaulted) -> None:
     """Everybody with an MR on that memory hears of it, asked or not: without the event its bytes would be lost in silence."""
     for key in b.mrs_via.of(event.aperture):
         row = b.mrs[key]
         if alive(b, row.session) and not row.request:
             b.emit(Notify(row.session, "MEMORY_FAULT", {"mr": key, "rkey": key, "offset": event.offset}))
-
-
-def forget_hosts(b: Books) -> None:
-    """Host files that neither an MR nor a reclaim refers to. Called at the end of every step."""
-    if not len(b.hosts):
-        return
-    busy = tuple(row.host for _number, row in b.reclaims.items())
-    for host in b.hosts:
-        if not b.mrs_on.has(host) and host not in busy:
-            b.hosts.drop(host)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BLOCK: Final = 4096
 FOREVER: Final = 1 << 63  # one past every offset that a file can have
 
+HOST: Final = "host"  # the name of the mount that stands for host files, and of their backing
+
 Extent = tuple[
     int, int, int, int
 ]  # file block, device block, blocks, layout number of the file when allocated

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core import queues, reclaim, registration
+from emu.core import queues, reclaim, teardown
 from emu.core.effects import EndCq, EndSession
 from emu.core.rows import Session
 
@@ -37,8 +37,8 @@ def lost(b: Books, event: SessionLost) -> None:
         qp = b.qps[handle]
         if qp.made and not qp.ending:
             queues.end_qp(b, handle)
-    keys = tuple(key for key in b.mrs_of.of(event.session) if registration.settled(b.mrs[key]))
-    registration.tear_down(b, keys, event.session)
+    keys = tuple(key for key in b.mrs_of.of(event.session) if teardown.settled(b.mrs[key]))
+    teardown.tear_down(b, keys, event.session)
 
 
 def sweep(b: Books) -> None:

@@ -9,7 +9,7 @@ import pytest
 from emu.check import explore as explorer
 from emu.check.explore import BREACH, HOLDS, UNKNOWN, explore
 from emu.check.world import KINDS
-from emu.core import reclaim
+from emu.core import scope
 from emu.core.decision import END, EVENTS, START
 from emu.core.pins import pins_over
 from emu.protocols import contract, registry
@@ -164,7 +164,7 @@ def test_a_revoke_lost_between_pin_and_installed_key_is_found(monkeypatch):
     def only_live(books, space, runs):
         return tuple(key for key in pins_over(books, space, runs) if books.mrs[key].state == "live")
 
-    monkeypatch.setattr(reclaim, "pins_over", only_live)
+    monkeypatch.setattr(scope, "pins_over", only_live)
     result = explore(PROTOCOLS["mr-revoke"], "truncate")
     assert "S2" in names(result.breaches)
     story = shortest(result, "S2")

@@ -8,7 +8,7 @@ import pytest
 
 from emu.core import effects as fx
 from emu.core import events as ev
-from emu.core import registration
+from emu.core import keys, registration
 from emu.core import requests as rq
 
 BLOCK = 4096
@@ -198,25 +198,25 @@ def test_a_pd_with_mrs_stays(node):
 
 
 def test_keys_rest_first_in_first_out_and_come_back_with_the_next_generation(node, monkeypatch):
-    monkeypatch.setattr(registration, "KEY_REST", 2)
+    monkeypatch.setattr(keys, "KEY_REST", 2)
     node.file()
-    keys = []
+    issued = []
     for _round in range(6):
-        keys.append(node.mr())
-        node.ask(rq.DeregMr(keys[-1]))
-    assert keys == [1 << 8, 2 << 8, 1 << 8 | 1, 2 << 8 | 1, 1 << 8 | 2, 2 << 8 | 2]
+        issued.append(node.mr())
+        node.ask(rq.DeregMr(issued[-1]))
+    assert issued == [1 << 8, 2 << 8, 1 << 8 | 1, 2 << 8 | 1, 1 << 8 | 2, 2 << 8 | 2]
 
 
 def test_the_generation_of_a_key_wraps_within_its_eight_bits(node, monkeypatch):
-    monkeypatch.setattr(registration, "KEY_REST", 1)
+    monkeypatch.setattr(keys, "KEY_REST", 1)
     node.file()
     pd = node.pd()
-    keys = []
+    issued = []
     for _round in range(257):
-        keys.append(node.ask(reg(node, pd=pd))["handle"])
-        node.ask(rq.DeregMr(keys[-1]))
-    assert len(set(keys)) == 256
-    assert keys[256] == keys[0]
+        issued.append(node.ask(reg(node, pd=pd))["handle"])
+        node.ask(rq.DeregMr(issued[-1]))
+    assert len(set(issued)) == 256
+    assert issued[256] == issued[0]
 
 
 def test_a_fault_is_told_to_every_holder_asked_or_not(node, host):

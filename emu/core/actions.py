@@ -1,0 +1,318 @@
+"""The actions of protocols, carried out and checked (decision.py: VERBS, RULES); the answers to those that take time; the end.
+
+Each action is a function (books, reclaim, action) -> bool; True: what stands behind it waits (the host applies), or the reclaim has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from emu.core import allocator, files, scope, teardown
+from emu.core.asking import alive, answer
+from emu.core.decision import Action
+from emu.core.effects import (
+    Arm,
+    CloseHandle,
+    Disarm,
+    HostPunch,
+    HostTruncate,
+    Notify,
+    Offline,
+    Quiesce,
+    Unmap,
+)
+from emu.core.rows import Cookie, Reclaim, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from emu.core.books import Books
+
+
+def do_gate(b: Books, number: int, _action: Action) -> bool:
+    b.reclaims.put(number, b.reclaims[number]._replace(gated=True))
+    scope.phase(b, number, "gated")
+    return False
+
+
+def do_notify(b: Books, number: int, action: Action) -> bool:
+    """Every holder that asked hears of each of its MRs; of MR_REVOKED at most once."""
+    row = b.reclaims[number]
+    if not action.text:
+        raise scope.broke(row, "known-answer", "notify without the event's name")
+    for key in row.keys:
+        mr = b.mrs.get(key)
+        if (
+            mr is None
+            or mr.told
+            or not alive(b, mr.session)
+            or not b.sessions[mr.session].wants
+            or mr.request
+        ):
+            continue
+        if action.text == "MR_REVOKED":
+            b.mrs.put(key, mr._replace(told=True))
+        fields: dict[str, object] = {"mr": key, "rkey": key, "event": row.kind}
+        b.emit(
+            Notify(mr.session, action.text, {**fields, "seconds": action.number} if action.number else fields)
+        )
+    scope.phase(b, number, "notified")
+    return False
+
+
+def do_quiesce(b: Books, number: int, _action: Action) -> bool:
+    row = b.reclaims[number]
+    keys = scope.pinned(b, row)
+    for key in keys:
+        mr = b.mrs[key]
+        # without a key there is no translation yet: taking it back is all there is to do
+        b.mrs.put(key, mr._replace(revoked=True, state="unmapped" if mr.state == "pinned" else mr.state))
+    b.reclaims.put(number, row._replace(keys=_union(row.keys, keys), fencing=True, fenced=False))
+    scope.phase(b, number, "fencing")
+    mapped = teardown.mapped_of(b, keys)
+    if mapped:
+        b.emit(Quiesce(_await(b, number), mapped))
+    else:
+        _quiesce_answered(b, number, 0)
+    return False
+
+
+def _union(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(dict.fromkeys((*one, *other))))
+
+
+def do_unmap(b: Books, number: int, _action: Action) -> bool:
+    row = b.reclaims[number]
+    if not row.fenced:
+        raise scope.broke(row, "unmap-after-quiesce", "unmap before the quiesce was answered")
+    scope.phase(b, number, "unmapping")
+    mapped = _quiet(b, row)
+    if mapped:
+        b.emit(Unmap(_await(b, number), mapped))
+    else:
+        _unmap_answered(b, number)
+    return False
+
+
+def _quiet(b: Books, row: Reclaim) -> tuple[int, ...]:
+    """Keys that this reclaim has quiesced and that still have a translation."""
+    return tuple(key for key in teardown.mapped_of(b, row.keys) if b.mrs[key].revoked)
+
+
+def do_apply(b: Books, number: int, _action: Action) -> bool:
+    row = b.reclaims[number]
+    if row.kind == "surprise":
+        return False  # a fact since before the protocol was told
+    if row.applied:
+        raise scope.broke(row, "apply-once", "applied a second time")
+    if row.returned and row.errno:
+        raise scope.broke(row, "deny-before-apply", "applied behind an error")
+    stopped = scope.stopped(b, row)
+    if stopped:
+        if not row.returned:
+            scope.deny(b, number, *stopped)
+        end(b, number)
+        return True
+    b.reclaims.put(number, row._replace(applied=True))
+    if APPLYING[row.kind, "host" if row.host else "file" if row.ino else "device"](b, number, row):
+        return True
+    scope.phase(b, number, "applied")
+    return False
+
+
+def _apply_truncate(b: Books, number: int, row: Reclaim) -> bool:
+    files.shrink(b, row.ino, row.lo, number)
+    return False
+
+
+def _apply_punch(b: Books, number: int, row: Reclaim) -> bool:
+    files.punch(b, row.ino, row.lo, row.hi, number)
+    return False
+
+
+def _apply_unlink(b: Books, number: int, row: Reclaim) -> bool:
+    files.evict(b, row.ino, number)
+    return False
+
+
+def _apply_unplug_file(b: Books, _number: int, row: Reclaim) -> bool:
+    files.take_away(b, row.ino)
+    return False
+
+
+def _apply_unplug_device(b: Books, _number: int, row: Reclaim) -> bool:
+    device = b.devices[row.device]
+    b.devices.put(row.device, device._replace(online=False))
+    b.emit(Offline(device.aperture, row.device))
+    return False
+
+
+def _apply_unplug_host(b: Books, _number: int, row: Reclaim) -> bool:
+    b.hosts.put(row.host, b.hosts[row.host]._replace(gone=True))
+    return False
+
+
+def _apply_host_truncate(b: Books, number: int, row: Reclaim) -> bool:
+    b.emit(HostTruncate(_host_token(b, number), row.handle, row.lo))
+    return True
+
+
+def _apply_host_punch(b: Books, number: int, row: Reclaim) -> bool:
+    b.emit(HostPunch(_host_token(b, number), row.handle, row.lo, row.hi - row.lo))
+    return True
+
+
+def _host_token(b: Books, number: int) -> int:
+    token = b.number("token")
+    b.tokens.put(token, Token("host_applied", reclaim=number))
+    return token
+
+
+def do_free(b: Books, number: int, _action: Action) -> bool:
+    row = b.reclaims[number]
+    if row.kind == "surprise":
+        return False
+    if not row.applied or row.freed:
+        raise scope.broke(
+            row, "free-after-apply", "freed before it was applied" if not row.applied else "freed twice"
+        )
+    disposal = b.protocols[row.protocol].disposal
+    mine = tuple(key for key, run in b.quarantine.items() if run.reclaim == number)
+    pinned = tuple(key for key in mine if scope.pins_on(b, key))
+    if pinned and disposal == "after-unmap":
+        raise scope.broke(row, "free-after-unmap", f"{len(pinned)} runs are still pinned")
+    kept = pinned if disposal == "keep" else ()
+    for key in kept:
+        b.quarantine.put(key, b.quarantine[key]._replace(reclaim=0))
+    allocator.release(b, tuple(key for key in mine if key not in kept))
+    b.reclaims.put(number, row._replace(freed=True))
+    scope.phase(b, number, "freed")
+    return False
+
+
+def do_deny(b: Books, number: int, action: Action) -> bool:
+    row = b.reclaims[number]
+    if row.returned:
+        raise scope.broke(row, "one-answer", "answered a second time")
+    if row.applied:
+        raise scope.broke(row, "deny-before-apply", f"{action.text} although it was applied")
+    code = getattr(errno, action.text, None) if action.text.startswith("E") else None
+    if not isinstance(code, int):
+        raise scope.broke(row, "known-answer", f"deny with {action.text!r}, which is no errno")
+    scope.deny(b, number, code, _why(b, row, code))
+    return False
+
+
+def _why(b: Books, row: Reclaim, code: int) -> str:
+    if code == errno.EINTR:
+        return "it was interrupted: nothing has changed, keys revoked by then stay revoked"
+    pins = scope.facts_of(b, row)
+    return f"{pins.pins} MRs of {pins.holders} contexts are in the range, and {row.protocol} refuses: ask them to deregister"
+
+
+def do_reply(b: Books, number: int, _action: Action) -> bool:
+    row = b.reclaims[number]
+    if row.returned:
+        raise scope.broke(row, "one-answer", "answered a second time")
+    b.reclaims.put(number, row._replace(returned=True))
+    answer(b, row.session, row.request)
+    scope.phase(b, number, "returned", {"errno": 0})
+    return False
+
+
+def do_arm(b: Books, number: int, action: Action) -> bool:
+    row = b.reclaims[number]
+    if row.timer or not 0 < action.number < 1e9:
+        raise scope.broke(row, "one-timer", f"arm({action.number}) with timer {row.timer} running")
+    timer = b.number("timer")
+    b.timers.put(timer, number)
+    b.reclaims.put(number, row._replace(timer=timer))
+    b.emit(Arm(timer, float(action.number)))
+    return False
+
+
+def do_disarm(b: Books, number: int, _action: Action) -> bool:
+    row = b.reclaims[number]
+    if row.timer:
+        b.timers.drop(row.timer)
+        b.reclaims.put(number, row._replace(timer=0))
+        b.emit(Disarm(row.timer))
+    return False
+
+
+def _await(b: Books, number: int) -> int:
+    cookie = b.number("cookie")
+    row = b.reclaims[number]
+    if row.cookie:
+        b.cookies.drop(row.cookie)  # an answer that nobody waits for any more
+    b.reclaims.put(number, row._replace(cookie=cookie))
+    b.cookies.put(cookie, Cookie(reclaim=number))
+    return cookie
+
+
+def quiesced(b: Books, number: int, refusal: int) -> None:
+    b.reclaims.put(number, b.reclaims[number]._replace(cookie=0))
+    _quiesce_answered(b, number, refusal)
+
+
+def _quiesce_answered(b: Books, number: int, refusal: int) -> None:
+    if refusal:
+        b.agenda.append((number, "quiesce_failed"))
+        return
+    b.reclaims.put(number, b.reclaims[number]._replace(fenced=True))
+    scope.phase(b, number, "fenced")
+    b.agenda.append((number, "quiesced"))
+
+
+def unmapped(b: Books, number: int) -> None:
+    row = b.reclaims[number]._replace(cookie=0)
+    b.reclaims.put(number, row)
+    teardown.unpin(b, _quiet(b, row))
+    _unmap_answered(b, number)
+
+
+def _unmap_answered(b: Books, number: int) -> None:
+    scope.phase(b, number, "unmapped")
+    b.agenda.append((number, "unmapped"))
+
+
+def end(b: Books, number: int) -> None:
+    do_disarm(b, number, Action("disarm"))
+    row = b.reclaims[number]
+    if row.cookie:
+        b.cookies.drop(row.cookie)
+    if row.handle:
+        b.emit(CloseHandle(row.handle))
+    for key, run in b.quarantine.items():
+        if run.reclaim == number:  # applied and not freed: kept until the last unpin
+            b.quarantine.put(key, run._replace(reclaim=0))
+    scope.phase(b, number, "ended")
+    b.reclaims.drop(number)
+    b.ended = True
+
+
+DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
+    "gate": do_gate,
+    "notify": do_notify,
+    "quiesce": do_quiesce,
+    "unmap": do_unmap,
+    "apply": do_apply,
+    "free": do_free,
+    "deny": do_deny,
+    "reply": do_reply,
+    "arm": do_arm,
+    "disarm": do_disarm,
+}
+
+
+APPLYING: Mapping[tuple[str, str], Callable[[Books, int, Reclaim], bool]] = {
+    ("truncate", "file"): _apply_truncate,
+    ("punch", "file"): _apply_punch,
+    ("unlink", "file"): _apply_unlink,
+    ("unplug", "file"): _apply_unplug_file,
+    ("unplug", "device"): _apply_unplug_device,
+    ("unplug", "host"): _apply_unplug_host,
+    ("truncate", "host"): _apply_host_truncate,
+    ("punch", "host"): _apply_host_punch,
+}

@@ -1,0 +1,125 @@
+"""What a reclaim covers, whom it meets there, and what is said about it: questions, a line of history, an error answer."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from emu.core import extents
+from emu.core.asking import fail
+from emu.core.decision import Facts
+from emu.core.effects import Phase
+from emu.core.errors import ProtocolBroke
+from emu.core.pins import pins_over
+from emu.core.rows import BLOCK, Reclaim, Run
+
+if TYPE_CHECKING:
+    from emu.core.books import Books
+
+
+def overlaps(b: Books, one: Reclaim, other: Reclaim) -> bool:
+    if one.host or other.host:
+        same = one.host == other.host
+    else:
+        same = (
+            (one.ino != 0 and one.ino == other.ino)
+            or device_of(b, one) == other.device
+            or one.device == device_of(b, other)
+        )
+    return same and one.lo < other.hi and other.lo < one.hi
+
+
+def device_of(b: Books, row: Reclaim) -> str:
+    if row.device:
+        return row.device
+    file = b.files.get(row.ino)
+    return file.device if file is not None else "?"
+
+
+def waits(b: Books, number: int, row: Reclaim) -> bool:
+    """Is an older reclaim of the same range still there? A surprise waits for nobody, and nobody waits for one."""
+    if row.kind == "surprise":
+        return False
+    return any(
+        older < number and other.kind != "surprise" and overlaps(b, row, other)
+        for older, other in b.reclaims.items()
+    )
+
+
+def stopped(b: Books, row: Reclaim) -> tuple[int, str] | None:
+    """What happened while it waited makes it impossible: (errno, sentence)."""
+    if row.ino:
+        file = b.files.get(row.ino)
+        if file is None:
+            return errno.ENOENT, "the file was unlinked meanwhile"
+        if not b.devices[file.device].online:
+            return errno.ENODEV, f"device {file.device} was unplugged meanwhile"
+        if file.gone and row.kind != "unlink":
+            return errno.ENODEV, f"file {file.path} was taken away meanwhile"
+    if row.device and row.kind == "unplug" and not b.devices[row.device].online:
+        return errno.ENODEV, f"device {row.device} was unplugged meanwhile"
+    return None
+
+
+def unable(b: Books, row: Reclaim, keys: tuple[int, ...]) -> str:
+    accepted = b.protocols[row.protocol].importers
+    for key in keys:
+        importer = b.mrs[key].importer
+        if importer not in accepted:
+            return f"MR {key} is of a {importer} importer, which {row.protocol} cannot take back: wait until it is gone"
+    return ""
+
+
+def target(b: Books, row: Reclaim) -> dict[str, object]:
+    if row.ino:
+        return {"path": b.files[row.ino].path, "ino": row.ino, "lo": row.lo, "hi": row.hi}
+    if row.device:
+        return {"device": row.device}
+    return {"host": b.hosts[row.host].label, "lo": row.lo, "hi": row.hi}
+
+
+def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
+    """The space and the runs under reclaim, as the layout is now."""
+    if row.host:
+        return row.host, ((row.lo, row.hi - row.lo),) if row.lo < row.hi else ()
+    if row.device:
+        device = b.devices[row.device]
+        return device.aperture, ((0, device.blocks * BLOCK),)
+    file = b.files.get(row.ino)
+    if file is None:
+        return 0, ()
+    end = (file.extents[-1][0] + file.extents[-1][2]) * BLOCK if file.extents else 0
+    hi = min(row.hi, end)
+    runs = extents.runs(file.extents, row.lo, hi - row.lo) if row.lo < hi else ()
+    return b.devices[file.device].aperture, runs
+
+
+def pinned(b: Books, row: Reclaim) -> tuple[int, ...]:
+    """Keys with a pin on the range, retired blocks included."""
+    space, runs = space_of(b, row)
+    return pins_over(b, space, runs)
+
+
+def pins_on(b: Books, key: int) -> bool:
+    run = b.quarantine[key]
+    return bool(pins_over(b, run.aperture, ((run.start * BLOCK, run.blocks * BLOCK),)))
+
+
+def facts_of(b: Books, row: Reclaim) -> Facts:
+    keys = pinned(b, row)
+    return Facts(row.kind, len(keys), len(dict.fromkeys(b.mrs[key].session for key in keys)))
+
+
+def phase(b: Books, number: int, phase: str, detail: dict[str, object] | None = None) -> None:
+    b.emit(Phase(number, phase, b.reclaims[number].keys, detail or {}))
+
+
+def deny(b: Books, number: int, code: int, sentence: str) -> None:
+    row = b.reclaims[number]
+    fail(b, row.session, row.request, code, f"{row.kind}: {sentence}")
+    b.reclaims.put(number, row._replace(returned=True, errno=code))
+    phase(b, number, "returned", {"errno": code})
+
+
+def broke(row: Reclaim, rule: str, sentence: str) -> ProtocolBroke:
+    return ProtocolBroke(row.protocol, rule, f"{sentence} (in phase {row.phase})")
