@@ -23,3 +23,8 @@ def test_it_is_installed_and_short():
     assert find_spec("emu.clients.first_steps") is not None
     code = [line for line in PROGRAM.read_text().splitlines() if line.strip()]
     assert len([line for line in code if not line.startswith(("import", "from", '"""'))]) <= 30
+
+
+def test_the_readme_shows_it_as_it_is():
+    program = PROGRAM.read_text().split('"""', 2)[2].strip()
+    assert program in (PROGRAM.parents[1] / "README.md").read_text()
