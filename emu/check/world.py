@@ -17,18 +17,34 @@ The shell carries out all effects of a step, in order, before it feeds the next 
 answers arrive in any order. A quantum looks at its key when it enters; a quiesce is answered when whoever was inside then
 has left.
 
-What is checked (CONTRACT's names) is in `Judge`. A block's generation is even while it is owned and odd while it is free.
+What is checked (CONTRACT's names) is in world_judge.py, what effects do in world_model.py. A block's generation is even while it is owned and odd while it is free.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
+from emu.check.world_judge import Judge
+from emu.check.world_model import (
+    ANSWERS,
+    BLOCKS,
+    DOING,
+    DOMAIN,
+    KINDS,
+    SIZE,
+    TRANSLATE,
+    Frozen,
+    Key,
+    Move,
+    Op,
+    State,
+    blocks_of,
+    renamed,
+)
 from emu.core import effects as do
 from emu.core import events, requests
-from emu.core.canonical import Names, canonical_rows
-from emu.core.errors import errno_name
+from emu.core.canonical import canonical_rows
 from emu.core.machine import Core
 from emu.core.rows import BLOCK
 
@@ -37,12 +53,14 @@ if TYPE_CHECKING:
 
     from emu.core.decision import Deciding
 
-KINDS: Final = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
 HOLDER, RECLAIMER, TAKER = 1, 2, 3  # sessions
+
+
 REG, DEREG, ACK, RECLAIM, CANCEL, PLUG, TAKE = 10, 11, 12, 20, 21, 22, 30  # requests
-BLOCKS: Final = 3
-SIZE: Final = 2 * BLOCK
+
+
 ACCESS: Final = 7
+
 
 ASKS: Mapping[str, requests.Request] = {
     "truncate": requests.FsTruncate("/mnt/a", BLOCK // 2),
@@ -53,64 +71,6 @@ ASKS: Mapping[str, requests.Request] = {
 }
 
 
-class Key(NamedTuple):
-    """A key in the engine: usable ("live") or not ("fenced"), and what it translates to."""
-
-    key: int
-    state: str
-    blocks: tuple[int, ...]
-    gens: tuple[int, ...]
-
-
-class Op(NamedTuple):
-    """The peer's WRITE: the quantum that comes next, or that runs (inside) on `block`, translated at generation `gen`."""
-
-    key: int
-    quantum: int
-    inside: bool = False
-    block: int = 0
-    gen: int = 0
-
-
-class Frozen:
-    """The core's books at one moment, and their canonical form once somebody asked for it: many states share them."""
-
-    __slots__ = ("names", "snapshot", "text")
-
-    def __init__(self, snapshot: tuple[Any, ...]) -> None:
-        self.snapshot, self.text, self.names = snapshot, "", Names()
-
-
-class State(NamedTuple):
-    core: Frozen
-    gens: tuple[int, ...]
-    absent: bool = False
-    keys: tuple[Key, ...] = ()
-    op: Op | None = None
-    todo: tuple[tuple[Any, ...], ...] = ()  # effects that the shell has yet to carry out
-    answers: tuple[tuple[Any, ...], ...] = ()  # what the engine has yet to say
-    timers: tuple[int, ...] = ()
-    holder: str = "new"  # asked, has, letting, idle, lost
-    handle: int = 0
-    warned: bool = False
-    reclaimer: str = "new"  # asked, 0, or an errno's name
-    cancel: bool = False
-    plug: bool = False
-    taker: bool = False
-    refused: bool = False
-    crashed: bool = False
-    alive: bool = True
-
-
-class Move(NamedTuple):
-    """A label for the story, the state behind it, what broke, and which `sometimes` guards it met."""
-
-    label: str
-    state: State
-    broken: tuple[tuple[str, str], ...] = ()
-    met: tuple[str, ...] = ()
-
-
 class World:
     """One core that is put into every state in turn. `core` may be a changed one: that is how mutants are tried."""
 
@@ -118,10 +78,7 @@ class World:
         self.protocol, self.kind = protocol, kind
         self.core = core({protocol.name: protocol}, host_protocol=protocol.name)
         self.blank = self.core.snapshot()
-        self._broken: list[tuple[str, str]] = []
-        self._met: list[str] = []
-
-    # ---- the start
+        self.judge = Judge(self.core, kind)
 
     def start(self) -> State:
         state = State(Frozen(self.blank), (1,) * BLOCKS)
@@ -137,7 +94,7 @@ class World:
             state = self._step(state, event)
             while state.todo:
                 state = self._carry_out(state)
-        self._begin()
+        self.judge.begin()
         return state
 
     def _boot(self) -> tuple[events.Event, ...]:
@@ -146,22 +103,17 @@ class World:
             events.MountAdded("/mnt", "pm0", dax=True, protocol=self.protocol.name),
         )
 
-    def _begin(self) -> None:
-        self._broken, self._met = [], []
-
     def _move(self, label: str, state: State) -> Move:
         if state.alive:
-            self._judge(state)
-        return Move(label, state, tuple(self._broken), tuple(self._met))
-
-    # ---- moves
+            self.judge.judge(state)
+        return Move(label, state, tuple(self.judge.broken), tuple(self.judge.met))
 
     def moves(self, state: State) -> Iterator[Move]:
         """Everything that can happen next."""
         if not state.alive:
             return
         for label, make in self._choices(state):
-            self._begin()
+            self.judge.begin()
             yield self._move(label, make())
 
     def _choices(self, state: State) -> Iterator[tuple[str, Callable[[], State]]]:
@@ -216,7 +168,7 @@ class World:
             yield "crash: holder", lambda: self._hang_up(lost)
 
     def _hang_up(self, state: State) -> State:
-        self._meet("holder crashed")
+        self.judge.meet("holder crashed")
         return self._step(state, events.SessionLost(HOLDER))
 
     def _reclaimer_moves(self, state: State) -> Iterator[tuple[str, Callable[[], State]]]:
@@ -229,7 +181,7 @@ class World:
 
     def _request(self, state: State) -> State:
         if state.op is not None:
-            self._meet("DMA in flight when the reclaim began")
+            self.judge.meet("DMA in flight when the reclaim began")
         return self._ask(state._replace(reclaimer="asked"), RECLAIMER, RECLAIM)
 
     def _ask(self, state: State, session: int, request: int) -> State:
@@ -248,11 +200,6 @@ class World:
             PLUG: requests.FsPlug("pm0"),
             TAKE: requests.FsCreate("/mnt/b", BLOCK),
         }[request]
-
-    def _meet(self, guard: str) -> None:
-        self._met.append(guard)
-
-    # ---- the core and the shell
 
     def _step(self, state: State, event: events.Event) -> State:
         """One step of the core, committed; its effects wait for the shell. Those that touch neither memory nor keys nor the
@@ -277,11 +224,11 @@ class World:
         if isinstance(effect, do.Phase):
             rule = effect.detail.get("rule")
             if rule:
-                self._broken.append(
+                self.judge.breaks(
                     (f"contract:{rule}", f"{self.protocol.name} broke it, and its reclaim ended with EPROTO")
                 )
             if effect.phase == "unmapped" and effect.keys:
-                self._meet("an MR was revoked")
+                self.judge.meet("an MR was revoked")
         elif isinstance(effect, do.Arm):
             return state._replace(timers=(*state.timers, effect.timer))
         elif isinstance(effect, do.Disarm):
@@ -311,16 +258,16 @@ class World:
                 holder = "idle" if code else "has"
                 state = state._replace(holder=holder, handle=handle) if state.holder == "asked" else state
                 if code == errno.EBUSY:
-                    self._meet("a registration was refused or taken back")
+                    self.judge.meet("a registration was refused or taken back")
             elif request == DEREG and state.holder == "letting":
                 state = state._replace(holder="idle", handle=0, warned=False)
             elif request == RECLAIM:
-                state = self._returned(state, code)
+                state = self.judge.returned(state, code)
         return state
 
     def _restart(self, state: State) -> State:
         """A kill -9 of the broker: only the durable rows, the image and the table of generations are left."""
-        self._meet("broker crashed")
+        self.judge.meet("broker crashed")
         core = self.core
         core.restore(state.core.snapshot)
         rows = core.durable()
@@ -330,14 +277,12 @@ class World:
         fresh = State(Frozen(core.snapshot()), state.gens, crashed=True, reclaimer=state.reclaimer)
         for event in self._boot():
             fresh = self._step(fresh, event)
-        if core.books.files.rows != self._books(state)["files"]:
-            self._broken.append(
+        if core.books.files.rows != self.judge.books(state)["files"]:
+            self.judge.breaks(
                 ("S2", "what was committed, and may have been answered, is not there after the restart")
             )
-        self._add_up(fresh)
+        self.judge.add_up(fresh)
         return fresh._replace(todo=(), alive=False)
-
-    # ---- the engine
 
     def _key(self, state: State, number: int) -> Key | None:
         return next((key for key in state.keys if key.key == number), None)
@@ -347,111 +292,15 @@ class World:
         if key is None or key.state != "live":
             return state._replace(op=None)  # cut: the peer gets REM_ACCESS_ERR
         op = Op(op.key, op.quantum, inside=True, block=key.blocks[op.quantum], gen=key.gens[op.quantum])
-        self._touch(state, op)
+        self.judge.touch(state, op)
         return state._replace(op=op)
 
     def _leave(self, state: State, op: Op) -> State:
-        self._touch(state, op)
+        self.judge.touch(state, op)
         key = self._key(state, op.key)
         more = key is not None and op.quantum + 1 < len(key.blocks)
         answers = tuple((name, number, False) for name, number, _waits in state.answers)
         return state._replace(op=Op(op.key, op.quantum + 1) if more else None, answers=answers)
-
-    def _touch(self, state: State, op: Op) -> None:
-        if state.absent:
-            self._meet("DMA to absent memory")
-        elif state.gens[op.block] != op.gen or op.gen % 2:
-            now = state.gens[op.block]
-            self._broken.append(
-                ("S1", f"a quantum ran on block {op.block}: translated at {op.gen}, now {now}")
-            )
-
-    # ---- what must hold
-
-    def _judge(self, state: State) -> None:
-        if state.reclaimer == "0":
-            self._no_stale_translation(state)
-        if not state.todo:
-            self._add_up(state)
-
-    def _no_stale_translation(self, state: State) -> None:
-        owner = self._owners(state)
-        for key in state.keys:
-            for block in key.blocks:
-                if owner.get(block) != "/mnt/a" or self.kind.endswith("unplug"):
-                    who = owner.get(block, "nobody")
-                    self._broken.append(
-                        (
-                            "S2",
-                            f"the reclaim succeeded, and key {key.key} translates to block {block} of {who}",
-                        )
-                    )
-                    return
-
-    def _books(self, state: State) -> dict[str, dict[Any, Any]]:
-        return {book.name: rows for book, rows in zip(self.core.books.all, state.core.snapshot, strict=True)}
-
-    def _owners(self, state: State) -> dict[int, str]:
-        return {
-            extent[1] + at: row.path
-            for row in self._books(state)["files"].values()
-            for extent in row.extents
-            for at in range(extent[2])
-        }
-
-    def _add_up(self, state: State) -> None:
-        """S6: every block is in exactly one place, and its generation says which."""
-        books = self._books(state)
-        places = [
-            block
-            for row in books["files"].values()
-            for e in row.extents
-            for block in range(e[1], e[1] + e[2])
-        ]
-        owned = sorted(places)
-        for name in ("free", "limbo", "quarantine"):
-            places += [
-                block for run in books[name].values() for block in range(run.start, run.start + run.blocks)
-            ]
-        if sorted(places) != list(range(BLOCKS)):
-            self._broken.append(("S6", f"blocks do not add up: {sorted(places)} of {BLOCKS}"))
-        online = books["devices"]["pm0"].online
-        if online and [at for at, gen in enumerate(state.gens) if gen % 2 == 0] != owned:
-            self._broken.append(("S6", f"generations {state.gens} do not say that {owned} are owned"))
-
-    def _returned(self, state: State, code: int) -> State:
-        """S2 and S3 at the moment of the answer."""
-        if code:
-            self._meet("the reclaim was interrupted" if code == errno.EINTR else "the reclaim was refused")
-            if not self._old_layout(state):
-                self._broken.append(
-                    ("S3", f"the reclaim failed with {errno_name(code)}, and changed the file")
-                )
-        else:
-            self._meet("the reclaim succeeded")
-            self.core.restore(state.core.snapshot)
-            if not self._new_layout():
-                self._broken.append(("S2", "the reclaim succeeded, and its change is not there"))
-        return state._replace(reclaimer=errno_name(code) if code else "0")
-
-    def _old_layout(self, state: State) -> bool:
-        books = self._books(state)
-        row = next((row for row in books["files"].values() if row.path == "/mnt/a"), None)
-        online = books["devices"]["pm0"].online
-        return row is not None and online and row.size == SIZE and [e[1:3] for e in row.extents] == [(0, 2)]
-
-    def _new_layout(self) -> bool:
-        books = self.core.books
-        ino = books.file_at.first("/mnt/a")
-        if self.kind.endswith("unplug"):
-            return not books.devices["pm0"].online
-        if self.kind == "unlink":
-            return ino is None
-        row = books.files[ino] if ino is not None else None
-        size = BLOCK // 2 if self.kind == "truncate" else SIZE
-        return row is not None and row.size == size and all(e[0] + e[2] <= 1 for e in row.extents)
-
-    # ---- the canonical form
 
     def canonical(self, state: State) -> bytes:
         """Equal bytes: the same future. The core's own form, and the model's, with the same names for keys and cookies."""
@@ -478,98 +327,4 @@ class World:
         return f"{frozen.text}{model!r}".encode()
 
 
-# ---- effects as the model sees them, and what they do to it
-
-
-def blocks_of(runs: tuple[do.Run, ...]) -> tuple[int, ...]:
-    return tuple(block for at, size in runs for block in range(at // BLOCK, (at + size) // BLOCK))
-
-
-def allocate(state: State, blocks: tuple[int, ...]) -> State:
-    return bump(state, blocks, 0)
-
-
-def release(state: State, blocks: tuple[int, ...]) -> State:
-    return bump(state, blocks, 1)
-
-
-def bump(state: State, blocks: tuple[int, ...], parity: int) -> State:
-    """The next generation of this parity."""
-    gens = list(state.gens)
-    for block in blocks:
-        gens[block] += 2 - (gens[block] + parity) % 2 if (gens[block] - parity) % 2 == 0 else 1
-    return state._replace(gens=tuple(gens))
-
-
-def offline(state: State) -> State:
-    return state._replace(absent=True)
-
-
-def online(state: State) -> State:
-    """A new namespace: every block has changed hands, and is free."""
-    return bump(state, tuple(range(BLOCKS)), 1)._replace(absent=False)
-
-
-def install(state: State, key: int, blocks: tuple[int, ...]) -> State:
-    gens = tuple(state.gens[block] for block in blocks)
-    keys = (*state.keys, Key(key, "live", blocks, gens))
-    return state._replace(keys=keys, answers=(*state.answers, ("installed", key, False)))
-
-
-def quiesce(state: State, cookie: int, numbers: tuple[int, ...]) -> State:
-    keys = tuple(key._replace(state="fenced") if key.key in numbers else key for key in state.keys)
-    waits = state.op is not None and state.op.inside
-    return state._replace(keys=keys, answers=(*state.answers, ("quiesced", cookie, waits)))
-
-
-def unmap(state: State, cookie: int, numbers: tuple[int, ...]) -> State:
-    keys = tuple(key for key in state.keys if key.key not in numbers)
-    return state._replace(keys=keys, answers=(*state.answers, ("unmapped", cookie, False)))
-
-
-def remove(state: State, number: int) -> State:
-    return state._replace(keys=tuple(key for key in state.keys if key.key != number))
-
-
-TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
-    do.Allocate: lambda e: ("allocate", blocks_of(e.runs)),
-    do.Release: lambda e: ("release", blocks_of(e.runs)),
-    do.Offline: lambda _e: ("offline",),
-    do.Online: lambda _e: ("online",),
-    do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents)),
-    do.Quiesce: lambda e: ("quiesce", e.cookie, e.keys),
-    do.Unmap: lambda e: ("unmap", e.cookie, e.keys),
-    do.RemoveKey: lambda e: ("remove", e.key),
-    do.Reply: lambda e: ("answer", e.request, 0, e.result.get("handle", 0) if e.request == REG else 0),
-    do.Fail: lambda e: ("answer", e.request, e.errno, 0),
-}
-
-DOING: Mapping[str, Callable[..., State]] = {
-    "allocate": allocate,
-    "release": release,
-    "offline": offline,
-    "online": online,
-    "install": install,
-    "quiesce": quiesce,
-    "unmap": unmap,
-    "remove": remove,
-}
-
-ANSWERS: Mapping[str, Callable[[int], events.Event]] = {
-    "installed": events.KeyInstalled,
-    "quiesced": events.Quiesced,
-    "unmapped": events.Unmapped,
-}
-
-DOMAIN: Mapping[str, str] = {"installed": "key", "quiesced": "cookie", "unmapped": "cookie"}
-
-
-def renamed(effect: tuple[Any, ...], names: Names) -> tuple[Any, ...]:
-    name = effect[0]
-    if name in {"quiesce", "unmap"}:
-        return (name, names.of("cookie", effect[1]), tuple(names.of("key", key) for key in effect[2]))
-    if name in {"install", "remove"}:
-        return (name, names.of("key", effect[1]), *effect[2:])
-    if name == "answer":
-        return (*effect[:3], names.of("key", effect[3]))
-    return effect
+__all__ = ["KINDS", "State", "World"]
