@@ -524,8 +524,8 @@ static int end(struct emu_qp *qp, uint32_t outcome)
 	respond_release(qp);
 	in.outcome = outcome;
 	in.peer_min_rnr = qp->op.peer_min_rnr;
+	drop_refs(qp); /* before the completion: who has seen that finds nothing in flight */
 	more = advance(qp, &in);
-	drop_refs(qp);
 	section_leave(qp->thread);
 	return more;
 }

@@ -202,6 +202,31 @@ static void a_change_under_the_copy_is_seen(void)
 	done();
 }
 
+static void a_sum_ends_with_its_epoch(void)
+{
+	const struct emu_oplog_record *r;
+	struct log log;
+
+	fresh(1000);
+	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_LAST, 0x200, 0), 0);
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 7, 0, 12288, 0x100, HALF, 0x200));
+	next_event(&w, EMU_ENG_HELD);
+	emu_epoch_advance(w.e);
+	CHECK_EQ(emu_hold_release(w.e, EMU_HOLD_QUANTUM_LAST), 0);
+	expect_wc(&a, 7, EMU_WC_SUCCESS);
+	log_read(log_file, &log);
+	r = find(&log, 7, 0);
+	CHECK_EQ(r->quanta, 1);
+	CHECK_EQ(r->epoch_last, 0);
+	r = find(&log, 7, 1);
+	CHECK_EQ(r->kind, EMU_LOG_SUM);
+	CHECK_EQ(r->quanta, 2);
+	CHECK_EQ(r->epoch_first, 1);
+	CHECK_EQ(r->op_epoch, 0);
+	free(log.records);
+	done();
+}
+
 static void absent_memory_swallows_and_gives_ones(void)
 {
 	int fd = memfd_create("next", 0), gens = memfd_create("gens", 0), other;
@@ -325,6 +350,7 @@ int main(void)
 	wrong_extents_are_refused();
 	the_log_tells_freed_and_foreign();
 	a_change_under_the_copy_is_seen();
+	a_sum_ends_with_its_epoch();
 	absent_memory_swallows_and_gives_ones();
 	a_full_log_keeps_the_newest();
 	a_flush_ends_the_sums();

@@ -11,9 +11,9 @@
 static struct world w;
 static struct end a, b;
 
-static void fresh(void)
+static void fresh_with(uint32_t threads)
 {
-	world_open(&w, &(struct world_config){ .quantum = 4096 });
+	world_open(&w, &(struct world_config){ .quantum = 4096, .threads = threads });
 	end_open(&w, &a, &(struct end_config){ 0 });
 	end_open(&w, &b, &(struct end_config){ 0 });
 	end_connect(&a, &b);
@@ -21,6 +21,11 @@ static void fresh(void)
 	mr_add(&w, 0x200, HALF, HALF);
 	memset(w.mem, 1, HALF);
 	memset(w.mem + HALF, 2, HALF);
+}
+
+static void fresh(void)
+{
+	fresh_with(1);
 }
 
 static void done(void)
@@ -123,21 +128,45 @@ static void a_queue_pair_in_error_moves_no_more(void)
 	done();
 }
 
+/* Two threads: the responder's own is free to flush while the requester's is held in the middle of the message. */
 static void a_message_under_way_is_flushed_once(void)
 {
-	fresh();
+	fresh_with(2);
 	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_HALF, 0, 0), 0);
 	post_recv(&b, 7, HALF, N, 0x200);
 	post_recv(&b, 8, HALF, N, 0x200);
 	post(&a, wqe_of(EMU_WR_SEND, 42, 0, N, 0x100));
 	next_event(&w, EMU_ENG_HELD);
 	CHECK_EQ(modify(&b, EMU_QPS_ERR), 0);
+	post(&b, wqe_of(EMU_WR_SEND, 99, 0, N, 0x100));
+	expect_wc(&b, 99, EMU_WC_WR_FLUSH_ERR);
+	post(&b, wqe_of(EMU_WR_SEND, 98, 0, N, 0x100));
+	expect_wc(&b, 98, EMU_WC_WR_FLUSH_ERR);
 	CHECK(no_wc(&b)); /* its buffer is being written: not flushed yet */
 	CHECK_EQ(emu_hold_release(w.e, EMU_HOLD_QUANTUM_HALF), 0);
 	expect_wc(&b, 7, EMU_WC_WR_FLUSH_ERR);
 	expect_wc(&b, 8, EMU_WC_WR_FLUSH_ERR);
 	expect_wc(&a, 42, EMU_WC_RETRY_EXC_ERR);
 	CHECK(no_wc(&b));
+	done();
+}
+
+/* Two pieces in one turn, the queue pair to ERR between them: the second is not written. */
+static void a_requester_in_error_stops_between_pieces(void)
+{
+	struct emu_wqe wqe = rdma(EMU_WR_RDMA_WRITE, 42, 0, 10, 0x100, HALF, 0x200);
+	struct emu_sge more = { IOVA + 100, 10, 0x100 };
+	unsigned bad;
+
+	fresh();
+	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_LAST, 0x200, 0), 0);
+	wqe.num_sge = 2;
+	CHECK_EQ(emu_ring_post_send(a.qp, &wqe, 1, &more, &bad), 0);
+	next_event(&w, EMU_ENG_HELD);
+	CHECK_EQ(modify(&a, EMU_QPS_ERR), 0);
+	CHECK_EQ(emu_hold_release(w.e, EMU_HOLD_QUANTUM_LAST), 0);
+	expect_wc(&a, 42, EMU_WC_WR_FLUSH_ERR);
+	CHECK_EQ(written(), 10);
 	done();
 }
 
@@ -174,6 +203,7 @@ int main(void)
 		the_control_thread_never_waits(point);
 	a_queue_pair_in_error_moves_no_more();
 	a_message_under_way_is_flushed_once();
+	a_requester_in_error_stops_between_pieces();
 	only_its_key_is_held();
 	ending_lets_go();
 	return 0;
