@@ -139,4 +139,4 @@ class Holder(Client):
 
 
 if __name__ == "__main__":
-    Holder().serve()
+    Holder().main()

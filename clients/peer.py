@@ -291,4 +291,4 @@ class Peer(Client):
 
 
 if __name__ == "__main__":
-    Peer().serve()
+    Peer().main()

@@ -70,4 +70,4 @@ class Reclaimer(Observer):
 
 
 if __name__ == "__main__":
-    Reclaimer().serve()
+    Reclaimer().main()

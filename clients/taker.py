@@ -55,4 +55,4 @@ def _stamped(length: int, writer: int, ino: int, layout: int, offset: int) -> by
 
 
 if __name__ == "__main__":
-    Taker().serve()
+    Taker().main()

@@ -18,7 +18,8 @@ import queue
 import select
 import sys
 import threading
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 Command = dict[str, Any]
 
@@ -65,6 +66,18 @@ class Client:
     def __init__(self) -> None:
         self.talk = Talk()
         self.running = True
+
+    def main(self) -> NoReturn:
+        """Serve until told to quit. Ends without the interpreter's own ending, which would wait for a broker that may be gone."""
+        code = 0
+        try:
+            self.serve()
+        except BaseException:  # noqa: BLE001 - whatever it is: into the log, and out
+            traceback.print_exc()
+            code = 1
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
 
     def serve(self) -> None:
         self.talk.note("loaded")

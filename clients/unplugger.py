@@ -24,4 +24,4 @@ class Unplugger(Reclaimer):
 
 
 if __name__ == "__main__":
-    Unplugger().serve()
+    Unplugger().main()

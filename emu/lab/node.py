@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,25 +36,24 @@ class Broker:
     @classmethod
     async def start(cls, protocol: str, folder: Path, options: Sequence[str] = ()) -> Broker:
         """Returns when it serves; its history goes to folder/history, its words to folder/logs. LabError: it did not come up."""
-        logs = folder / "logs"
-        directory = Path(tempfile.mkdtemp(prefix="emu-lab-", dir="/tmp"))
-        ready, ready_end = os.pipe()
+        directory = Path(f"/tmp/emu-lab-{secrets.token_hex(5)}")  # noqa: S108 - short; the broker makes it, for us alone
         life_end, lifeline = os.pipe()
+        ready, ready_end = os.pipe()
         try:
-            with (logs / "broker.log").open("wb") as log:
-                child = await asyncio.create_subprocess_exec(
-                    *_command(directory, protocol, folder, ready_end, life_end), *options, stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log, stderr=log, pass_fds=(ready_end, life_end), start_new_session=True,
-                )  # fmt: skip
+            command = [*_command(directory, protocol, folder, ready_end, life_end), *options]
+            child = await _spawn(command, folder / "logs" / "broker.log", (ready_end, life_end))
+        except BaseException:
+            os.close(lifeline)
+            os.close(ready)
+            raise
         finally:
             os.close(ready_end)
             os.close(life_end)
         broker = cls(directory, child, lifeline)
         try:
-            await broker._await_ready(ready, logs)
+            await broker._await_ready(ready, folder / "logs")
         except BaseException:
             await broker.stop()
-            broker.remove()
             raise
         return broker
 
@@ -93,6 +92,7 @@ class Broker:
         except TimeoutError:
             deliver(self._child, signal.SIGKILL)
             await self._child.wait()
+            shutil.rmtree(self.directory, ignore_errors=True)
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -101,8 +101,12 @@ class Broker:
     def alive(self) -> bool:
         return self._child.returncode is None
 
-    def remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+
+async def _spawn(command: list[str], log: Path, descriptors: tuple[int, ...]) -> asyncio.subprocess.Process:
+    with log.open("wb") as words:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=words, stderr=words, pass_fds=descriptors, start_new_session=True
+        )  # fmt: skip
 
 
 def _command(directory: Path, protocol: str, folder: Path, ready: int, lifeline: int) -> list[str]:

@@ -341,4 +341,3 @@ class Run:
         await asyncio.gather(*(process.kill() for process in self.clients.values()), return_exceptions=True)
         if self.broker:
             await self.broker.stop()
-            self.broker.remove()
