@@ -20,7 +20,7 @@ int emu_oplog_open(struct emu_engine *e, unsigned thread, const char *path, uint
 	size_t bytes = EMU_OPLOG_HEADER + capacity * sizeof(struct emu_oplog_record);
 	struct oplog *log;
 	void *p;
-	int fd;
+	int fd, err;
 
 	if (thread >= e->n_threads || capacity == 0 || capacity > 1u << 26)
 		return -EINVAL;
@@ -30,9 +30,12 @@ int emu_oplog_open(struct emu_engine *e, unsigned thread, const char *path, uint
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
-	if (ftruncate(fd, (off_t)bytes)) {
+	/* Really there, not sparse: a disk that fills up later must not end a thread that notes what it did. */
+	err = posix_fallocate(fd, 0, (off_t)bytes);
+	if (err) {
 		close(fd);
-		return -errno;
+		unlink(path);
+		return -err;
 	}
 	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 DEFAULT_PROTOCOL = "mr-revoke"
 LAST_WORDS_MS = 500  # how long DEVICE_FATAL may take to leave
 OPLOG_RECORD = 192
+OPLOG_SHARE = 4  # the operation log is allocated in full at the start, and is a quarter of what events may take
 
 
 class StartError(Exception):
@@ -206,7 +207,8 @@ class _Broker:
     def _log_operations(self, engine: Engine) -> None:
         if self.run is None:
             return
-        capacity = max(1024, self.options.history_bytes // self.options.threads // OPLOG_RECORD)
+        budget = self.options.history_bytes // OPLOG_SHARE // self.options.threads
+        capacity = max(1024, budget // OPLOG_RECORD)
         for thread in range(self.options.threads):
             engine.oplog_open(thread, self.run / f"oplog-{thread}.bin", capacity)
 

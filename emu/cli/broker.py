@@ -58,7 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--history-bytes",
         metavar="N",
         default=str(DEFAULT_LIMIT),
-        help="of events, and as much again of operations",
+        help="of events; and a quarter of it, allocated at the start, for the operation log",
     )
     parser.add_argument(
         "--ready", metavar="FD", type=int, default=-1, help="write a line there when serving, and close it"

@@ -31,7 +31,7 @@ PROTOCOL = Protocol(
             "cancelled",
         ),
     },
-    promises=("S3", "S5", "S6", "S7", "S9", "S10"),
+    promises=("S3", "S5", "S6", "S7", "S10"),  # not S9: DMA goes on into tails and holes as well
     backings=("dax",),  # a host file's blocks are not ours to free under a pin: real orphans would be needed
     disposal="now",
     loss="none",
