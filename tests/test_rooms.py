@@ -51,17 +51,60 @@ MORE = {
 
 # What a pure room may import of the standard library.
 PURE = frozenset(
-    ["__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "errno", "heapq", "itertools", "operator", "re", "types", "typing"]
+    [
+        "__future__",
+        "bisect",
+        "collections",
+        "collections.abc",
+        "dataclasses",
+        "enum",
+        "errno",
+        "heapq",
+        "itertools",
+        "operator",
+        "re",
+        "types",
+        "typing",
+    ]
 )
 
 # One module looks outside: it asks importlib.metadata which protocols are installed, so that core and protocols need not.
 OUTSIDE = {"emu/protocols/registry.py": frozenset({"importlib"})}
 
 CALLS = frozenset(
-    ["open", "id", "hash", "input", "eval", "exec", "compile", "print", "globals", "vars", "setattr", "delattr", "__import__", "breakpoint"]
+    [
+        "open",
+        "id",
+        "hash",
+        "input",
+        "eval",
+        "exec",
+        "compile",
+        "print",
+        "globals",
+        "vars",
+        "setattr",
+        "delattr",
+        "__import__",
+        "breakpoint",
+    ]
 )
 METHODS = frozenset(
-    ["append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "remove", "discard", "clear", "appendleft", "__setitem__"]
+    [
+        "append",
+        "extend",
+        "insert",
+        "add",
+        "update",
+        "setdefault",
+        "pop",
+        "popitem",
+        "remove",
+        "discard",
+        "clear",
+        "appendleft",
+        "__setitem__",
+    ]
 )
 
 
@@ -148,7 +191,11 @@ def problems(module: ast.Module) -> list[str]:
             target = node.func.value
             if isinstance(target, ast.Name) and target.id in tables and node.func.attr in METHODS:
                 found.append(f"line {node.lineno}: {target.id}.{node.func.attr}() changes a module's table")
-        found += [f"line {node.lineno}: {name}[...] changes a module's table" for name in changed(node) if name in tables]
+        found += [
+            f"line {node.lineno}: {name}[...] changes a module's table"
+            for name in changed(node)
+            if name in tables
+        ]
         found += [f"line {node.lineno}: iterates over a set" for it in iterated(node) if is_set(it)]
         if isinstance(node, ast.FunctionDef):
             found += [

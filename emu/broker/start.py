@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 DEFAULT_PROTOCOL = "mr-revoke"
 LAST_WORDS_MS = 500  # how long DEVICE_FATAL may take to leave
 OPLOG_RECORD = 192
-OPLOG_SHARE = 4  # the operation log is allocated in full at the start, and is a quarter of what events may take
+OPLOG_SHARE = (
+    4  # the operation log is allocated in full at the start, and is a quarter of what events may take
+)
 
 
 class StartError(Exception):
