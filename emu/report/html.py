@@ -67,7 +67,7 @@ def _header(result: Json) -> str:
         f"seed {result['seed']}, {len(result['rows'])} rows in {result['seconds']:.0f} s"
     )
     return (
-        "<h1>Memory that a device is writing has to be taken back: what happened</h1>"
+        "<h1>Taking back memory that a device is writing</h1>"
         '<p class="lede">Every row is a broker and client processes of its own: a holder registers a file, a peer writes and '
         "reads without pause, and somebody truncates, punches, unlinks or unplugs the memory under them.</p>"
         f'{_verdict(result["rows"])}<p class="machine">{escape(about)}</p>'
@@ -104,7 +104,21 @@ def _matrix(title: str, rows: Sequence[Json]) -> str:
         for p in columns(rows, "protocol")
     )
     table = f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f"<h3>{escape(title)}</h3>{_scroll(table, title)}"
+    return f"<h3>{escape(title)}</h3>{_scroll(table, title)}{_reasons(rows)}"
+
+
+def _reasons(rows: Sequence[Json]) -> str:
+    """Why there are pairs that make no sense: one line a reason, under the table."""
+    found: dict[str, list[Json]] = {}
+    for row in rows:
+        if row["outcome"] == "N/A":
+            found.setdefault(str(row["reason"]), []).append(row)
+    lines = []
+    for reason, members in found.items():
+        one_event = len({row["event"] for row in members}) == 1
+        which = members[0]["event"] if one_event else ", ".join(columns(members, "protocol"))
+        lines.append(f"<li><b>{escape(which)}</b>: {escape(reason)}</li>")
+    return f'<ul class="reasons">{"".join(lines)}</ul>' if lines else ""
 
 
 def _scroll(table: str, label: str) -> str:
@@ -130,8 +144,10 @@ def _short(row: Json) -> str:
             return str(row["errno"])
         case "OK+ERR" | "OK":
             return span(row["reclaim_us"]["p50"] if row["reclaim_us"] else None)
-        case "UNKNOWN" | "N/A":
+        case "UNKNOWN":
             return str(row["reason"] or "")
+        case "N/A":
+            return ""
     return measured(row)
 
 

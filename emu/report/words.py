@@ -80,7 +80,8 @@ def _corrupt(row: Json) -> Iterable[str]:
 
 def _clean(row: Json) -> str:
     took = f" in {span(row['reclaim_us']['p50'])}" if row["reclaim_us"] else ""
-    gate = f" with {row['dma_at_gate']} operations in flight at the gate" if row["dma_at_gate"] else ""
+    many = "operation" if row["dma_at_gate"] == 1 else "operations"
+    gate = f" with {row['dma_at_gate']} {many} in flight at the gate" if row["dma_at_gate"] else ""
     back = f"; the peer was back after {span(row['recovery_us'])}" if row["recovery_us"] else ""
     return f"taken back{took}{gate}; errors seen: {errors(row)}{back}"
 
