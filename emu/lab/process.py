@@ -109,13 +109,17 @@ class Process:
         return {str(note["note"]) for note in self.notes}
 
     @property
+    def ended(self) -> bool:
+        return self._child.returncode is not None
+
+    @property
     def killed(self) -> bool:
         """Ended by a signal that the lab did not send."""
         return self._child.returncode is not None and self._child.returncode < 0
 
     async def end(self) -> None:
         """Ask it to leave; kill it if it does not."""
-        if self._child.returncode is None:
+        if not self.ended:
             with suppress(LabError):
                 await self.ask("quit", limit=GRACE)
         await self.kill()

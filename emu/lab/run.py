@@ -19,6 +19,7 @@ import json
 import os
 import random
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ from emu.lab.plan import (
     files_for,
     whole_device,
 )
-from emu.lab.process import LabError, Process
+from emu.lab.process import LabError, Process, Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,35 +207,35 @@ class Run:
     # ---- the reclaim and what follows
 
     async def _reclaim(self) -> Json:
+        """The reclaimer's answer; none within a generous limit is an answer too."""
+        began = time.monotonic_ns()
         try:
-            if whole_device(self.spec):
-                surprise = self.spec.event == "surprise-unplug"
-                answer = await self.reclaimer.ask(
-                    "unplug", limit=HANG_AFTER, device=VICTIM_DEVICE, surprise=surprise, retries=0
-                )
-            else:
-                path = files_for(self.spec, str(self.folder.resolve() / "host"))["victim"]["path"]
-                answer = await self.reclaimer.ask(
-                    "reclaim",
-                    limit=HANG_AFTER,
-                    event=self.spec.event,
-                    path=path,
-                    retries=0,
-                    **ACTS[self.spec.event].arguments,
-                )
-        except LabError:
-            if self.reclaimer.killed:
+            answer = await self._ask_reclaimer()
+        except Refused:
+            raise
+        except LabError as error:
+            if self.reclaimer.ended:
                 raise
-            return {
-                "returned": False,
-                "errno": None,
-                "error": None,
-                "began": None,
-                "ended": None,
-                "retries": 0,
-            }
+            silence = {"returned": False, "errno": None, "error": str(error)}
+            return {**silence, "began": began, "ended": None, "retries": 0}
         first: Json = answer["tries"][0]
         return {"returned": True, **first, "retries": len(answer["tries"]) - 1}
+
+    async def _ask_reclaimer(self) -> Json:
+        event = self.spec.event
+        if whole_device(self.spec):
+            surprise = event == "surprise-unplug"
+            return await self.reclaimer.ask(
+                "unplug", limit=HANG_AFTER, device=VICTIM_DEVICE, surprise=surprise, retries=0
+            )
+        arguments = ACTS[event].arguments
+        return await self.reclaimer.ask(
+            "reclaim", limit=HANG_AFTER, event=event, path=self.victim_path, retries=0, **arguments
+        )
+
+    @property
+    def victim_path(self) -> str:
+        return str(files_for(self.spec, str(self.folder.resolve() / "host"))["victim"]["path"])
 
     async def _aftermath(self, *, succeeded: bool) -> None:
         if whole_device(self.spec):
@@ -254,10 +255,9 @@ class Run:
 
     async def _retake(self) -> None:
         start, end = ACTS[self.spec.event].given_back
-        path = files_for(self.spec, str(self.folder.resolve() / "host"))["victim"]["path"]
         await self.clients["taker"].ask(
             "retake",
-            path=path,
+            path=self.victim_path,
             start=start,
             end=end,
             writer=TAKER,

@@ -116,11 +116,12 @@ def _first(journal: JournalFile | None, kind: Kind) -> int | None:
 
 def _reclaimer(scene: Scene, reclaim: Json, phases: list[Json]) -> None:
     answer = reclaim["errno"] or ("0" if reclaim["returned"] else "no answer")
-    scene.bars.append(Bar("reclaimer", reclaim["began"], reclaim["ended"], "call", f"answer: {answer}"))
+    ended = reclaim["ended"] or scene.end
+    scene.bars.append(Bar("reclaimer", reclaim["began"], ended, "call", f"answer: {answer}"))
     scene.messages.append(Message("reclaimer", reclaim["began"], "broker", phases[0]["t"]))
     returned = next((line["t"] for line in phases if line["phase"] == "returned"), None)
-    if returned and returned <= reclaim["ended"]:
-        scene.messages.append(Message("broker", returned, "reclaimer", reclaim["ended"]))
+    if returned and returned <= ended:
+        scene.messages.append(Message("broker", returned, "reclaimer", ended))
 
 
 def _broker(scene: Scene, phases: list[Json]) -> None:
