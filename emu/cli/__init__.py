@@ -14,6 +14,7 @@ from typing import NoReturn
 USAGE = 64
 
 COMMANDS = {
+    "bench": "measure emu's speed beside memcpy and a bare ZeroMQ echo",
     "broker": "run one node: RNIC, memory and filesystem",
     "compare": "measure protocols against events on live processes, side by side",
     "explore": "run a protocol through every interleaving of a small world",
