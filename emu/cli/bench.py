@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.cli import CommandError
+from emu.core.errors import errno_name
 from emu.lab.bench import Row, as_json, rows
 
 if TYPE_CHECKING:
@@ -38,5 +39,7 @@ def run(args: argparse.Namespace) -> int:
             try:
                 Path(args.json).write_text(text + "\n")
             except OSError as error:
-                raise CommandError(f"bench {args.json}: {error.strerror}: choose another file") from None
+                raise CommandError(
+                    f"bench {args.json}: {errno_name(error.errno or 0)}: the result cannot be written there"
+                ) from None
     return 0

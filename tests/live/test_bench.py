@@ -32,4 +32,4 @@ def test_a_file_that_cannot_be_written_is_named():
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 64
-    assert "emu: bench /no/such/folder/x: No such file" in done.stderr
+    assert "emu: bench /no/such/folder/x: ENOENT:" in done.stderr
