@@ -295,13 +295,32 @@ class _Judge:
                 self._broke("S6", f"the blocks of {name} do not add up: {blocks}")
 
     def _gate(self) -> None:
-        inflight = [
-            p.inflight for p in self.evidence.phases if p.reclaim == self.ours and p.name == "requested"
-        ]
-        self.verdict.dma_at_gate = inflight[0] if inflight else None
-        self.verdict.phases_us = _since_requested([p for p in self.evidence.phases if p.reclaim == self.ours])
+        ours = [p for p in self.evidence.phases if p.reclaim == self.ours]
+        self.verdict.phases_us = _since_requested(ours)
+        requested = next((p for p in ours if p.name == "requested"), None)
+        if requested:
+            self.verdict.dma_at_gate = max(requested.inflight, self._caught_by_surprise(requested))
         if self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
             self.unknown.append("no DMA was in flight at the gate")
+
+    def _caught_by_surprise(self, requested: Phase) -> int:
+        """A device that is gone by surprise is gone before anybody asks: operations that ran across that moment, by the log."""
+        lines = self.evidence.events
+        epochs = [
+            line["epoch"]
+            for line in lines
+            if line.get("type") == "Offline" and line["epoch"] < requested.epoch
+        ]
+        if not epochs:
+            return 0
+        gone, keys = epochs[-1], set(requested.keys)
+        caught = {
+            (log.thread, record.op)
+            for log in self.evidence.logs
+            for record in log.records
+            if record.op_epoch < gone <= record.epoch_last and record.rkey in keys
+        }
+        return len(caught)
 
     # ---- the conclusion
 

@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="runs set up at the same time (default: one more than cores, up to 5)",
+        help="runs set up at the same time (default: one for each pair of cores)",
     )
     parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
     parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page")
@@ -116,7 +116,7 @@ def _runs(args: argparse.Namespace) -> int:
 
 
 def _jobs(args: argparse.Namespace) -> int:
-    count: int = args.jobs if args.jobs is not None else min(5, cores() + 1)
+    count: int = args.jobs if args.jobs is not None else max(1, cores() // 2)
     if count < 1:
         raise CommandError(f"compare --jobs {count}: EINVAL: at least one run at a time is needed")
     return count

@@ -20,6 +20,22 @@ def test_a_control_that_is_meant_to_be_idle_is_judged_all_the_same(world):
     assert judge(world.write()).outcome == "OK+ERR"
 
 
+def test_an_operation_that_ran_across_a_surprise_was_in_flight(world):
+    world.phases[0] = ("requested", 10, {}, 0)
+    world.extra_lines = [{"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}]
+    world.records.append({"op": 7, "op_epoch": 8, "epoch_first": 8, "epoch_last": 9})
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.dma_at_gate) == ("OK+ERR", 1)
+
+
+@pytest.mark.parametrize(("began", "ended", "key"), [(8, 8, 0x101), (9, 9, 0x101), (8, 9, 0x202)])
+def test_an_operation_before_after_or_elsewhere_was_not(world, began, ended, key):
+    world.phases[0] = ("requested", 10, {}, 0)
+    world.extra_lines = [{"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}]
+    world.records.append({"op": 7, "op_epoch": began, "epoch_first": began, "epoch_last": ended, "rkey": key})
+    assert judge(world.write()).outcome == "UNKNOWN"
+
+
 def test_corruption_that_was_seen_counts_even_then(world):
     world.phases[0] = ("requested", 10, {}, 0)
     world.stamp(2 * BLOCK, 64, VICTIM)
