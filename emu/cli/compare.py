@@ -62,8 +62,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     specs = list(rows(*_chosen(args)))
-    _can_write(args.json, args.html)
     out = _evidence_folder(Path(args.out), [spec.label for spec in specs])
+    _can_write(args.json, args.html)
     options = Options(
         out=out, seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
         progress=partial(print, file=sys.stderr, flush=True),

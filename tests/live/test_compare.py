@@ -31,7 +31,7 @@ def outcome(tmp_path_factory):
     """Three protocols, two events: the rows that the question turns on."""
     out = tmp_path_factory.mktemp("compare")
     done = compare(
-        "--events", "truncate,surprise-unplug", "--backings", "dax", "--holders", "deaf", "--out", str(out / "rows"),
+        "--events", "truncate,surprise-unplug", "--backings", "dax", "--holders", "deaf", "--out", str(out),
         "--json", str(out / "result.json"), "--html", str(out / "report.html"),
     )  # fmt: skip
     done.folder = out
