@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 VICTIM_DEVICE, VICTIM_MOUNT = "pm0", "/mnt"
 OTHER_DEVICE, OTHER_MOUNT = "pm1", "/other"
-DEVICE_BYTES = "8M"
+DEVICE_BYTES = "4M"
+HISTORY_BYTES = "2M"  # thousands of log records; should they not do, the verdict says unknown
 START, STOP = 30.0, 10.0
 
 
@@ -115,5 +116,5 @@ def _command(directory: Path, protocol: str, folder: Path, ready: int, lifeline:
         sys.executable, "-P", "-m", "emu", "broker", "--dir", str(directory),
         *(f"--pmem={device}={DEVICE_BYTES}" for device in (VICTIM_DEVICE, OTHER_DEVICE)),
         *(f"--mount={mount},dax,protocol={protocol}" for mount in mounts),
-        f"--history={folder}/history", f"--ready={ready}", f"--lifeline={lifeline}", "--ephemeral",
+        f"--history={folder}/history", f"--history-bytes={HISTORY_BYTES}", f"--ready={ready}", f"--lifeline={lifeline}", "--ephemeral",
     ]  # fmt: skip

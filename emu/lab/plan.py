@@ -30,7 +30,7 @@ READ = QUARTER  # and of a READ, whose result Python looks at
 DEPTH = (
     512  # WRITEs outstanding: tens of milliseconds of work, longer than a loaded machine keeps Python waiting
 )
-READS = 64  # READs outstanding
+READS = 4  # READs outstanding: few, since looking at what they bring takes Python longer than the engine needs to bring it
 ROUND = 192  # completions between two steps of a run
 BESIDE = 64 << 10  # bytes of the bystander's file
 

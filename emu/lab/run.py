@@ -51,6 +51,7 @@ Json = dict[str, Any]
 
 HOLDER, PEER, TAKER = 1, 2, 3  # writers' numbers in the stamps
 HANG_AFTER = 10.0
+BLOCK = 4096
 MODULES = {
     "holder": "holder",
     "peer": "peer",
@@ -58,6 +59,17 @@ MODULES = {
     "reclaimer": "reclaimer",
     "unplugger": "unplugger",
 }
+
+
+def keep(memory: Path, copy: Path) -> None:
+    """Copy what is not zero; the rest is a hole that reads as zero."""
+    with memory.open("rb") as source, copy.open("wb") as target:
+        while block := source.read(BLOCK):
+            if block.count(0) < len(block):
+                target.write(block)
+            else:
+                target.seek(len(block), os.SEEK_CUR)
+        target.truncate(memory.stat().st_size)
 
 
 @dataclass
@@ -299,10 +311,8 @@ class Run:
         """DMA is over: keep the memory. Everybody leaves, the broker writes out its logs, the evidence is complete."""
         assert self.broker
         device = device_of(self.spec)
-        shutil.copyfile(
-            self.folder / "host" / "victim" if device == "host" else self.broker.image,
-            self.folder / f"{device}.img",
-        )
+        memory = self.folder / "host" / "victim" if device == "host" else self.broker.image
+        keep(memory, self.folder / f"{device}.img")
         self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
         await asyncio.gather(*(process.end() for process in self.clients.values()))
         await self.broker.stop()

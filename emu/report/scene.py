@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 LANES = ("holder", "peer", "broker", "engine", "reclaimer")
-TOLD = {1000: "MR_REVOKING", 1001: "MR_REVOKED", 1002: "MR_RESTORED"}
+TOLD = {
+    1: "QP_FATAL",
+    2: "QP_REQ_ERR",
+    3: "QP_ACCESS_ERR",
+    8: "DEVICE_FATAL",
+    1000: "MR_REVOKING",
+    1001: "MR_REVOKED",
+    1002: "MR_RESTORED",
+}
 BEFORE_NS, AFTER_NS = 150_000, 150_000
 MOST = 400  # marks of a kind; beyond that a diagram shows no more
 
