@@ -27,9 +27,7 @@ SIZE = 1 << 20
 QUARTER = SIZE // 4
 WRITE = SIZE  # bytes of a WRITE: the engine must have more to do than Python can ask for, or it would be idle at the gate
 READ = QUARTER  # and of a READ, whose result Python looks at
-DEPTH = (
-    512  # WRITEs outstanding: tens of milliseconds of work, longer than a loaded machine keeps Python waiting
-)
+DEPTH = 2048  # WRITEs outstanding: work for longer than a loaded machine keeps Python waiting
 READS = 4  # READs outstanding: few, since looking at what they bring takes Python longer than the engine needs to bring it
 ROUND = 192  # completions between two steps of a run
 BESIDE = 64 << 10  # bytes of the bystander's file

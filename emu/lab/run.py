@@ -317,7 +317,7 @@ class Run:
         await asyncio.gather(*(process.end() for process in self.clients.values()))
         await self.broker.stop()
         for found in (self.folder / "history" / "1").iterdir():
-            found.rename(self.folder / found.name)
+            keep(found, self.folder / found.name)
         shutil.rmtree(self.folder / "history")
         self._write("row.json", self._row())
 
