@@ -86,9 +86,13 @@ static void unlink_polled(struct emu_thread *t, struct emu_qp *qp)
 	t->polled--;
 }
 
+/* What is posted behind a request that waits is no news: nothing can be done about it, and whoever ends the wait looks at the
+ * ring again. `seen` stays as it was until then, so that such a post is not lost, bell or none. */
 static int has_news(const struct emu_qp *qp)
 {
-	return qp->attention || emu_observe(qp->sq.shared_prod) != qp->sq.seen || (qp->due && qp->op.phase == OP_WAITING);
+	if (qp->attention)
+		return 1;
+	return qp->op.phase == OP_WAITING ? qp->due : emu_observe(qp->sq.shared_prod) != qp->sq.seen;
 }
 
 /* 1: off the list. 0: something has come at the last moment. */
