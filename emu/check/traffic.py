@@ -6,6 +6,10 @@ rest on the core's opinion of who owned a block. They say what *moved*; emu/chec
 "After" means: operations that started in or after the epoch in which the reclaim returned. A SUM record holds one queue pair's
 quanta of one epoch, in order, and tells the start of the first one's operation only: when that one is older, its own quantum is left out
 and the rest counted. So figures "after" are lower bounds by at most one quantum a queue pair and epoch.
+
+A confirmed quiesce is the other way round: what counts is the *last* byte. The line of phase `fenced` carries the epoch that began
+behind the confirmation, and a quantum reads its last epoch before the engine lets go of it, so one that had ended in time shows an
+older epoch, and whoever shows this one or a later was running when nobody should have been. (No SUM spans two epochs: its first is its last.)
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ def _add(total: Traffic, record: OpRecord, returned: int | None, fenced: dict[in
     if record.status == SUCCESS:
         _silent(total, record, flags, after)
     for key in {record.lkey, record.rkey} & fenced.keys():
-        if record.epoch_first >= fenced[key]:
+        if record.epoch_last >= fenced[key]:
             total.unfenced += record.bytes
 
 

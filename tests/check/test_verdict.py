@@ -8,7 +8,7 @@ from emu.history.oplog import Flag
 BLOCK, SIZE = 4096, 4 * 4096
 VICTIM, KEY = 7, 0x101
 WRITE_QP, READ_QP, BYSTANDER_QP, SPARE_QP = 11, 12, 13, 14
-RETURNED = 16
+FENCED, RETURNED = 12, 16
 
 
 def rules(verdict):
@@ -174,9 +174,34 @@ def test_a_sum_whose_first_operation_is_older_counts_the_others(world):
     assert judge(world.write()).freed_bytes == 3 * BLOCK
 
 
-def test_bytes_under_a_key_after_its_quiesce_break_v9(world):
-    world.moved(epoch_first=RETURNED)
-    assert rules(judge(world.write())) == {"V9"}
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epoch_first": 5, "epoch_last": FENCED},  # it was running when the quiesce was confirmed
+        {"epoch_first": FENCED - 1, "epoch_last": FENCED + 1, "flags": Flag.EPOCH_MOVED},
+        {"epoch_first": FENCED, "epoch_last": FENCED},
+        {"epoch_first": RETURNED, "epoch_last": RETURNED},
+        {"epoch_first": FENCED, "epoch_last": FENCED, "kind": 2, "quanta": 3},
+        {"epoch_first": FENCED, "epoch_last": FENCED, "rkey": 0, "lkey": KEY},
+    ],
+)
+def test_a_quantum_that_runs_on_under_a_key_whose_quiesce_was_confirmed_breaks_v9(world, fields):
+    world.moved(**fields)
+    assert "V9" in rules(judge(world.write()))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epoch_first": FENCED - 1, "epoch_last": FENCED - 1},
+        {"epoch_first": 5, "epoch_last": FENCED - 1, "flags": Flag.EPOCH_MOVED},
+        {"epoch_first": FENCED - 1, "epoch_last": FENCED - 1, "kind": 2, "quanta": 3},
+        {"epoch_first": RETURNED, "epoch_last": RETURNED, "flags": Flag.CUT, "bytes": 0},
+    ],
+)
+def test_a_quantum_that_had_ended_or_was_cut_does_not(world, fields):
+    world.moved(after=False, **fields)
+    assert rules(judge(world.write())) == set()
 
 
 def test_bytes_under_another_key_are_nobodys_business(world):
