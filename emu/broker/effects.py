@@ -103,9 +103,7 @@ class Effects:
         self._memory.open_device(e.aperture, e.name, e.blocks, e.owned)
 
     def _allocate(self, e: fx.Allocate) -> None:
-        number = self._memory.number(e.aperture)
-        for offset, length in e.runs:
-            self._engine.blocks_allocate(number, offset, length)
+        self._memory.allocate(e.aperture, e.runs)
 
     def _release(self, e: fx.Release) -> None:
         number = self._memory.number(e.aperture)

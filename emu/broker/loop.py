@@ -4,7 +4,8 @@
            -> dead connections hung up, writers watched -> history flushed
 
 Each source gives a bounded share a turn, so that nobody who floods is served alone; what is left over keeps the next poll from
-sleeping. While the loop is held at a hold point (admin.py), `serve_once` does the gathering half only.
+sleeping. While the loop is held at a hold point (admin.py), or a step prepares large memory (memory.py), `serve_once` does the
+gathering half only: pings and figures are answered, whoever hung up is noticed, and what is for the core waits in the queue.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Loop:
         self._stopping = False
         self.turns = 0
         admin.spin = self._serve_held
+        memory.breathe = self._serve_between
         self.watch(door.fileno(), self._welcome)
         self.watch(router.fd, lambda _mask: None)  # it only wakes: the ROUTER is drained every turn
         self.watch(engine.fileno(), self._engine_events)
@@ -108,6 +110,11 @@ class Loop:
         self.serve_once(0 if self._router.pending else self._timers.wait())
         self._settle()
         return not self._stopping
+
+    def _serve_between(self) -> None:
+        """Half a turn between two pieces of a long preparation; it waits for nobody."""
+        self.serve_once(0)
+        self._settle()
 
     def _settle(self) -> None:
         """What the turn left behind."""

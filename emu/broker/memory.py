@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from emu.engine.broker import memfd
 from emu.history.stamp import CANARY
-from emu.host.files import open_sized
+from emu.host.files import open_sized, zero_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from emu.core.effects import Run
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 EVIDENCE = 2  # unplugged namespaces whose images are kept
+LARGE = 1 << 20  # from here on the filesystem is asked for zeros
+PIECE = 4 << 20  # bytes of preparation between two looks at who else waits
 _GENERATION = 4
 
 
@@ -48,6 +50,9 @@ class Memory:
         self._engine, self._directory = engine, directory
         self._apertures: dict[int, Aperture] = {}
         self._core_numbers: dict[int, int] = {}
+        self.breathe: Callable[[], None] = (
+            _nobody_waits  # set by the loop: serve whom the core need not answer
+        )
 
     def number(self, aperture: int) -> int:
         """The engine's number of it."""
@@ -79,6 +84,26 @@ class Memory:
             self._engine.blocks_allocate(number, offset, length, recover=True)
         for offset, length in gaps(owned, size):
             self._engine.blocks_release(number, offset, length, recover=True)
+
+    def allocate(self, aperture: int, runs: Sequence[Run]) -> None:
+        """Blocks of a new owner: their next generation first, zeros then. Raises OSError.
+
+        The order tells DMA that comes late: bytes that land after the generation has changed are overwritten, or known as late.
+        """
+        held = self._apertures[aperture]
+        for offset, length in runs:
+            large = (
+                length >= LARGE
+            )  # a free block is odd: `recover` brings it to its next generation, and stores no zeros
+            self._engine.blocks_allocate(held.number, offset, length, recover=large)
+            if large:
+                self._blank(held, offset, length)
+
+    def _blank(self, held: Aperture, offset: int, length: int) -> None:
+        for at, size in pieces(offset, length, PIECE):
+            if not zero_range(held.fd, at, size):
+                self._engine.cpu_zero(held.number, at, size)
+            self.breathe()
 
     def offline(self, aperture: int) -> None:
         """The namespace is gone; its image stays until another one comes."""
@@ -154,6 +179,16 @@ class Memory:
     def _note(self, aperture: int, held: Aperture) -> None:
         self._apertures[aperture] = held
         self._core_numbers[held.number] = aperture
+
+
+def pieces(offset: int, length: int, size: int) -> list[Run]:
+    """The run, cut into runs of at most `size` bytes."""
+    end = offset + length
+    return [(at, min(size, end - at)) for at in range(offset, end, size)]
+
+
+def _nobody_waits() -> None:
+    """Before the loop is there."""
 
 
 def gaps(owned: Sequence[Run], size: int) -> list[Run]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
+_ZERO_RANGE = 0x10
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -24,6 +25,16 @@ def punch(fd: int, offset: int, length: int) -> None:
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, f"punch {length} bytes at {offset}: {os.strerror(number)}")
+
+
+def zero_range(fd: int, offset: int, length: int) -> bool:
+    """fallocate(ZERO_RANGE | KEEP_SIZE): zeros, with their space kept, at the price of extents and not of bytes; mappings see them.
+
+    False: not to be had here (tmpfs has none; the range is not all inside the file); whoever asks stores the zeros. Raises nothing.
+    """
+    if os.fstat(fd).st_size < offset + length:
+        return False
+    return not _libc.fallocate(fd, _ZERO_RANGE | _KEEP_SIZE, offset, length)
 
 
 def open_sized(path: Path, size: int) -> int:

@@ -1,0 +1,73 @@
+"""Large preparations: what the new owner finds, and that others are served in between."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from emu.broker import memory as module
+from emu.broker.memory import BLOCK, LARGE, PIECE, Memory
+from emu.engine.broker import Engine
+
+BLOCKS = (16 << 20) // BLOCK
+SIZE = BLOCKS * BLOCK
+
+
+@pytest.fixture
+def engine():
+    with Engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def memory(engine, tmp_path):
+    memory = Memory(engine, tmp_path)
+    memory.open_device(1, "pm0", BLOCKS, ())
+    yield memory
+    memory.drop(1)
+
+
+@pytest.fixture(params=["zero_range", "stores"])
+def zeros(request, monkeypatch):
+    """By the filesystem where it can, and by stores where it cannot."""
+    if request.param == "stores":
+        monkeypatch.setattr(module, "zero_range", lambda *_: False)
+
+
+def generations(tmp_path):
+    raw = (tmp_path / "pm0.gen").read_bytes()
+    return [int.from_bytes(raw[at : at + 4], "little") for at in range(0, len(raw), 4)]
+
+
+@pytest.mark.usefixtures("zeros")
+@pytest.mark.parametrize("length", [BLOCK, LARGE, 3 * PIECE - BLOCK])
+def test_allocated_blocks_are_zero_of_the_next_generation_and_nothing_else_is_touched(
+    engine, memory, tmp_path, length
+):
+    number, at = memory.number(1), 2 * BLOCK
+    engine.cpu_write(number, 0, b"\xee" * SIZE)
+    before = generations(tmp_path)
+    memory.allocate(1, [(at, length)])
+    assert engine.cpu_read(number, at, length) == bytes(length)
+    assert os.pread(memory.descriptor(1), length, at) == bytes(length)
+    assert engine.cpu_read(number, 0, at) == b"\xee" * at
+    assert engine.cpu_read(number, at + length, SIZE - at - length) == b"\xee" * (SIZE - at - length)
+    first, last = at // BLOCK, (at + length) // BLOCK
+    taken = range(first, last)
+    assert generations(tmp_path) == [g + (block in taken) for block, g in enumerate(before)]
+    assert (tmp_path / "pm0.img").stat().st_blocks * 512 >= SIZE
+
+
+@pytest.mark.usefixtures("zeros")
+def test_others_are_served_between_the_pieces_of_a_large_allocation(memory):
+    served = []
+    memory.breathe = lambda: served.append(1)
+    memory.allocate(1, [(0, 3 * PIECE)])
+    assert len(served) == 3
+
+
+def test_an_allocation_in_a_truncated_image_fails(memory):
+    os.ftruncate(memory.descriptor(1), PIECE)
+    with pytest.raises(OSError):
+        memory.allocate(1, [(0, 2 * PIECE)])
