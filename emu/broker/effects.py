@@ -110,9 +110,16 @@ class Effects:
         for offset, length in e.runs:
             self._engine.blocks_release(number, offset, length)
 
+    def _blank(self, e: fx.Blank) -> None:
+        self._zeros(e.aperture, e.runs)
+
     def _zero(self, e: fx.Zero) -> None:
-        number = self._memory.number(e.aperture)
-        for offset, length in e.runs:
+        self._zeros(e.aperture, e.runs)
+        self._submit(Answered(e.token))
+
+    def _zeros(self, aperture: int, runs: tuple[fx.Run, ...]) -> None:
+        number = self._memory.number(aperture)
+        for offset, length in runs:
             self._engine.cpu_zero(number, offset, length)
 
     def _store(self, e: fx.Store) -> None:
@@ -266,6 +273,7 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.OpenDevice: "open_device",
     fx.Allocate: "allocate",
     fx.Release: "release",
+    fx.Blank: "blank",
     fx.Zero: "zero",
     fx.Store: "store",
     fx.Load: "load",

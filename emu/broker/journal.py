@@ -1,6 +1,6 @@
 """The durable books: SQLite, one row a row of the core's durable books, in JSON so that sqlite3(1) shows them.
 
-    DIR/books.sqlite   table rows(book, key, row): devices, files, and the counter of inode numbers
+    DIR/books.sqlite   table rows(book, key, row): devices, files, zeroing, and the counter of inode numbers
 
 Each step of the core that changed something durable is one transaction, committed before any of the step's effects is carried out
 or its answer sent. Promise: kill -9 of the broker at any point loses nothing that was acknowledged. That needs the writes to have

@@ -103,6 +103,10 @@ def bump(state: State, blocks: tuple[int, ...], parity: int) -> State:
     return state._replace(gens=tuple(gens))
 
 
+def zero(state: State, token: int) -> State:
+    return state._replace(answers=(*state.answers, ("answered", token, False)))
+
+
 def offline(state: State) -> State:
     return state._replace(absent=True)
 
@@ -136,6 +140,7 @@ def remove(state: State, number: int) -> State:
 TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.Allocate: lambda e: ("allocate", blocks_of(e.runs)),
     do.Release: lambda e: ("release", blocks_of(e.runs)),
+    do.Zero: lambda e: ("zero", e.token),
     do.Offline: lambda _e: ("offline",),
     do.Online: lambda _e: ("online",),
     do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents)),
@@ -150,6 +155,7 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
 DOING: Mapping[str, Callable[..., State]] = {
     "allocate": allocate,
     "release": release,
+    "zero": zero,
     "offline": offline,
     "online": online,
     "install": install,
@@ -163,10 +169,16 @@ ANSWERS: Mapping[str, Callable[[int], events.Event]] = {
     "installed": events.KeyInstalled,
     "quiesced": events.Quiesced,
     "unmapped": events.Unmapped,
+    "answered": events.Answered,
 }
 
 
-DOMAIN: Mapping[str, str] = {"installed": "key", "quiesced": "cookie", "unmapped": "cookie"}
+DOMAIN: Mapping[str, str] = {
+    "installed": "key",
+    "quiesced": "cookie",
+    "unmapped": "cookie",
+    "answered": "token",
+}
 
 
 def renamed(effect: tuple[Any, ...], names: Names) -> tuple[Any, ...]:
@@ -175,6 +187,8 @@ def renamed(effect: tuple[Any, ...], names: Names) -> tuple[Any, ...]:
         return (name, names.of("cookie", effect[1]), tuple(names.of("key", key) for key in effect[2]))
     if name in {"install", "remove"}:
         return (name, names.of("key", effect[1]), *effect[2:])
+    if name == "zero":
+        return (name, names.of("token", effect[1]))
     if name == "answer":
         return (*effect[:3], names.of("key", effect[3]))
     return effect

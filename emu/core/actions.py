@@ -127,8 +127,7 @@ def _apply_truncate(b: Books, number: int, row: Reclaim) -> bool:
 
 
 def _apply_punch(b: Books, number: int, row: Reclaim) -> bool:
-    files.punch(b, row.ino, row.lo, row.hi, number)
-    return False
+    return files.punch(b, row.ino, row.lo, row.hi, number)
 
 
 def _apply_unlink(b: Books, number: int, row: Reclaim) -> bool:

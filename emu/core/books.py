@@ -97,6 +97,7 @@ class Books:
         self.free: Book[int, rows.Blocks] = Book("free", self.log)
         self.limbo: Book[int, rows.Blocks] = Book("limbo", self.log)
         self.quarantine: Book[int, rows.Blocks] = Book("quarantine", self.log)
+        self.zeroing: Book[int, rows.Zeroing] = Book("zeroing", self.log)
         self.hosts: Book[int, rows.HostRow] = Book("hosts", self.log)
         self.pds: Book[int, rows.Pd] = Book("pds", self.log)
         self.cqs: Book[int, rows.Cq] = Book("cqs", self.log)

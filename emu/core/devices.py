@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, asking, extents, queues, registration
+from emu.core import allocator, asking, extents, files, queues, registration
 from emu.core.asking import check_path, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice
@@ -39,6 +39,7 @@ def device_added(b: Books, event: DeviceAdded) -> None:
     allocator.restore(b, row.aperture, row.blocks, owned)
     runs = tuple((start * BLOCK, count * BLOCK) for start, count in sorted(owned))
     b.emit(OpenDevice(row.aperture, event.name, row.blocks, runs))
+    files.restore_zeros(b, event.name)
     if not row.online:
         b.emit(Offline(row.aperture, event.name))
 

@@ -56,9 +56,21 @@ class Release(Effect):
 
 
 @dataclass(frozen=True, slots=True)
-class Zero(Effect):
-    """The CPU zeroes a tail or the unaligned edges of a hole."""
+class Blank(Effect):
+    """The CPU zeroes bytes that nobody can read yet: those past the end of a file that is about to grow, and at a restart what
+    an earlier life has left of a Zero. Doing it for nothing does no harm.
+    """
 
+    before_commit: ClassVar[bool] = True
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Zero(Effect):
+    """The CPU zeroes the unaligned edges of a hole. Answered(token)."""
+
+    token: int
     aperture: int
     runs: tuple[Run, ...]
 

@@ -2,6 +2,10 @@
 
 The layout number of a file grows by one at each applied truncate, punch and extension; an extent remembers the number at
 which it was allocated (`since`), so that a stamp says whether it was written before its block changed hands.
+
+Zeros (S9), at whatever moment the broker is killed: what is past the end of a file may hold anything, and is blanked before the commit
+that makes it readable. The edges of a hole are readable already, so they are zeroed after the commit, which notes them
+in the durable book `zeroing` until that is done; a restart does it again.
 """
 
 from __future__ import annotations
@@ -11,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from emu.core import allocator, asking, extents
 from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, refuse, reply
-from emu.core.effects import CloseHandle, Load, Store, Zero
+from emu.core.effects import Blank, CloseHandle, Load, Store, Zero
 from emu.core.errors import errno_name
 from emu.core.pins import pins_over
-from emu.core.rows import BLOCK, Extent, File, Run, Token
+from emu.core.rows import BLOCK, Extent, File, Run, Token, Zeroing
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -64,8 +68,11 @@ def fill(b: Books, ino: int, offset: int, length: int) -> File:
 
 
 def grow(b: Books, ino: int, size: int) -> File:
-    """A larger file: the new bytes are a hole, or the zeroed tail of its last block."""
+    """A larger file: the new bytes are a hole, or the tail of its last block, blanked before anybody can read it."""
     row = b.files[ino]
+    tail = extents.runs(row.extents, row.size, min(size, extents.blocks_up(row.size) * BLOCK) - row.size)
+    if tail:
+        b.emit(Blank(b.devices[row.device].aperture, tail))
     row = row._replace(size=size, layout=row.layout + 1)
     b.files.put(ino, row)
     return row
@@ -149,7 +156,18 @@ def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
     token = b.number("token")
     b.tokens.put(token, Token("write", event.session, event.request, length=length))
     aperture = b.devices[row.device].aperture
-    b.emit(Store(token, aperture, extents.runs(row.extents, op.offset, length), op.data))
+    runs = extents.runs(row.extents, op.offset, length)
+    _written(b, row.device, runs)
+    b.emit(Store(token, aperture, runs, op.data))
+
+
+def _written(b: Books, device: str, runs: tuple[Run, ...]) -> None:
+    """What is stored here now must outlive a restart. The Zero of an earlier step has been carried out."""
+    for number, row in b.zeroing.items():
+        if row.device == device and any(
+            at < to + count and to < at + size for at, size in row.runs for to, count in runs
+        ):
+            b.zeroing.drop(number)
 
 
 def io_answered(b: Books, _number: int, token: Token, event: Answered) -> None:
@@ -171,18 +189,17 @@ def close(b: Books, handle: int) -> None:
 
 
 def shrink(b: Books, ino: int, size: int, reclaim: int) -> None:
-    """Truncate to `size`: blocks behind it retire, the tail of the last one becomes zero."""
+    """Truncate to `size`: blocks behind it retire; the tail of the last one is blanked when the file grows again."""
     row = b.files[ino]
     aperture = b.devices[row.device].aperture
     last = row.extents[-1][0] + row.extents[-1][2] if row.extents else 0
     kept, taken = extents.remove(row.extents, extents.blocks_up(size), last)
-    zero(b, aperture, kept, size, extents.blocks_up(size) * BLOCK)
     allocator.retire(b, aperture, taken, reclaim)
     b.files.put(ino, row._replace(size=size, extents=kept, layout=row.layout + 1))
 
 
-def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> None:
-    """A hole: whole blocks retire, unaligned edges become zero. The size stays."""
+def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> bool:
+    """A hole: whole blocks retire, unaligned edges become zero. The size stays. True: the zeroing is yet to be answered."""
     row = b.files[ino]
     aperture = b.devices[row.device].aperture
     first, end = extents.blocks_up(lo), hi // BLOCK
@@ -191,16 +208,29 @@ def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> None:
     if first < end:
         kept, taken = extents.remove(row.extents, first, end)
     edges = ((lo, min(hi, first * BLOCK)), (max(lo, end * BLOCK), hi)) if first <= end else ((lo, hi),)
-    for start, stop in edges:
-        zero(b, aperture, kept, start, stop)
     allocator.retire(b, aperture, taken, reclaim)
     b.files.put(ino, row._replace(extents=kept, layout=row.layout + 1))
-
-
-def zero(b: Books, aperture: int, layout: extents.Extents, lo: int, hi: int) -> None:
-    runs: tuple[Run, ...] = extents.runs(layout, lo, hi - lo) if lo < hi else ()
+    runs = tuple(run for lo, hi in edges if lo < hi for run in extents.runs(kept, lo, hi - lo))
     if runs:
-        b.emit(Zero(aperture, runs))
+        _zero(b, row.device, runs, reclaim)
+    return bool(runs)
+
+
+def _zero(b: Books, device: str, runs: tuple[Run, ...], reclaim: int) -> None:
+    number, token = max(b.zeroing, default=0) + 1, b.number("token")
+    b.zeroing.put(number, Zeroing(device, runs))
+    b.tokens.put(token, Token("zeroed", reclaim=reclaim, zeroing=number))
+    b.emit(Zero(token, b.devices[device].aperture, runs))
+
+
+def restore_zeros(b: Books, device: str) -> None:
+    """At a restart: what an earlier life may have left undone. It has not been answered, so nobody has written there since."""
+    row = b.devices[device]
+    for number, left in b.zeroing.items():
+        if left.device == device:
+            if row.online:
+                b.emit(Blank(row.aperture, left.runs))
+            b.zeroing.drop(number)
 
 
 def evict(b: Books, ino: int, reclaim: int) -> None:

@@ -255,6 +255,7 @@ ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
     "end_qp": queues.qp_ended,
     "open_memory": registration.memory_opened,
     "host_applied": reclaim.host_applied,
+    "zeroed": reclaim.zeroed,
     "read": files.io_answered,
     "write": files.io_answered,
 }

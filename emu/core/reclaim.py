@@ -189,13 +189,36 @@ def host_applied(b: Books, _number: int, token: Token, event: Answered) -> None:
         scope.deny(b, token.reclaim, event.errno, f"the host's filesystem answered {errno_name(event.errno)}")
         end(b, token.reclaim)
         return
-    scope.phase(b, token.reclaim, "applied")
+    _go_on(b, token.reclaim, rest)
+
+
+def zeroed(b: Books, _number: int, token: Token, event: Answered) -> None:
+    """The edges of the hole are zero, or the memory refused: the hole is committed, so that cannot be said as if nothing had changed."""
+    number, row = token.reclaim, b.reclaims[token.reclaim]
+    if token.zeroing in b.zeroing:
+        b.zeroing.drop(token.zeroing)
+    rest = row.todo[1:]
+    b.reclaims.put(number, row._replace(todo=()))
+    if not event.errno:
+        _go_on(b, number, rest)
+        return
+    if not row.returned:
+        sentence = f"{row.kind}: the hole is there, and its edges could not be zeroed ({errno_name(event.errno)}): punch again"
+        fail(b, row.session, row.request, event.errno, sentence, definite=False)
+        b.reclaims.put(number, b.reclaims[number]._replace(returned=True, errno=event.errno))
+        scope.phase(b, number, "returned", {"errno": event.errno})
+    end(b, number)
+
+
+def _go_on(b: Books, number: int, rest: tuple[Action, ...]) -> None:
+    """Applied: the rest of the decision."""
+    scope.phase(b, number, "applied")
     mark = b.mark()
     try:
-        act(b, token.reclaim, rest)
+        act(b, number, rest)
     except ProtocolBroke as error:
         b.rollback(mark)
-        break_off(b, token.reclaim, error)
+        break_off(b, number, error)
 
 
 def timer_fired(b: Books, event: TimerFired) -> None:

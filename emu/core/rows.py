@@ -66,6 +66,13 @@ class Blocks(NamedTuple):
     reclaim: int = 0
 
 
+class Zeroing(NamedTuple):
+    """Edges of a hole that is committed and whose Zero has not been answered: a restart zeroes them, whatever had been done."""
+
+    device: str
+    runs: tuple[Run, ...]
+
+
 class HostRow(NamedTuple):
     """A host file that somebody registered or is taking back. aperture: the newest mapping, 0 while there is none."""
 
@@ -184,6 +191,7 @@ class Token(NamedTuple):
     reclaim: int = 0
     handle: int = 0
     length: int = 0
+    zeroing: int = 0
 
 
 Row = tuple[object, ...]
@@ -206,6 +214,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "gone": VALUE,
     },
     Blocks: {"aperture": "aperture", "start": VALUE, "blocks": VALUE, "reclaim": "reclaim"},
+    Zeroing: {"device": VALUE, "runs": VALUE},
     HostRow: {
         "device": VALUE,
         "inode": VALUE,
@@ -285,6 +294,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "reclaim": "reclaim",
         "handle": "handle",
         "length": VALUE,
+        "zeroing": "zeroing",
     },
 }
 
@@ -298,6 +308,7 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "free": (Blocks, "order"),
     "limbo": (Blocks, "order"),
     "quarantine": (Blocks, "order"),
+    "zeroing": (Zeroing, "zeroing"),
     "hosts": (HostRow, "aperture"),
     "pds": (Pd, "pd"),
     "cqs": (Cq, "cq"),
@@ -313,5 +324,5 @@ BOOKS: Mapping[str, tuple[type, str]] = {
 }
 
 # What survives the broker. Of the counters only the inode's: a number once stamped into memory must not come back.
-DURABLE: Final = ("devices", "files", "counters")
+DURABLE: Final = ("devices", "files", "zeroing", "counters")
 DURABLE_COUNTERS: Final = ("ino",)

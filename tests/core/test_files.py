@@ -161,10 +161,97 @@ def test_files_on_a_mount_without_dax_work_and_cannot_be_registered(node):
     assert "page cache" in sentence
 
 
-def test_truncate_zeroes_the_tail_and_frees_whole_blocks(node):
+@pytest.mark.parametrize(
+    "grow", [rq.FsTruncate("/mnt/a", 9 * BLOCK), rq.FsWrite("/mnt/a", 2 * BLOCK + 7, b"x")]
+)
+def test_what_is_past_the_end_is_zero_before_the_commit_that_lets_it_be_read(node, grow):
     node.file(blocks=4)
     node.ask(rq.FsTruncate("/mnt/a", BLOCK + 100))
-    assert node.of(fx.Zero) == [fx.Zero(1, ((BLOCK + 100, BLOCK - 100),))]
+    node.effects.clear()
+    node.ask(grow)
+    (blank,) = node.of(fx.Blank)
+    assert blank.before_commit
+    assert blank.runs == ((BLOCK + 100, BLOCK - 100),)
+
+
+def test_growth_within_the_last_block_blanks_what_becomes_readable(node):
+    node.ask(rq.FsCreate("/mnt/a", 100))
+    node.ask(rq.FsWrite("/mnt/a", 150, b"x" * 50))
+    assert node.of(fx.Blank) == [fx.Blank(1, ((100, 100),))]
+    node.ask(rq.FsTruncate("/mnt/a", BLOCK))
+    node.effects.clear()
+    node.ask(rq.FsTruncate("/mnt/a", 2 * BLOCK))
+    assert node.of(fx.Blank) == [], "a file that ends with a block has no tail"
+
+
+def restarted(make_node, node):
+    """Another life, from the durable rows alone."""
+    again = make_node(bare=True)
+    again.core.load(node.core.durable())
+    return again
+
+
+def test_edges_of_a_hole_that_may_not_be_zero_are_zeroed_at_a_restart(make_node, node):
+    node.file(blocks=4)
+    request = node.send(rq.FsPunch("/mnt/a", 100, 2 * BLOCK))
+    (zero,) = node.of(fx.Zero)
+    assert node.answer(request) is None, "not before they are zero"
+    again = restarted(make_node, node)
+    made = again.step(ev.DeviceAdded("pm0", 64))
+    assert [(type(effect), effect.runs) for effect in made[1:]] == [(fx.Blank, zero.runs)]
+    assert len(again.books.zeroing) == 0
+    node.go()
+    assert isinstance(node.answer(request), fx.Reply)
+    assert len(node.books.zeroing) == 0
+    assert restarted(make_node, node).step(ev.DeviceAdded("pm0", 64))[1:] == ()
+
+
+def test_edges_on_a_device_that_is_unplugged_at_the_restart_are_forgotten(make_node, node):
+    node.file(blocks=4)
+    node.send(rq.FsPunch("/mnt/a", 100, 2 * BLOCK))
+    node.send(rq.FsUnplug("pm0", surprise=True), 2)
+    again = restarted(make_node, node)
+    made = again.step(ev.DeviceAdded("pm0", 64))
+    assert [type(effect) for effect in made] == [fx.OpenDevice, fx.Offline]
+    assert len(again.books.zeroing) == 0
+
+
+def test_what_is_written_onto_the_edges_meanwhile_outlives_a_restart(make_node, node):
+    node.file(blocks=4)
+    node.send(rq.FsPunch("/mnt/a", 100, 10))
+    node.send(rq.FsWrite("/mnt/a", 200, b"elsewhere"), 2)
+    assert len(node.books.zeroing) == 1
+    node.send(rq.FsWrite("/mnt/a", 105, b"x"), 2)
+    assert restarted(make_node, node).step(ev.DeviceAdded("pm0", 64))[1:] == ()
+    node.go()
+    assert node.quiet()
+
+
+def test_two_holes_at_once_are_noted_apart(node):
+    node.file(blocks=4)
+    first, second = (node.send(rq.FsPunch("/mnt/a", at, 10), 2) for at in (100, 300))
+    assert sorted(row.runs for _number, row in node.books.zeroing.items()) == [((100, 10),), ((300, 10),)]
+    node.go()
+    assert isinstance(node.answer(first), fx.Reply)
+    assert isinstance(node.answer(second), fx.Reply)
+    assert len(node.books.zeroing) == 0
+
+
+def test_edges_that_could_not_be_zeroed_are_no_success(node):
+    node.file(blocks=4)
+    request = node.send(rq.FsPunch("/mnt/a", 100, 2 * BLOCK))
+    (zero,) = node.of(fx.Zero)
+    node.step(ev.Answered(zero.token, errno.EIO))
+    answer = node.answer(request)
+    assert (answer.errno, answer.definite) == (errno.EIO, False)
+    assert "punch again" in answer.sentence
+    assert node.quiet()
+    assert len(node.books.zeroing) == 0
+
+
+def test_truncate_frees_whole_blocks(node):
+    node.file(blocks=4)
+    node.ask(rq.FsTruncate("/mnt/a", BLOCK + 100))
     assert node.of(fx.Release) == [fx.Release(1, ((2 * BLOCK, 2 * BLOCK),))]
     stat = node.stat()
     assert (stat["size"], stat["layout"], stat["extents"]) == (BLOCK + 100, 2, [[0, 0, 2 * BLOCK, 1]])

@@ -1,6 +1,7 @@
 """Random file operations with a model of what they must have done: who may forget nothing that was acknowledged.
 
-The operation that was under way when the broker died may or may not have happened; all others have.
+The operation that was under way when the broker died may or may not have happened, as a whole; all others have. Only the bytes of
+a write are stored one by one: of those any part may be there, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ class Churn:
         self.paths = [f"/mnt/{name}-{i}" for i in range(NAMES)]
         self.random = random.Random(seed)
         self.model: dict[str, bytes] = {}
-        self.doubt: tuple[str, bytes | None] | None = (
-            None  # path and what it is if the last operation did happen
-        )
+        # path, what it is if the last operation did happen, and where that was written
+        self.doubt: tuple[str, bytes | None, range] | None = None
         self.acknowledged = 0
 
     def run(self, fs) -> int:
@@ -50,9 +50,9 @@ class Churn:
         offset = self.random.randrange(len(old) + 5000)
         data = self.random.randbytes(self.random.randrange(1, 9000))
         padded = old.ljust(offset, b"\0")
-        self._do(
-            path, padded[:offset] + data + padded[offset + len(data) :], lambda: fs.write(path, offset, data)
-        )
+        after = padded[:offset] + data + padded[offset + len(data) :]
+        written = range(offset, offset + len(data))
+        self._do(path, after, lambda: fs.write(path, offset, data), written)
 
     def truncate(self, fs, path: str) -> None:
         size = self.random.randrange(LARGEST)
@@ -72,8 +72,8 @@ class Churn:
     def unlink(self, fs, path: str) -> None:
         self._do(path, None, lambda: fs.unlink(path, timeout=60))
 
-    def _do(self, path: str, after: bytes | None, operation) -> None:
-        self.doubt = (path, after)
+    def _do(self, path: str, after: bytes | None, operation, written: range = range(0)) -> None:
+        self.doubt = (path, after, written)
         operation()
         self._settle(path, after)
         self.acknowledged += 1
@@ -99,16 +99,15 @@ class Churn:
         return wrong
 
     def _may_be(self, found: bytes | None) -> bool:
-        """Of a write that was cut off, any part may be there: its bytes are stored one by one, its size at once."""
-        path, after = self.doubt
+        """All or nothing; but of a write that was cut off, whose size came at once, any part."""
+        path, after, written = self.doubt
         before = self.model.get(path)
         if found in (before, after):
             return True
-        if found is None or before is None or after is None or len(found) not in (len(before), len(after)):
+        if found is None or before is None or after is None or len(found) != len(after):
             return False
-        size = len(found)
-        old, new = before.ljust(size, b"\0"), after.ljust(size, b"\0")
-        return all(found[i] in (old[i], new[i]) for i in range(size))
+        old = before.ljust(len(after), b"\0")
+        return all(found[i] == after[i] or (i in written and found[i] == old[i]) for i in range(len(after)))
 
     def _content(self, fs, path: str) -> bytes:
         return fs.read(path, 0, LARGEST + 16000)

@@ -76,6 +76,52 @@ def test_a_kill_at_each_point_of_a_step_leaves_whole_books(served, point):
         assert odd == count["free"], "a block's generation is odd exactly while it is free"
 
 
+@pytest.mark.parametrize("point", ["before-commit", "after-commit", "before-effect", "after-effect"])
+@pytest.mark.parametrize("grow", ["fs_truncate", "fs_write"])
+def test_old_bytes_past_the_end_never_come_back(served, point, grow):
+    """Killed anywhere within a truncate; then the file grows over what was cut off."""
+    with served.connect() as node:
+        node.call("fs_create", path="/mnt/a", size=8192)
+        node.call("fs_write", path="/mnt/a", offset=0, data=b"\xaa" * 8192)
+        node.call("hold_arm", point=point)
+        node.start("fs_truncate", path="/mnt/a", size=100)
+        node.call("hold_wait", point=point)
+        served.end(signal.SIGKILL)
+    served.start()
+    with served.connect() as node:
+        size = node.call("fs_stat", path="/mnt/a").result["size"]
+        assert size == (8192 if point == "before-commit" else 100)
+        more = {"size": 12288} if grow == "fs_truncate" else {"offset": 12287, "data": b"\0"}
+        node.call(grow, path="/mnt/a", **more)
+        found = node.call("fs_read", path="/mnt/a", offset=0, length=12288).result["data"]
+        assert found == b"\xaa" * size + bytes(12288 - size)
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize("point", ["before-commit", "after-commit", "before-effect", "after-effect"])
+def test_a_hole_is_there_as_a_whole_or_not_at_all(served, point, skip):
+    """Killed anywhere within a punch whose edges are zeroed by the CPU."""
+    with served.connect() as node:
+        node.call("fs_create", path="/mnt/a", size=16384)
+        node.call("fs_write", path="/mnt/a", offset=0, data=b"\xaa" * 16384)
+        node.call("hold_arm", point=point, skip=skip)
+        pending = node.start("fs_punch", path="/mnt/a", offset=100, length=12000)
+        node.call("hold_wait", point=point)
+        assert not pending.done
+        served.end(signal.SIGKILL)
+    served.start()
+    with served.connect() as node:
+        found = node.call("fs_read", path="/mnt/a", offset=0, length=16384).result["data"]
+        whole, hole = b"\xaa" * 16384, b"\xaa" * 100 + bytes(12000) + b"\xaa" * 4284
+        assert found == (whole if (point, skip) == ("before-commit", 0) else hole)
+        node.call("fs_write", path="/mnt/a", offset=100, data=b"new")
+    served.end(signal.SIGKILL)
+    served.start()
+    with served.connect() as node:
+        found = node.call("fs_read", path="/mnt/a", offset=100, length=3).result["data"]
+        assert found == b"new", "what was written after the recovery is not zeroed by the next one"
+
+
 def test_the_loop_is_held_and_goes_on(served):
     with served.connect() as node:
         node.call("hold_arm", point="before-commit", skip=1)

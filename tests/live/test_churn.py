@@ -58,6 +58,42 @@ def test_what_was_under_way_may_or_may_not_have_happened(seed, applied):
     assert churn.verify(fs) == []
 
 
+class Torn(Forgetful):
+    """Half of the last operation is there: the first half of the new bytes, the second of the old ones."""
+
+    def _change(self, path: str, content: bytes | None) -> None:
+        old = self.files.get(path)
+        try:
+            super()._change(path, content)
+        except PyverbsRDMAError:
+            if old is not None and content is not None:
+                changed = [i for i in range(len(content)) if i >= len(old) or content[i] != old[i]]
+                half = set(changed[: len(changed) // 2])
+                padded = old.ljust(len(content), b"\0")
+                self.files[path] = bytes(content[i] if i in half else padded[i] for i in range(len(content)))
+            raise
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_half_a_write_is_a_crash_and_half_of_anything_else_is_a_fault(seed):
+    fs, churn = Torn(30), Churn("t", seed)
+    churn.run(fs)
+    path, after, written = churn.doubt
+    found = fs.files.get(path)
+    whole = found in (churn.model.get(path), after)
+    assert (churn.verify(fs) == []) == (whole or len(written) > 0)
+
+
+def test_old_bytes_past_the_end_are_found():
+    fs, churn = Forgetful(40, applied=True), Churn("t", 3)
+    fs.files["/mnt/t-0"] = churn.model["/mnt/t-0"] = b"old" * 100
+    fs.left = 0
+    with pytest.raises(PyverbsRDMAError):
+        churn._do("/mnt/t-0", b"old" + bytes(297), lambda: fs.punch("/mnt/t-0", 3, 297, 60))
+    fs.files["/mnt/t-0"] = b"old" + bytes(200) + b"d" * 97
+    assert len(churn.verify(fs)) == 1
+
+
 def test_a_forgotten_acknowledged_operation_is_found():
     found = 0
     for seed in range(20):
