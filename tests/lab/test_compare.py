@@ -1,0 +1,117 @@
+"""How runs are tried, and controls shared; the runs themselves are made up here, the live ones are in tests/live."""
+
+import asyncio
+
+import pytest
+
+from emu.check.verdict import Verdict
+from emu.lab import compare as module
+from emu.lab.compare import TRIES, Comparison, Options
+from emu.lab.plan import RowSpec
+from emu.lab.process import LabError
+
+
+@pytest.fixture
+def lab(monkeypatch, tmp_path):
+    """A comparison whose runs end as `script` says, by label and control; `made` lists them."""
+
+    class Lab:
+        def __init__(self):
+            self.script, self.made, self.told = {}, [], []
+            self.comparison = Comparison(
+                Options(out=tmp_path, progress=self.told.append), asyncio.Semaphore(2), asyncio.Semaphore(1)
+            )
+
+        def row(self, *labels):
+            specs = [
+                RowSpec(*label.split(), "deaf") if label.count(" ") == 2 else RowSpec(*label.split())
+                for label in labels
+            ]
+
+            async def work():
+                return await asyncio.gather(*(self.comparison.row(spec, len(specs)) for spec in specs))
+
+            return asyncio.run(work())
+
+    made = Lab()
+
+    class FakeRun:
+        def __init__(self, spec, folder, seed, control, _stage):
+            self.folder, self.key = folder, (spec.event, control.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.facts = {
+                "reclaim": {"returned": True, "errno": None, "began": 0, "ended": 5000, "retries": 0}
+            }
+            made.made.append((*self.key, seed))
+
+        async def carry_out(self):
+            outcomes = made.script.get(self.key, ["OK"])
+            self.outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
+            if self.outcome == "broken":
+                raise LabError("the peer ended")
+
+    def judge():
+        run = judge.run
+        names = run.outcome.split("/")
+        return Verdict(names[0], names, why=["no DMA"] if "UNKNOWN" in names else [])
+
+    async def to_thread(_judge, _folder):
+        return judge()
+
+    original = module._once
+
+    async def once(run):
+        judge.run = run
+        return await original(run)
+
+    monkeypatch.setattr(module, "Run", FakeRun)
+    monkeypatch.setattr(module, "_once", once)
+    monkeypatch.setattr(module.asyncio, "to_thread", to_thread)
+    return made
+
+
+def test_an_unknown_run_is_tried_again_with_another_seed(lab):
+    lab.script = {("truncate", ""): ["UNKNOWN", "UNKNOWN", "OK"]}
+    (row,) = lab.row("none truncate dax")
+    assert row.outcomes == ["OK"]
+    assert len(lab.made) == 3
+    assert len({seed for *_, seed in lab.made}) == 3
+
+
+def test_a_run_that_saw_something_but_not_all_is_tried_again_too(lab):
+    lab.script = {("truncate", ""): ["CORRUPT/UNKNOWN", "CORRUPT"], ("truncate", "fifo"): ["LOST"]}
+    (row,) = lab.row("none truncate dax")
+    assert row.outcomes == ["CORRUPT"]
+
+
+def test_a_run_that_stays_unknown_is_given_up_and_has_no_controls(lab):
+    lab.script = {("truncate", ""): ["UNKNOWN"]}
+    (row,) = lab.row("none truncate dax")
+    assert (row.outcomes, row.controls, len(lab.made)) == (["UNKNOWN"], {}, TRIES)
+    assert "no DMA" in lab.told[0]
+
+
+def test_a_run_that_breaks_is_unknown_and_says_why(lab):
+    lab.script = {("truncate", ""): ["broken"]}
+    (row,) = lab.row("none truncate dax")
+    assert row.outcomes == ["UNKNOWN"]
+    assert row.worst.verdict.why == ["the run failed: the peer ended"]
+
+
+def test_rows_of_both_holders_share_their_controls(lab):
+    lab.script = {("punch", ""): ["OK+ERR"]}
+    deaf, prompt = lab.row("mr-revoke punch dax deaf", "mr-revoke punch dax prompt")
+    assert deaf.controls == prompt.controls == {"no-dma": "OK"}
+    assert sum(control == "no-dma" for _, control, _ in lab.made) == 1
+
+
+def test_the_same_seed_makes_the_same_runs(lab):
+    lab.row("none truncate dax")
+    first, lab.made[:] = list(lab.made), []
+    lab.row("none truncate dax")
+    assert lab.made == first
+
+
+def test_a_row_that_makes_no_sense_runs_nothing(lab):
+    (row,) = lab.row("none truncate host deaf why-not")
+    assert (row.runs, lab.made, lab.told) == ([], [], ["[1/1] none truncate host deaf: N/A  (0 s)"])
