@@ -57,7 +57,7 @@ class Comparison:
     options: Options
     slots: asyncio.Semaphore
     stage: asyncio.Semaphore
-    controls: dict[str, asyncio.Task[str]] = field(default_factory=dict)
+    controls: dict[str, asyncio.Task[RunResult]] = field(default_factory=dict)
     done: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -67,8 +67,7 @@ class Comparison:
             folder = self.options.out / spec.label
             runs = [self._run(spec, NOTHING, folder / f"run-{n}", n) for n in range(1, self.options.runs + 1)]
             result.runs = list(await asyncio.gather(*runs))
-            if not any(run.verdict.outcome == "UNKNOWN" for run in result.runs):
-                result.controls = await self._controls(spec, result.worst.verdict.outcomes)
+            await self._control_all(result)
         self.done += 1
         self._tell(result, total)
         return result
@@ -77,24 +76,25 @@ class Comparison:
         seconds = time.monotonic() - self.began
         spec = result.spec
         outcome = ", ".join(result.outcomes) if result.runs else "N/A"
-        if result.runs and result.worst.verdict.why:
-            outcome += f" ({'; '.join(result.worst.verdict.why)})"
+        if result.reasons:
+            outcome += f" ({'; '.join(result.reasons)})"
         controls = "".join(f"  {name}: {end}" for name, end in result.controls.items())
         name = f"{spec.protocol} {spec.event} {spec.backing} {spec.holder}"
         self.options.progress(f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.0f} s)")
 
-    async def _controls(self, spec: RowSpec, outcomes: Sequence[str]) -> dict[str, str]:
-        wanted = controls_for(spec, outcomes)
-        ends = await asyncio.gather(*(self._control(spec, control) for control in wanted))
-        return {control.name: end for control, end in zip(wanted, ends, strict=True)}
+    async def _control_all(self, result: RowResult) -> None:
+        wanted = controls_for(result.spec, result.seen)
+        runs = await asyncio.gather(*(self._control(result.spec, control) for control in wanted))
+        for control, run in zip(wanted, runs, strict=True):
+            result.controlled(control, run)
 
-    async def _control(self, spec: RowSpec, control: Control) -> str:
+    async def _control(self, spec: RowSpec, control: Control) -> RunResult:
         """A prompt holder's row and a deaf one's share their controls."""
         label = f"{spec.protocol}-{spec.event}-{spec.backing}-control-{control.name}"
         if label not in self.controls:
             alike = RowSpec(spec.protocol, spec.event, spec.backing, "deaf")
             work = self._run(alike, control, self.options.out / label / "run-1", 1)
-            self.controls[label] = asyncio.create_task(_outcome(work))
+            self.controls[label] = asyncio.create_task(work)
         return await self.controls[label]
 
     async def _run(self, spec: RowSpec, control: Control, folder: Path, number: int) -> RunResult:
@@ -108,11 +108,6 @@ class Comparison:
             if "UNKNOWN" not in result.verdict.outcomes:
                 break
         return result
-
-
-async def _outcome(work: Any) -> str:
-    result: RunResult = await work
-    return result.verdict.outcome
 
 
 async def _once(run: Run) -> RunResult:

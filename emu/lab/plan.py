@@ -11,7 +11,7 @@ A row is one (protocol, event, backing, holder). Pairs that make no sense are ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emu.check.promises import installed
@@ -20,6 +20,8 @@ from emu.lab.node import OTHER_MOUNT, VICTIM_DEVICE, VICTIM_MOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from emu.check.verdict import Verdict
 
 Json = dict[str, Any]
 
@@ -56,18 +58,36 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class Control:
-    """What is done differently in a control run."""
+    """What is done differently in a control run, and how it must end: anything else shows nothing, UNKNOWN least of all."""
 
     name: str
+    ends: tuple[str, ...] = ()
     dma: bool = True
     pinned: bool = True
     options: tuple[str, ...] = ()
-    shared: bool = field(default=True, kw_only=True)
+    into_freed: bool = False  # its DMA must be seen in freed blocks
+
+    def objection(self, verdict: Verdict) -> str:
+        """Why this verdict is not the end that was called for; empty if it is."""
+        if verdict.outcome not in self.ends:
+            return self.misses(verdict.outcome) + "".join(f" ({why})" for why in verdict.why)
+        if self.into_freed and ("CORRUPT" in verdict.outcomes or not verdict.freed_bytes):
+            return (
+                f"the control {self.name} ended in {verdict.outcome}, but not by DMA into freed blocks alone"
+            )
+        return ""
+
+    def misses(self, outcome: str) -> str:
+        """The sentence about an outcome that is not among its ends; empty if it is."""
+        if outcome in self.ends:
+            return ""
+        return f"the control {self.name} ended in {outcome}, and counts only if it ends in {' or '.join(self.ends)}"
 
 
-NO_DMA = Control("no-dma", dma=False)
-NO_PIN = Control("no-pin", dma=False, pinned=False)
-FIFO = Control("fifo", options=("--allocator=fifo",))
+NO_DMA = Control("no-dma", ("OK",), dma=False)
+NO_PIN = Control("no-pin", ("OK",), dma=False, pinned=False)
+FIFO = Control("fifo", ("LOST", "STALE"), options=("--allocator=fifo",), into_freed=True)
+CONTROLS = {control.name: control for control in (NO_DMA, NO_PIN, FIFO)}
 
 
 def controls_for(spec: RowSpec, outcomes: Iterable[str]) -> list[Control]:

@@ -1,8 +1,9 @@
 """From runs to a row of the result: one dict with INTERFACE's keys, and what is said about it in words.
 
-Several runs of a row are several verdicts. The row shows the worst of them by precedence, with that run's figures and evidence;
-`outcomes` lists all that any run showed, `reclaim_us` is over all runs. A control that does not flip the outcome means that the row
-measured the emulator, not the protocol: the row is then unknown.
+Several runs of a row are several verdicts. The row shows the worst of them, with that run's figures and evidence; `outcomes` lists all
+that any run showed, `reclaim_us` is over all runs. Harm that was seen was seen; where none was, one unknown run makes the row unknown,
+since that run may have been the one. A control that does not end as it must means that the row measured the emulator, not the
+protocol: the row is then unknown too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from emu.check.verdict import PRECEDENCE, Verdict
 from emu.lab.claims import agrees, claim_for
+from emu.lab.plan import CONTROLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from emu.lab.plan import RowSpec
+    from emu.lab.plan import Control, RowSpec
 
 Json = dict[str, Any]
 
@@ -28,11 +30,16 @@ FROM_VERDICT = (
     "innocent_killed", "notified", "notified_before_loss", "recovery_us", "phases_us",
 )  # fmt: skip
 NEEDS_FOR_P99 = 100
+HARM = PRECEDENCE[: PRECEDENCE.index("DENY")]  # what counts although another run is unknown
+WORST_FIRST = (*HARM, "UNKNOWN", *(name for name in PRECEDENCE if name not in {*HARM, "UNKNOWN"}))
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: its verdict, and how long the reclaim took (None if it did not return)."""
+    """One run: its verdict, and how long the reclaim took (None if it did not return).
+
+    failed_tries: why it, or a try before it, showed nothing.
+    """
 
     verdict: Verdict
     folder: Path | None
@@ -40,31 +47,60 @@ class RunResult:
     returned: bool = False
     retries: int = 0
     reclaim_us: float | None = None
+    failed_tries: tuple[str, ...] = ()
 
 
 @dataclass
 class RowResult:
+    """controls: the outcome of each; objections: what else speaks against one of them, by its name."""
+
     spec: RowSpec
     seed: int
     runs: list[RunResult] = field(default_factory=list)
     controls: dict[str, str] = field(default_factory=dict)
+    objections: dict[str, str] = field(default_factory=dict)
+    failed_tries: list[str] = field(default_factory=list)  # of its controls
+
+    def controlled(self, control: Control, run: RunResult) -> None:
+        """One control's run, which is good for what it showed."""
+        self.controls[control.name] = run.verdict.outcome
+        if objection := control.objection(run.verdict):
+            self.objections[control.name] = objection
+        self.failed_tries += [f"control {control.name}: {why}" for why in run.failed_tries]
 
     @property
     def worst(self) -> RunResult:
-        return min(self.runs, key=lambda run: PRECEDENCE.index(run.verdict.outcome))
+        return min(self.runs, key=lambda run: WORST_FIRST.index(run.verdict.outcome))
 
     @property
-    def outcomes(self) -> list[str]:
-        """All that any run showed; unknown only as far as nothing else is."""
+    def seen(self) -> list[str]:
+        """All that any run showed."""
         found = {name for run in self.runs for name in run.verdict.outcomes}
-        if self.unflipped:
-            found.add("UNKNOWN")
         return [name for name in PRECEDENCE if name in found]
 
     @property
-    def unflipped(self) -> list[str]:
-        """Controls that ended as the row did."""
-        return [name for name, outcome in self.controls.items() if outcome == self.worst.verdict.outcome]
+    def outcomes(self) -> list[str]:
+        """The same, and UNKNOWN behind it when a control shows that it may mean nothing."""
+        doubtful = ["UNKNOWN"] if self.unflipped and "UNKNOWN" not in self.seen else []
+        return self.seen + doubtful
+
+    @property
+    def unflipped(self) -> dict[str, str]:
+        """Controls that did not end as they must, each with a sentence. UNKNOWN, and the row's own outcome, is never a flip."""
+        found = {}
+        for name, outcome in self.controls.items():
+            sentence = CONTROLS[name].misses(outcome)
+            if outcome == self.seen[0]:
+                sentence = f"the control {name} ended in {outcome} too"
+            if sentence := self.objections.get(name) or sentence:
+                found[name] = sentence
+        return found
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is unknown, each reason once."""
+        whys = [why for run in self.runs for why in run.verdict.why]
+        return list(dict.fromkeys([*whys, *self.unflipped.values()]))
 
     def as_json(self, promises: Sequence[str]) -> Json:
         spec = self.spec
@@ -84,15 +120,10 @@ class RowResult:
 
     def _measured(self, promises: Sequence[str]) -> Json:
         worst, verdict = self.worst, self.worst.verdict
-        unknown = bool(self.unflipped) or verdict.outcome == "UNKNOWN"
-        why = [
-            *verdict.why,
-            *(f"the control {name} ended in {self.controls[name]} too" for name in self.unflipped),
-        ]
         return {
-            "outcome": "UNKNOWN" if unknown else verdict.outcome,
+            "outcome": "UNKNOWN" if self.unflipped else verdict.outcome,
             "outcomes": self.outcomes,
-            "reason": "; ".join(why) or None,
+            "reason": "; ".join(self.reasons) or None,
             "errno": worst.errno,
             **{name: getattr(verdict, name) for name in FROM_VERDICT},
             "reclaim_us": spread([run.reclaim_us for run in self.runs if run.reclaim_us is not None]),
@@ -104,15 +135,21 @@ class RowResult:
             "violated": verdict.violated,
             "breaches": breaches(self.runs, promises),
             "controls": self.controls,
+            "unknown_runs": sum(run.verdict.outcome == "UNKNOWN" for run in self.runs),
+            "failed_tries": self._tries(),
             "evidence": str(worst.folder) if worst.folder else None,
         }
+
+    def _tries(self) -> list[str]:
+        named = [(f"run {n}", run) for n, run in enumerate(self.runs, 1)]
+        return [f"{name}: {why}" for name, run in named for why in run.failed_tries] + self.failed_tries
 
     def _not_applicable(self) -> Json:
         empty: Json = dict.fromkeys(FROM_VERDICT)
         return {
             "outcome": "N/A", "outcomes": ["N/A"], "reason": self.spec.reason, "errno": None, **empty, "error_completions": {}, "phases_us": {},
             "reclaim_us": None, "returned": None, "denied": None, "retries": None, "space_debt_byte_s": None,
-            "goodput_ratio": None, "violated": [], "breaches": [], "controls": {}, "evidence": None,
+            "goodput_ratio": None, "violated": [], "breaches": [], "controls": {}, "unknown_runs": 0, "failed_tries": [], "evidence": None,
         }  # fmt: skip
 
 
@@ -141,7 +178,7 @@ def spread(values: Sequence[float]) -> Json | None:
 
 
 def exit_code(rows: Sequence[Json]) -> int:
-    """0: every protocol kept what it promised; 1: a breach; 2: a row whose outcome is unknown."""
+    """0: every protocol kept what it promised; 1: a breach; 2: a row whose outcome is unknown, or that had a run which showed nothing."""
     if any(row["breaches"] for row in rows):
         return 1
-    return 2 if any(row["outcome"] == "UNKNOWN" for row in rows) else 0
+    return 2 if any(row["outcome"] == "UNKNOWN" or row["unknown_runs"] for row in rows) else 0

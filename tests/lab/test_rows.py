@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emu.check.verdict import Verdict
-from emu.lab.plan import RowSpec
+from emu.lab.plan import CONTROLS, FIFO, NO_DMA, RowSpec
 from emu.lab.rows import RowResult, RunResult, breaches, exit_code, spread
 
 SPEC = RowSpec("none", "truncate", "dax", "deaf")
@@ -33,6 +33,48 @@ def test_a_control_that_does_not_flip_makes_the_row_unknown():
     found = row(run("CORRUPT"), controls={"no-dma": "CORRUPT", "fifo": "LOST"})
     assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["CORRUPT", "UNKNOWN"])
     assert found["reason"] == "the control no-dma ended in CORRUPT too"
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("end", ["UNKNOWN", "HANG", "KILL", "REFUSED"])
+def test_a_control_that_does_not_end_as_it_must_is_no_flip(control, end):
+    found = row(run("CORRUPT"), controls={control: end})
+    assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["CORRUPT", "UNKNOWN"])
+    assert found["reason"].startswith(f"the control {control} ended in {end}, and counts only if it ends in ")
+    assert exit_code([found]) == 2
+
+
+def controlled(control, end):
+    result = RowResult(SPEC, 1, [run("CORRUPT")])
+    result.controlled(control, end)
+    return result.as_json(())
+
+
+def test_first_in_first_out_must_show_dma_in_freed_blocks():
+    assert controlled(FIFO, run("LOST", freed_bytes=64))["outcome"] == "CORRUPT"
+    idle = controlled(FIFO, run("LOST", freed_bytes=0))
+    assert (idle["outcome"], "not by DMA into freed blocks" in idle["reason"]) == ("UNKNOWN", True)
+
+
+def test_a_control_that_failed_is_told_with_its_reason():
+    found = controlled(NO_DMA, run("UNKNOWN", why=["the run failed: no broker came up"]))
+    assert (found["outcome"], found["controls"]) == ("UNKNOWN", {"no-dma": "UNKNOWN"})
+    assert found["reason"].endswith("(the run failed: no broker came up)")
+
+
+@pytest.mark.parametrize("good", ["OK", "OK+ERR", "DENY"])
+def test_one_unknown_run_makes_a_row_without_harm_unknown(good):
+    lost = run("UNKNOWN", why=["the run failed: peer ended"])
+    found = row(run(good), lost, run(good), controls={})
+    assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", [good, "UNKNOWN"])
+    assert (found["reason"], found["unknown_runs"]) == ("the run failed: peer ended", 1)
+    assert exit_code([found]) == 2
+
+
+def test_harm_that_one_run_saw_stays_beside_an_unknown_run():
+    found = row(run("UNKNOWN", why=["the run failed"]), run("CORRUPT", foreign_bytes=64))
+    assert (found["outcome"], found["foreign_bytes"], found["reason"]) == ("CORRUPT", 64, "the run failed")
+    assert exit_code([found]) == 2
 
 
 def test_controls_that_flip_leave_the_outcome():
