@@ -1,6 +1,6 @@
 """What the core orders, carried out: a table from each effect to the method that does it.
 
-What takes time is answered later, by an event of the engine's; everything else within the call. Answers are submitted as events, never
+What takes time is answered later, by an event of the engine's or when the worker has done it; everything else within the call. Answers are submitted as events, never
 fed to the core from here. An effect that carries a token, a cookie or a key passes its OSError on in its answer. One that has no answer and
 fails is a defect or a consequence of memory that is gone: it is written into the history and counted (`failures`), and the broker goes on.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from emu.broker.record import Record
     from emu.broker.sessions import Sessions
     from emu.broker.timers import Timers
+    from emu.broker.worker import Worker
     from emu.core.events import Event
     from emu.engine.broker import Engine
 
@@ -35,9 +36,9 @@ class Effects:
 
     def __init__(
         self, engine: Engine, memory: Memory, files: HostFiles, sessions: Sessions, timers: Timers, record: Record,
-        submit: Callable[[Event], None],
+        submit: Callable[[Event], None], worker: Worker,
     ) -> None:  # fmt: skip
-        self._engine, self._memory, self._files = engine, memory, files
+        self._engine, self._memory, self._files, self._worker = engine, memory, files, worker
         self._sessions, self._timers, self._record, self._submit = sessions, timers, record, submit
         self._kept: dict[int, int] = {}  # token -> a descriptor that its reply will carry
         self._kept_for: dict[
@@ -89,7 +90,7 @@ class Effects:
         self._record.shell("EffectFailed", effect=type(effect).__name__, errno=number, error=str(error))
         token = getattr(effect, "token", None)
         if token is not None:
-            self._submit(Answered(token, number, {"error": str(error)}))
+            self._submit(_answered(token, error))
         elif isinstance(effect, fx.InstallKey):
             self._submit(KeyInstalled(effect.key, number))
         elif isinstance(effect, fx.Quiesce):
@@ -155,12 +156,20 @@ class Effects:
         self._memory.drop(e.aperture)
 
     def _host_truncate(self, e: fx.HostTruncate) -> None:
-        os.ftruncate(self._files.fd(e.handle), e.size)
-        self._submit(Answered(e.token))
+        self._on_host(e.token, e.handle, lambda fd: os.ftruncate(fd, e.size))
 
     def _host_punch(self, e: fx.HostPunch) -> None:
-        punch(self._files.fd(e.handle), e.offset, e.length)
-        self._submit(Answered(e.token))
+        self._on_host(e.token, e.handle, lambda fd: punch(fd, e.offset, e.length))
+
+    def _on_host(self, token: int, handle: int, deed: Callable[[int], None]) -> None:
+        """What the host's kernel does takes as long as the file is large: the worker waits for it."""
+        fd = os.dup(self._files.fd(handle))
+
+        def answer(error: OSError | None) -> None:
+            os.close(fd)
+            self._submit(_answered(token, error))
+
+        self._worker.do(lambda: deed(fd), answer)
 
     def _close_handle(self, e: fx.CloseHandle) -> None:
         self._files.close(e.handle)
@@ -267,6 +276,12 @@ class Effects:
         fd = self._kept.pop(self._kept_for.pop((kind, number), 0), -1)
         if fd >= 0:
             os.close(fd)
+
+
+def _answered(token: int, error: OSError | None) -> Answered:
+    if error is None:
+        return Answered(token)
+    return Answered(token, error.errno or errno.EIO, {"error": str(error)})
 
 
 TABLE: dict[type[fx.Effect], str] = {

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emu.engine.broker import memfd
-from emu.history.stamp import CANARY
 from emu.host.files import open_sized, zero_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from emu.broker.spares import Spares
     from emu.core.effects import Run
     from emu.engine.broker import Engine
 
@@ -46,8 +46,8 @@ class Aperture:
 class Memory:
     """Apertures by the core's number."""
 
-    def __init__(self, engine: Engine, directory: Path) -> None:
-        self._engine, self._directory = engine, directory
+    def __init__(self, engine: Engine, directory: Path, spares: Spares) -> None:
+        self._engine, self._directory, self._spares = engine, directory, spares
         self._apertures: dict[int, Aperture] = {}
         self._core_numbers: dict[int, int] = {}
         self.breathe: Callable[[], None] = (
@@ -110,15 +110,9 @@ class Memory:
         self._engine.aperture_swap(self.number(aperture))
 
     def prepare_online(self, aperture: int, name: str) -> None:
-        """Make the next namespace: canary everywhere. Nobody sees it yet. Raises OSError, as ENOSPC."""
+        """Have the next namespace: canary everywhere. Nobody sees it yet. Raises OSError, as ENOSPC, and Later while it is made."""
         fresh, _ = self._fresh(name)
-        fresh.unlink(missing_ok=True)
-        size = self._apertures[aperture].bytes
-        fd = open_sized(fresh, size)
-        try:
-            _fill(fd, size, CANARY)
-        finally:
-            os.close(fd)
+        self._spares.demand(fresh, self._apertures[aperture].bytes)
 
     def online(self, aperture: int, name: str) -> None:
         """What was prepared appears at the same addresses, all blocks free."""
@@ -130,6 +124,7 @@ class Memory:
         try:
             self._put_aside(image)
             fresh.rename(image)
+            self._spares.used(fresh)
             fresh_table.rename(table)
             self._engine.aperture_swap(held.number, fd, gens_fd)
         except BaseException:
@@ -213,9 +208,3 @@ def _write_table(path: Path, generations: array.array[int]) -> int:
     fd = open_sized(path, len(generations) * _GENERATION)
     os.pwrite(fd, generations.tobytes(), 0)
     return fd
-
-
-def _fill(fd: int, size: int, pattern: bytes) -> None:
-    chunk = pattern * ((1 << 20) // len(pattern))
-    for offset in range(0, size, len(chunk)):
-        os.pwrite(fd, chunk[: size - offset], offset)

@@ -29,8 +29,10 @@ from emu.broker.memory import Memory
 from emu.broker.reception import Reception
 from emu.broker.record import Record
 from emu.broker.sessions import Sessions
+from emu.broker.spares import Spares
 from emu.broker.steps import Steps
 from emu.broker.timers import Timers
+from emu.broker.worker import Worker
 from emu.core.errors import CoreError
 from emu.core.events import DeviceAdded, MountAdded, Requested
 from emu.core.machine import Core
@@ -111,9 +113,12 @@ class _Broker:
         timers, sessions, host_files = Timers(time_scale()), Sessions(router), HostFiles()
         stack.callback(host_files.close_all)
         admin = Admin(engine, core, sessions, self._figures)
-        memory = Memory(engine, self.directory)
+        filler, host_worker = self._worker("filler"), self._worker("host files")
+        memory = Memory(engine, self.directory, Spares(filler))
         steps = Steps(core, journal, timers, record, admin.visit, _refuser(sessions))
-        steps.effects = Effects(engine, memory, host_files, sessions, timers, record, steps.submit)
+        steps.effects = Effects(
+            engine, memory, host_files, sessions, timers, record, steps.submit, host_worker
+        )
         self._recover(steps)
         self._log_operations(engine)
         engine.start()
@@ -123,7 +128,14 @@ class _Broker:
             door=listener, router=router, engine=engine, memory=memory, sessions=sessions, reception=reception, steps=steps,
             effects=steps.effects, timers=timers, admin=admin, record=record, uid=os.geteuid(),
         )  # fmt: skip
+        for worker in (filler, host_worker):
+            self.loop.watch(worker.fileno(), worker.finish)
         self._watch(signals)
+
+    def _worker(self, name: str) -> Worker:
+        worker = Worker(name)
+        self._stack.callback(worker.close)
+        return worker
 
     # ---- directory, lock, sockets
 

@@ -9,6 +9,9 @@ A commit that fails (disk full, EIO) is undone in the core, blocks that had been
 with the errno, definitely without effect; any other event (a key is quiesced, a client has died) is a fact that cannot be refused, so it
 is stepped again every RETRY seconds until the disk takes it. The broker goes on meanwhile; a reclaim that waits for this can be
 cancelled.
+
+A step that needs something large which is still being made (spares.py) is undone as if it had never been, and comes again, first in the
+queue, when that is there. Until then everybody else's steps go on.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
+from emu.broker.spares import Later
 from emu.core.effects import CloseHandle
 from emu.core.events import Requested
 
@@ -82,6 +86,9 @@ class Steps:
         try:
             self._prepare(effects, begun)
             self._commit()
+        except Later as later:
+            self._put_back(event, begun, later)
+            return False
         except OSError as error:
             self._undo(event, begun, error)
             return False
@@ -118,6 +125,13 @@ class Steps:
         self._core.committed()
         if delta:
             self._visit("after-commit")
+
+    def _put_back(self, event: Event, begun: list[Effect], later: Later) -> None:
+        self._core.undo()
+        self._record.shell("PutBack", event=type(event).__name__)
+        for effect in reversed(begun):
+            self.effects.take_back(effect)
+        later.then(lambda: self._queue.appendleft(event))
 
     def _undo(self, event: Event, begun: list[Effect], error: OSError) -> None:
         self._core.undo()

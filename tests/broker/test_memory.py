@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 
 import pytest
 
 from emu.broker import memory as module
+from emu.broker import spares
 from emu.broker.memory import BLOCK, LARGE, PIECE, Memory
+from emu.broker.spares import Later, Spares
+from emu.broker.worker import Worker
 from emu.engine.broker import Engine
+from emu.history.stamp import CANARY
 
 BLOCKS = (16 << 20) // BLOCK
 SIZE = BLOCKS * BLOCK
@@ -21,8 +27,15 @@ def engine():
 
 
 @pytest.fixture
-def memory(engine, tmp_path):
-    memory = Memory(engine, tmp_path)
+def worker():
+    worker = Worker("worker")
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def memory(engine, tmp_path, worker):
+    memory = Memory(engine, tmp_path, Spares(worker))
     memory.open_device(1, "pm0", BLOCKS, ())
     yield memory
     memory.drop(1)
@@ -71,3 +84,50 @@ def test_an_allocation_in_a_truncated_image_fails(memory):
     os.ftruncate(memory.descriptor(1), PIECE)
     with pytest.raises(OSError):
         memory.allocate(1, [(0, 2 * PIECE)])
+
+
+def finish(worker):
+    assert select.select([worker.fileno()], [], [], 60)[0]
+    worker.finish()
+
+
+def test_a_namespace_is_made_ahead_and_taken_once(memory, worker, tmp_path):
+    resumed = []
+    with pytest.raises(Later) as first:
+        memory.prepare_online(1, "pm0")
+    first.value.then(lambda: resumed.append(1))
+    with pytest.raises(Later) as second:
+        memory.prepare_online(1, "pm0")
+    second.value.then(lambda: resumed.append(2))
+    assert resumed == []
+    finish(worker)
+    assert resumed == [1, 2]
+    memory.prepare_online(1, "pm0")
+    assert (tmp_path / "pm0.img.new").read_bytes() == CANARY * (SIZE // len(CANARY))
+    memory.offline(1)
+    memory.online(1, "pm0")
+    assert not (tmp_path / "pm0.img.new").exists()
+    with pytest.raises(Later):
+        memory.prepare_online(1, "pm0")
+    finish(worker)
+
+
+def test_a_namespace_without_space_is_refused_leaves_nothing_and_is_tried_again(
+    memory, worker, tmp_path, monkeypatch
+):
+    def full(path, _size):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spares, "open_sized", full)
+        with pytest.raises(Later):
+            memory.prepare_online(1, "pm0")
+        finish(worker)
+    with pytest.raises(OSError, match="no space"):
+        memory.prepare_online(1, "pm0")
+    assert not (tmp_path / "pm0.img.new").exists()
+    with pytest.raises(Later):
+        memory.prepare_online(1, "pm0")
+    finish(worker)
+    memory.prepare_online(1, "pm0")

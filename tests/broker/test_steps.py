@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from emu.broker.effects import TABLE
+from emu.broker.spares import Later
 from emu.broker.steps import RETRY_TIMER, Steps
 from emu.core import effects as fx
 from emu.core.events import HostFile, Requested, TimerFired
@@ -22,7 +23,8 @@ class World:
 
     def __init__(self, effects=(ALLOCATE, REPLY), delta=(("files", 1, None),)):
         self.effects, self.changes, self.log = tuple(effects), list(delta), []
-        self.full = self.broken = self.defect = False
+        self.full = self.broken = self.defect = self.later = False
+        self.resumes = []
         self.steps = Steps(self, self, self, self, lambda point: None, self.refuse)
         self.steps.effects = self
 
@@ -53,6 +55,8 @@ class World:
         self.log.append(effect)
 
     def prepare(self, effect):
+        if self.later:
+            raise Later(self.resumes.append)
         self.log.append(("prepare", effect))
 
     def take_back(self, effect):
@@ -119,6 +123,26 @@ def test_a_fact_whose_commit_fails_comes_again_before_what_came_later():
         TimerFired(1),
         TimerFired(2),
         TimerFired(3),
+    ]
+
+
+def test_a_step_whose_preparation_takes_long_comes_again_and_others_go_on_meanwhile():
+    world = World()
+    world.later = True
+    world.steps.submit(ASKED)
+    world.steps.run(10)
+    assert world.log == [("step", ASKED), ALLOCATE, "undo", ("take back", ALLOCATE)]
+    world.later = False
+    world.steps.step(TimerFired(1))
+    assert world.log[-1] == REPLY
+    del world.log[:]
+    world.steps.submit(TimerFired(2))
+    (resume,) = world.resumes
+    resume()
+    world.steps.run(10)
+    assert [entry[1] for entry in world.log if isinstance(entry, tuple) and entry[0] == "step"] == [
+        ASKED,
+        TimerFired(2),
     ]
 
 
