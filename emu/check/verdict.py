@@ -42,6 +42,7 @@ STATUS = (
     "INV_EEC_STATE_ERR", "FATAL_ERR", "RESP_TIMEOUT_ERR", "GENERAL_ERR",
 )  # fmt: skip
 
+NO_DMA_AT_GATE = "no DMA was in flight at the gate"
 MR_REVOKING, MR_REVOKED = 1000, 1001
 _ASKED_BY = {"Quiesced": "Quiesce", "Unmapped": "Unmap"}
 
@@ -301,7 +302,7 @@ class _Judge:
         if requested:
             self.verdict.dma_at_gate = max(requested.inflight, self._caught_by_surprise(requested))
         if self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
-            self.unknown.append("no DMA was in flight at the gate")
+            self.unknown.append(NO_DMA_AT_GATE)
 
     def _caught_by_surprise(self, requested: Phase) -> int:
         """A device that is gone by surprise is gone before anybody asks: operations that ran across that moment, by the log."""

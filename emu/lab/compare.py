@@ -1,7 +1,10 @@
 """A whole comparison: every row's runs and controls, a few at a time, and the result as data.
 
 Rows share nothing: each run has its own broker, directory and processes. Several are set up and judged at once; DMA goes on in as
-many as the machine has pairs of cores for, since engines that fight for a core make times (never verdicts) worse. A run whose verdict is unknown, since no DMA was in flight at the gate say, is tried again.
+many as the machine has pairs of cores for, since engines that fight for a core make times (never verdicts) worse.
+
+A run that had no DMA in flight at the gate is tried again, for that is chance. One that failed is not: something is broken, and the row
+is unknown. Whatever was tried in vain is told in the row (`failed_tries`) and kept in RUN-try-N; harm seen in it stands.
 """
 
 from __future__ import annotations
@@ -12,15 +15,15 @@ import os
 import random
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from emu.check.promises import promised
-from emu.check.verdict import Verdict, judge
+from emu.check.verdict import NO_DMA_AT_GATE, Verdict, judge
 from emu.history.runs import machine
 from emu.lab.plan import Control, RowSpec, controls_for
 from emu.lab.process import LabError
-from emu.lab.rows import RowResult, RunResult
+from emu.lab.rows import HARM, RowResult, RunResult
 from emu.lab.run import Run
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-TRIES = 4  # of a run: the first, and three more while something about it is unknown
+TRIES = 4  # of a run: the first, and three more while no DMA was at the gate
 NOTHING = Control("")
 
 
@@ -98,23 +101,39 @@ class Comparison:
         return await self.controls[label]
 
     async def _run(self, spec: RowSpec, control: Control, folder: Path, number: int) -> RunResult:
-        result = _failed(LabError("never tried"), folder)
-        for attempt in range(TRIES):
-            seed = random.Random(
-                f"{self.options.seed}/{spec.label}/{control.name}/{number}/{attempt}"
-            ).getrandbits(32)
+        tries: list[RunResult] = []
+        while not tries or (_by_chance(tries[-1].verdict) and len(tries) < TRIES):
+            if tries:
+                tries[-1] = _put_aside(tries[-1], folder, len(tries))
+            seed = random.Random(f"{self.options.seed}/{spec.label}/{control.name}/{number}/{len(tries)}")
             async with self.slots:
-                result = await _once(Run(spec, folder, seed, control, self.stage))
-            if "UNKNOWN" not in result.verdict.outcomes:
-                break
-        return result
+                tries.append(await _once(Run(spec, folder, seed.getrandbits(32), control, self.stage)))
+        return chosen(tries)
+
+
+def _by_chance(verdict: Verdict) -> bool:
+    """Whether another try may show what this one could not; nothing else is ever tried again."""
+    return verdict.why == [NO_DMA_AT_GATE]
+
+
+def _put_aside(result: RunResult, folder: Path, number: int) -> RunResult:
+    aside = folder.rename(folder.with_name(f"{folder.name}-try-{number}"))
+    return replace(result, folder=aside)
+
+
+def chosen(tries: Sequence[RunResult]) -> RunResult:
+    """The last try, unless one before it saw harm that the last did not; with what speaks against any of them."""
+    last = tries[-1]
+    harmful = [t for t in tries if set(HARM) & set(t.verdict.outcomes) - set(last.verdict.outcomes)]
+    whys = [why for t in tries for why in t.verdict.why]
+    return replace(harmful[0] if harmful else last, failed_tries=tuple(whys))
 
 
 async def _once(run: Run) -> RunResult:
     try:
         await run.carry_out()
         verdict = await asyncio.to_thread(judge, run.folder)
-    except LabError as error:
+    except (LabError, OSError) as error:
         return _failed(error, run.folder)
     (run.folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
     reclaim: Json = run.facts["reclaim"]
@@ -122,7 +141,7 @@ async def _once(run: Run) -> RunResult:
     return RunResult(verdict, run.folder, reclaim["errno"], reclaim["returned"], reclaim["retries"], took)
 
 
-def _failed(error: LabError, folder: Path) -> RunResult:
+def _failed(error: Exception, folder: Path) -> RunResult:
     return RunResult(Verdict(outcomes=["UNKNOWN"], why=[f"the run failed: {error}"]), folder)
 
 

@@ -85,18 +85,21 @@ class Broker:
         """The victim's device: its memory itself."""
         return self.directory / f"{VICTIM_DEVICE}.img"
 
-    async def stop(self) -> None:
-        """End it cleanly, so that the logs are whole; idempotent."""
+    async def stop(self) -> bool:
+        """End it cleanly, so that the logs are whole; whether that is how it ended. Idempotent; leaves no directory."""
+        asked = self.alive
         deliver(self._child, signal.SIGTERM)
         try:
             await asyncio.wait_for(self._child.wait(), patience(STOP))
         except TimeoutError:
             deliver(self._child, signal.SIGKILL)
             await self._child.wait()
+        finally:
             shutil.rmtree(self.directory, ignore_errors=True)
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self._lifeline = -1
+        return asked and self._child.returncode == 0
 
     @property
     def alive(self) -> bool:

@@ -226,7 +226,7 @@ class Run:
         except Refused:
             raise
         except LabError as error:
-            if self.reclaimer.ended:
+            if self.reclaimer.ended or not self.broker or not self.broker.alive:
                 raise
             silence = {"returned": False, "errno": None, "error": str(error)}
             return {**silence, "began": began, "ended": None, "retries": 0}
@@ -315,7 +315,10 @@ class Run:
         keep(memory, self.folder / f"{device}.img")
         self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
         await asyncio.gather(*(process.end() for process in self.clients.values()))
-        await self.broker.stop()
+        if not await self.broker.stop():
+            raise LabError(
+                "the broker did not come to a clean end, so its logs prove nothing; see logs/broker.log"
+            )
         for found in (self.folder / "history" / "1").iterdir():
             keep(found, self.folder / found.name)
         shutil.rmtree(self.folder / "history")
@@ -348,6 +351,10 @@ class Run:
 
     async def _clear(self) -> None:
         """Whatever happened: no process and no directory is left."""
-        await asyncio.gather(*(process.kill() for process in self.clients.values()), return_exceptions=True)
-        if self.broker:
-            await self.broker.stop()
+        try:
+            await asyncio.gather(
+                *(process.kill() for process in self.clients.values()), return_exceptions=True
+            )
+        finally:
+            if self.broker:
+                await self.broker.stop()

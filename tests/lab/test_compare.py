@@ -1,14 +1,16 @@
 """How runs are tried, and controls shared; the runs themselves are made up here, the live ones are in tests/live."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from emu.check.verdict import Verdict
+from emu.check.verdict import NO_DMA_AT_GATE, Verdict
 from emu.lab import compare as module
 from emu.lab.compare import TRIES, Comparison, Options
 from emu.lab.plan import RowSpec
 from emu.lab.process import LabError
+from emu.lab.rows import exit_code
 
 
 @pytest.fixture
@@ -49,11 +51,15 @@ def lab(monkeypatch, tmp_path):
             self.outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
             if self.outcome == "broken":
                 raise LabError("the peer ended")
+            if self.outcome == "machine":
+                raise OSError("no space")
 
     def judge():
         run = judge.run
         names = run.outcome.split("/")
-        return Verdict(names[0], names, why=["no DMA"] if "UNKNOWN" in names else [])
+        why = [NO_DMA_AT_GATE] if "UNKNOWN" in names else ["a gap"] if "GAP" in names else []
+        names = ["UNKNOWN" if name == "GAP" else name for name in names]
+        return Verdict(names[0], names, why=why, freed_bytes=64)
 
     async def to_thread(_judge, _folder):
         return judge()
@@ -76,6 +82,7 @@ def test_an_unknown_run_is_tried_again_with_another_seed(lab):
     assert row.outcomes == ["OK"]
     assert len(lab.made) == 3
     assert len({seed for *_, seed in lab.made}) == 3
+    assert row.as_json(())["failed_tries"] == [f"run 1: {NO_DMA_AT_GATE}"] * 2
 
 
 def test_a_run_that_saw_something_but_not_all_is_tried_again_too(lab):
@@ -84,11 +91,19 @@ def test_a_run_that_saw_something_but_not_all_is_tried_again_too(lab):
     assert row.outcomes == ["CORRUPT"]
 
 
+def test_harm_that_a_try_saw_is_not_tried_away(lab, tmp_path):
+    lab.script = {("truncate", ""): ["CORRUPT/UNKNOWN", "OK"], ("truncate", "fifo"): ["LOST"]}
+    (row,) = lab.row("none truncate dax")
+    assert row.outcomes == ["CORRUPT", "UNKNOWN"]
+    assert row.worst.folder == tmp_path / "none-truncate-dax-deaf" / "run-1-try-1"
+    assert row.worst.folder.is_dir()
+
+
 def test_a_run_that_stays_unknown_is_given_up_and_has_no_controls(lab):
     lab.script = {("truncate", ""): ["UNKNOWN"]}
     (row,) = lab.row("none truncate dax")
     assert (row.outcomes, row.controls, len(lab.made)) == (["UNKNOWN"], {}, TRIES)
-    assert "no DMA" in lab.told[0]
+    assert NO_DMA_AT_GATE in lab.told[0]
 
 
 def test_a_run_that_breaks_is_unknown_and_says_why(lab):
@@ -96,6 +111,36 @@ def test_a_run_that_breaks_is_unknown_and_says_why(lab):
     (row,) = lab.row("none truncate dax")
     assert row.outcomes == ["UNKNOWN"]
     assert row.worst.verdict.why == ["the run failed: the peer ended"]
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [("broken", "the run failed: the peer ended"), ("GAP", "a gap"), ("machine", "the run failed: no space")],
+)
+def test_what_is_no_chance_is_not_tried_again_and_stays_in_the_row(lab, end, why):
+    lab.script = {("truncate", ""): [end, "OK"]}
+    (row,) = lab.row("none truncate dax")
+    found = row.as_json(())
+    assert (len(lab.made), found["outcome"], found["reason"]) == (1, "UNKNOWN", why)
+    assert found["failed_tries"] == [f"run 1: {why}"]
+    assert exit_code([found]) == 2
+
+
+def test_a_control_that_breaks_makes_its_row_unknown(lab):
+    lab.script = {("punch", ""): ["OK+ERR"], ("punch", "no-dma"): ["broken", "OK"]}
+    (row,) = lab.row("mr-revoke punch dax")
+    found = row.as_json(())
+    assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["OK+ERR", "UNKNOWN"])
+    assert found["failed_tries"] == ["control no-dma: the run failed: the peer ended"]
+    assert exit_code([found]) == 2
+
+
+def test_controls_run_although_one_of_several_runs_showed_nothing(lab):
+    lab.comparison.options = replace(lab.comparison.options, runs=2)
+    lab.script = {("punch", ""): ["broken", "OK+ERR"]}
+    (row,) = lab.row("mr-revoke punch dax")
+    assert (row.outcomes, row.controls) == (["OK+ERR", "UNKNOWN"], {"no-dma": "OK"})
+    assert row.as_json(())["outcome"] == "UNKNOWN"
 
 
 def test_rows_of_both_holders_share_their_controls(lab):
