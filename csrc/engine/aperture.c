@@ -23,6 +23,8 @@ void mapping_free(struct emu_engine *e, void *object)
 		munmap(m->base, m->bytes);
 	if (m->gens)
 		munmap(m->gens, m->gens_bytes);
+	if (m->gens_file)
+		munmap(m->gens_file, m->gens_bytes);
 	if (m->fd >= 0)
 		close(m->fd);
 	free(m);
@@ -47,9 +49,11 @@ static int map_memory(struct mapping *m, int fd, uint64_t bytes)
 	return 0;
 }
 
+/* The engine's threads read a copy in memory of the engine's own: the file may be truncated under them. */
 static int map_generations(struct mapping *m, int fd, uint64_t blocks)
 {
 	uint64_t bytes = blocks * sizeof(uint32_t);
+	const void *fault;
 	struct stat st;
 	void *p;
 
@@ -57,12 +61,16 @@ static int map_generations(struct mapping *m, int fd, uint64_t blocks)
 		return -errno;
 	if ((uint64_t)st.st_size < bytes)
 		return -EINVAL;
+	m->gens_bytes = bytes;
 	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED)
 		return -errno;
+	m->gens_file = p;
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
 	m->gens = p;
-	m->gens_bytes = bytes;
-	return 0;
+	return guarded_copy(m->gens, m->gens_file, bytes, 0, &fault);
 }
 
 /* A device must be there in full; a host file may have shrunk already, which each quantum finds out. */
@@ -284,21 +292,34 @@ static uint32_t next_generation(uint32_t g, uint32_t parity, int recover)
 	return g + 1 + ((g + 1) % 2 != parity);
 }
 
+static void file_follows(struct emu_engine *e, const struct mapping *m, uint64_t first, uint64_t n)
+{
+	const void *fault;
+
+	if (guarded_copy(m->gens_file + first, m->gens + first, n * sizeof(uint32_t), 0, &fault))
+		e->gens_lost += n;
+}
+
 static int blocks_step(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, uint32_t parity,
 		       int recover, struct emu_aperture **a)
 {
 	int err = writable(e, aperture, offset, bytes, a);
+	uint64_t first, end;
 
 	if (err)
 		return err;
 	if (!(*a)->map->gens || offset % (*a)->block || bytes % (*a)->block)
 		return -EINVAL;
-	for (uint64_t b = offset / (*a)->block; b < (offset + bytes) / (*a)->block; b++) {
+	first = offset / (*a)->block;
+	end = (offset + bytes) / (*a)->block;
+	for (uint64_t b = first; b < end; b++) {
 		uint32_t *g = &(*a)->map->gens[b];
 
 		emu_publish(g, next_generation(emu_peek(g), parity, recover));
 	}
 	emu_handshake(); /* with a quantum's look after its last byte: bytes that land later are seen to be late */
+	if (end > first)
+		file_follows(e, (*a)->map, first, end - first);
 	return 0;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Moving bytes where the ground may go away: a file that is truncated behind its mapping answers a touch with SIGBUS. The
- * handler jumps back into the copy when the address lies inside the copy in progress on this thread; every other fault goes
- * to whoever had the handler before (Python's faulthandler, a sanitizer), or kills as it always did.
+ * Touching memory where the ground may go away: a file that is truncated behind its mapping answers a touch with SIGBUS. The
+ * handler jumps back when the address lies inside what the thread said it touches; every other fault goes to whoever
+ * had the handler before (Python's faulthandler, a sanitizer), or kills as it always did.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -110,6 +110,22 @@ static void move(char *to, const char *from, uint64_t n)
 		emu_land((uint64_t *)(void *)to, tail);
 	else
 		memcpy(to, &tail, sizeof(tail));
+}
+
+int guarded_call(const void *start, uint64_t n, void (*touch)(void *), void *argument)
+{
+	struct guard g = { .to = start, .n = n };
+
+	if (sigsetjmp(g.back, SAVE_MASK)) {
+		current = NULL;
+		return -EFAULT;
+	}
+	current = &g;
+	emu_keep_order();
+	touch(argument);
+	emu_keep_order();
+	current = NULL;
+	return 0;
 }
 
 int guarded_copy(void *to, const void *from, uint64_t n, int fill, const void **fault)

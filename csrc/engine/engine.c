@@ -296,7 +296,8 @@ uint64_t emu_epoch(struct emu_engine *e)
 void emu_engine_stats(struct emu_engine *e, struct emu_engine_stats *out)
 {
 	*out = (struct emu_engine_stats){ .events_lost = emu_peek(&e->events.lost), .mrs = e->n_mrs,
-		.qps = emu_peek(&e->n_qps), .cqs = e->n_cqs, .contexts = e->n_ctxs, .apertures = e->n_apertures };
+		.qps = emu_peek(&e->n_qps), .cqs = e->n_cqs, .contexts = e->n_ctxs, .apertures = e->n_apertures,
+		.gens_lost = e->gens_lost };
 	for (unsigned i = 0; i < e->n_threads; i++) {
 		struct emu_thread *t = &e->threads[i];
 

@@ -137,7 +137,8 @@ struct emu_thread {
 struct mapping { /* [section] */
 	char *base; /* NULL: absent */
 	uint64_t bytes;
-	uint32_t *gens; /* or NULL */
+	uint32_t *gens;       /* or NULL; the engine's own memory, which nobody can take away */
+	uint32_t *gens_file;  /* [control] the same in the file, which follows */
 	uint64_t gens_bytes;
 	int fd;
 	int readonly;
@@ -313,6 +314,7 @@ struct emu_engine {
 	uint32_t next_qp, next_cq, next_ctx, next_aperture; /* [control] where to look for a free index */
 	uint64_t serial;                                    /* [control] */
 	uint64_t n_mrs, n_qps, n_cqs, n_ctxs, n_apertures;
+	uint64_t gens_lost; /* [control] */
 };
 
 /* ---- grace.c: sections. Inlined: every quantum goes through them. */
@@ -404,6 +406,8 @@ int op_uses_recv(uint32_t opcode);
 
 int guard_install(void);
 void guard_remove(void);
+/* touch(argument), which may touch [start, start + n). 0, or -EFAULT: a part of that is gone, and touch ended in the middle. */
+int guarded_call(const void *start, uint64_t n, void (*touch)(void *), void *argument);
 /* Move n bytes, the last 8 of them last (programs poll the last byte). from NULL: fill with `fill`. 0, or -EFAULT and
  * the address in *fault. */
 int guarded_copy(void *to, const void *from, uint64_t n, int fill, const void **fault);

@@ -144,6 +144,82 @@ static void a_real_fault_is_caught(void)
 	world_close(&w);
 }
 
+static uint32_t stop;
+
+static void *steady(void *arg)
+{
+	struct client *c = arg;
+
+	for (uint64_t n = 0; !emu_peek(&stop); n++) {
+		post(&c->a, rdma(EMU_WR_RDMA_WRITE, n, 0, 65536, 0x100, FILE_BYTES / 2, 0x200));
+		expect_wc(&c->a, n, EMU_WC_SUCCESS);
+		emu_poke(&c->good, n + 1);
+	}
+	return NULL;
+}
+
+static void goes_on(const struct client *c)
+{
+	uint64_t before = emu_peek(&c->good);
+
+	while (emu_peek(&c->good) < before + 20)
+		emu_pause();
+}
+
+/* One client writes all the while; the device keeps all of its memory. */
+static void load_start(struct client *c, const char *oplog)
+{
+	world_open(&w, &(struct world_config){ .bytes = FILE_BYTES, .quantum = 16384, .oplog = oplog, .oplog_capacity = 1000 });
+	*c = (struct client){ 0 };
+	end_open(&w, &c->a, &(struct end_config){ 0 });
+	end_open(&w, &c->b, &(struct end_config){ 0 });
+	end_connect(&c->a, &c->b);
+	CHECK_EQ(emu_blocks_allocate(w.e, (uint32_t)w.aperture, 0, FILE_BYTES, 0), 0);
+	mr_add(&w, 0x100, 0, FILE_BYTES / 2);
+	mr_add(&w, 0x200, FILE_BYTES / 2, FILE_BYTES / 2);
+	emu_poke(&stop, 0);
+	CHECK_EQ(pthread_create(&c->thread, NULL, steady, c), 0);
+	goes_on(c);
+}
+
+static void load_end(struct client *c)
+{
+	emu_poke(&stop, 1);
+	pthread_join(c->thread, NULL);
+	end_close(&c->a);
+	end_close(&c->b);
+	world_close(&w);
+}
+
+/* The file of generations goes away under DMA and under the allocator: both go on, by the engine's own copy. */
+static void the_table_of_generations_is_truncated(void)
+{
+	struct emu_engine_stats s;
+	uint32_t ap, on_file;
+	struct client c;
+
+	load_start(&c, NULL);
+	ap = (uint32_t)w.aperture;
+	CHECK_EQ(emu_blocks_release(w.e, ap, FILE_BYTES - 4096, 4096, 0), 0);
+	CHECK_EQ(pread(w.gens_fd, &on_file, 4, FILE_BYTES / 4096 * 4 - 4), 4);
+	CHECK_EQ(on_file, 3); /* it follows */
+	CHECK_EQ(ftruncate(w.gens_fd, 0), 0);
+	goes_on(&c);
+	mr_add(&w, 0x300, 0, FILE_BYTES); /* notes generations */
+	CHECK_EQ(emu_blocks_allocate(w.e, ap, FILE_BYTES - 4096, 4096, 0), 0);
+	CHECK_EQ(emu_blocks_release(w.e, ap, FILE_BYTES - 4096, 4096, 0), 0);
+	CHECK_EQ(w.gens[FILE_BYTES / 4096 - 1], 5);
+	goes_on(&c);
+	emu_engine_stats(w.e, &s);
+	CHECK_EQ(s.gens_lost, 2);
+	CHECK_EQ(s.errors, 0);
+	CHECK_EQ(ftruncate(w.gens_fd, FILE_BYTES / 4096 * 4), 0);
+	CHECK_EQ(emu_blocks_allocate(w.e, ap, FILE_BYTES - 4096, 4096, 0), 0);
+	CHECK_EQ(pread(w.gens_fd, &on_file, 4, FILE_BYTES / 4096 * 4 - 4), 4);
+	CHECK_EQ(on_file, 6); /* and it follows again */
+	load_end(&c);
+}
+
 static sigjmp_buf away;
 
 static void elder(int signal)
@@ -184,6 +260,7 @@ int main(void)
 	}
 	the_local_side_faults();
 	a_real_fault_is_caught();
+	the_table_of_generations_is_truncated();
 	other_faults_go_to_the_elder_handler();
 	return 0;
 }

@@ -75,8 +75,9 @@ enum emu_aperture_flags {
 	                       * stores without a signal */
 };
 
-/* Map `bytes` of fd (dup'ed). gens_fd >= 0: the table of block generations, one u32 a block of `block` bytes. Returns the
- * aperture's number. */
+/* Map `bytes` of fd (dup'ed). gens_fd >= 0: the table of block generations, one u32 a block of `block` bytes. The engine works
+ * on its own copy, and the file follows each change, for whoever reads it and for the next start: should it be truncated
+ * meanwhile, that is counted in stats.gens_lost and nothing else. Returns the aperture's number. */
 int emu_aperture_add(struct emu_engine *e, int fd, uint64_t bytes, uint32_t block, int gens_fd, uint32_t flags);
 /* The memory goes away (fd = -1: DMA finds it absent, writes vanish, reads give all ones) or another namespace
  * appears at the same addresses. The old mapping is given up after a grace period. */
@@ -192,6 +193,7 @@ struct emu_engine_stats {
 	uint64_t ops, bytes, errors, quanta;
 	uint64_t sleeps, bells, sections, events_lost;
 	uint64_t mrs, qps, cqs, contexts, apertures;
+	uint64_t gens_lost; /* changes of generations that a truncated file could not take */
 };
 
 void emu_engine_stats(struct emu_engine *e, struct emu_engine_stats *out);
