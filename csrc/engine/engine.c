@@ -307,6 +307,7 @@ void emu_engine_stats(struct emu_engine *e, struct emu_engine_stats *out)
 		out->quanta += emu_peek(&t->n_quanta);
 		out->sleeps += emu_peek(&t->n_sleeps);
 		out->bells += emu_peek(&t->n_bells);
+		out->log_lost += emu_peek(&t->log.lost);
 		out->sections += emu_peek(&t->section) / 2;
 	}
 }

@@ -91,6 +91,8 @@ struct oplog {
 	struct emu_oplog_record *records;
 	uint64_t capacity, written;
 	size_t bytes;
+	int broken, mute; /* the file is gone in part; its header too */
+	uint64_t lost;    /* records that were not noted, since */
 };
 
 struct log_state { /* [owner] of a queue pair */

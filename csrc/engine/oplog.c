@@ -3,6 +3,9 @@
  * oplog.h, the writer. A record lies in the mapped file from its first quantum on; an open SUM is brought up to date there,
  * in place, so that a kill -9 loses at most the quantum that was being noted. A SUM is one queue pair's, and is left alone
  * once its group has ended, its slot has been used again, or a flush was asked for.
+ *
+ * The file may be truncated behind the mapping, so each touch is guarded. After the first that fails nothing more is noted: what
+ * would have been is counted, in the figures and, while its header can be reached, in the file.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +21,8 @@
 int emu_oplog_open(struct emu_engine *e, unsigned thread, const char *path, uint64_t capacity)
 {
 	size_t bytes = EMU_OPLOG_HEADER + capacity * sizeof(struct emu_oplog_record);
+	struct emu_oplog_header header;
+	const void *fault;
 	struct oplog *log;
 	void *p;
 	int fd, err;
@@ -41,11 +46,14 @@ int emu_oplog_open(struct emu_engine *e, unsigned thread, const char *path, uint
 	close(fd);
 	if (p == MAP_FAILED)
 		return -errno;
-	*log = (struct oplog){ p, (void *)((char *)p + EMU_OPLOG_HEADER), capacity, 0, bytes };
-	*log->header = (struct emu_oplog_header){ .magic = EMU_OPLOG_MAGIC, .version = EMU_OPLOG_VERSION,
+	*log = (struct oplog){ .header = p, .records = (void *)((char *)p + EMU_OPLOG_HEADER), .capacity = capacity, .bytes = bytes };
+	header = (struct emu_oplog_header){ .magic = EMU_OPLOG_MAGIC, .version = EMU_OPLOG_VERSION,
 		.record_bytes = sizeof(struct emu_oplog_record), .capacity = capacity, .thread = thread,
 		.quantum = e->config.quantum };
-	return 0;
+	if (!guarded_copy(p, &header, sizeof(header), 0, &fault))
+		return 0;
+	oplog_close(log);
+	return -EIO;
 }
 
 void oplog_close(struct oplog *log)
@@ -88,14 +96,22 @@ static void add_to_sum(struct emu_oplog_record *s, const struct emu_oplog_record
 	s->time_last = r->time_last;
 }
 
-void oplog_add(struct emu_thread *t, struct log_state *state, struct emu_oplog_record *r)
+struct addition {
+	struct emu_thread *t;
+	struct log_state *state;
+	struct emu_oplog_record *record;
+};
+
+/* Under the guard. */
+static void add(void *argument)
 {
+	struct addition *a = argument;
+	struct emu_thread *t = a->t;
+	struct log_state *state = a->state;
+	struct emu_oplog_record *r = a->record, *slot;
 	struct oplog *log = &t->log;
 	int telling = is_telling(state, r);
-	struct emu_oplog_record *slot;
 
-	if (!log->header)
-		return;
 	if (!telling && continues(t, state, r)) {
 		add_to_sum(state->sum, r);
 		return;
@@ -105,5 +121,32 @@ void oplog_add(struct emu_thread *t, struct log_state *state, struct emu_oplog_r
 	r->seq = log->written;
 	*slot = *r;
 	*state = (struct log_state){ telling ? NULL : slot, log->written, r->flags, emu_peek(&t->closes) };
-	emu_publish(&log->header->written, ++log->written);
+	emu_land(&log->header->written, ++log->written);
+}
+
+/* Under the guard. */
+static void tell_lost(void *argument)
+{
+	struct oplog *log = argument;
+
+	emu_land(&log->header->lost, emu_peek(&log->lost));
+}
+
+static void lose(struct oplog *log)
+{
+	log->broken = 1;
+	figures_add(&log->lost, 1);
+	if (!log->mute && guarded_call(log->header, EMU_OPLOG_HEADER, tell_lost, log))
+		log->mute = 1;
+}
+
+void oplog_add(struct emu_thread *t, struct log_state *state, struct emu_oplog_record *r)
+{
+	struct addition a = { t, state, r };
+	struct oplog *log = &t->log;
+
+	if (!log->header)
+		return;
+	if (log->broken || guarded_call(log->header, log->bytes, add, &a))
+		lose(log);
 }

@@ -119,7 +119,7 @@ class Memory:
         held = self._apertures[aperture]
         fresh, fresh_table = self._fresh(name)
         image, table = self._directory / f"{name}.img", self._directory / f"{name}.gen"
-        gens_fd = _write_table(fresh_table, _next_generations(table))
+        gens_fd = _write_table(fresh_table, _next_generations(table, held.bytes // BLOCK))
         fd = open_sized(fresh, held.bytes)
         try:
             self._put_aside(image)
@@ -197,9 +197,12 @@ def gaps(owned: Sequence[Run], size: int) -> list[Run]:
     return found
 
 
-def _next_generations(table: Path) -> array.array[int]:
-    """Of a new namespace: odd, and past everything that a translation of the old one may call its own."""
-    generations = array.array("I", table.read_bytes())
+def _next_generations(table: Path, blocks: int) -> array.array[int]:
+    """Of a new namespace: odd, and past everything that a translation of the old one may call its own. Of a table that was
+    truncated meanwhile only the length is known; the engine tells namespaces apart by themselves, too.
+    """
+    size = blocks * _GENERATION
+    generations = array.array("I", table.read_bytes()[:size].ljust(size, b"\0"))
     return array.array("I", ((g + 2 + (g % 2 == 0)) & 0xFFFFFFFF for g in generations))
 
 

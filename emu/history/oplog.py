@@ -1,7 +1,7 @@
 """The engine's operation log, read: csrc/include/emu/oplog.h describes it and what its flags mean.
 
 A log is a ring a thread. Records come in the order in which the thread wrote them; `missing` of the oldest are gone when
-the ring has wrapped, and whoever judges says "unknown" for that span. The file of a living engine can be read too: records
+the ring has wrapped, or the newest when the file was truncated under the engine, and whoever judges says "unknown" for that span. The file of a living engine can be read too: records
 that were overwritten while they were read are left out and counted as missing.
 """
 
@@ -109,7 +109,7 @@ def read_oplog(path: str | Path) -> OpLog:
 def _read(raw: mmap.mmap, path: str) -> OpLog:
     if len(raw) < HEADER:
         raise OplogError(f"{path} is no operation log: {len(raw)} bytes are less than its header")
-    magic, version, size, capacity, written, thread, quantum, _ = _HEAD.unpack_from(raw)
+    magic, version, size, capacity, written, thread, quantum, lost = _HEAD.unpack_from(raw)
     if magic != MAGIC:
         raise OplogError(f"{path} is no operation log: its magic is {magic:#x}")
     if (version, size) != (VERSION, RECORD) or len(raw) < HEADER + capacity * RECORD:
@@ -124,8 +124,8 @@ def _read(raw: mmap.mmap, path: str) -> OpLog:
     # What the engine wrote while we read has overwritten the oldest ones.
     (now,) = struct.unpack_from("<Q", raw, _WRITTEN_AT)
     safe = max(first, now - capacity)
-    kept = tuple(record for index, record in enumerate(found, first) if index >= safe and record.seq == index)
-    return OpLog(thread, quantum, capacity, written, written - len(kept), kept)
+    kept = tuple(r for index, r in enumerate(found, first) if index >= safe and r.seq == index and r.kind)
+    return OpLog(thread, quantum, capacity, written, written - len(kept) + lost, kept)
 
 
 def read_oplogs(folder: str | Path) -> list[OpLog]:

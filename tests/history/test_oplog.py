@@ -18,9 +18,11 @@ def record(seq, **values):
     return OpRecord(*[0] * len(OpRecord._fields))._replace(seq=seq, kind=1, **values)
 
 
-def write_log(path, *, capacity, written, thread=0, version=oplog.VERSION):
+def write_log(path, *, capacity, written, thread=0, version=oplog.VERSION, lost=0):
     raw = bytearray(HEADER + capacity * RECORD)
-    struct.pack_into("<QIIQQIIQ", raw, 0, oplog.MAGIC, version, RECORD, capacity, written, thread, 65536, 0)
+    struct.pack_into(
+        "<QIIQQIIQ", raw, 0, oplog.MAGIC, version, RECORD, capacity, written, thread, 65536, lost
+    )
     for seq in range(written):
         values = record(seq, bytes=64 * seq, time_last=100 - seq if thread else seq)
         oplog._RECORD.pack_into(raw, HEADER + seq % capacity * RECORD, *values)
@@ -39,6 +41,19 @@ def test_a_wrapped_ring_reports_what_is_gone(tmp_path):
     log = oplog.read_oplog(tmp_path / "oplog-0.bin")
     assert log.missing == 34
     assert [r.seq for r in log.records] == list(range(34, 50))
+
+
+def test_what_the_engine_could_not_note_is_missing(tmp_path):
+    write_log(tmp_path / "oplog-0.bin", capacity=16, written=5, lost=3)
+    assert oplog.read_oplog(tmp_path / "oplog-0.bin").missing == 3
+
+
+def test_a_file_truncated_and_extended_again_misses_its_records(tmp_path):
+    write_log(tmp_path / "oplog-0.bin", capacity=16, written=5)
+    raw = (tmp_path / "oplog-0.bin").read_bytes()
+    (tmp_path / "oplog-0.bin").write_bytes(raw[:HEADER].ljust(len(raw), b"\0"))
+    log = oplog.read_oplog(tmp_path / "oplog-0.bin")
+    assert (log.missing, log.records) == (5, ())
 
 
 def test_a_folder_gives_all_threads_merged_by_time(tmp_path):

@@ -194,6 +194,7 @@ struct emu_engine_stats {
 	uint64_t sleeps, bells, sections, events_lost;
 	uint64_t mrs, qps, cqs, contexts, apertures;
 	uint64_t gens_lost; /* changes of generations that a truncated file could not take */
+	uint64_t log_lost;  /* quanta that a truncated operation log could not take */
 };
 
 void emu_engine_stats(struct emu_engine *e, struct emu_engine_stats *out);

@@ -12,7 +12,8 @@
  * record that must come after it. So the log is complete in bytes, and exact in time wherever hands changed.
  *
  * Writer: the thread. `written` is published after the record. The ring is bounded: a reader that finds
- * written > capacity knows that written - capacity of the oldest records are gone; the checker says "unknown" there.
+ * written > capacity knows that written - capacity of the oldest records are gone; the checker says "unknown" there. A file that
+ * was truncated behind the engine takes no more records, wherever it is extended again.
  */
 #ifndef EMU_OPLOG_H
 #define EMU_OPLOG_H
@@ -51,7 +52,7 @@ struct emu_oplog_header {
 	uint64_t written;      /* records ever written */
 	uint32_t thread;
 	uint32_t quantum;      /* bytes */
-	uint64_t lost;         /* reserved */
+	uint64_t lost;         /* quanta not noted since the file was truncated under the engine; 0 in a whole log */
 };
 
 struct emu_oplog_record {
