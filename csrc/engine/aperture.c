@@ -202,9 +202,20 @@ int emu_aperture_drop(struct emu_engine *e, uint32_t number)
 
 /* ---- host files that shrink */
 
-void aperture_faulted(struct emu_engine *e, struct emu_aperture *a, uint64_t offset, uint64_t size)
+/* One word that another size, or the same size reached anew, changes; never 0. The time of change tells a file that was
+ * truncated, extended and truncated again while nobody looked. */
+static uint64_t latch_of(const struct stat *st)
 {
-	if (emu_swap(&a->latched, size + 1) == size + 1)
+	uint64_t changed = (uint64_t)st->st_ctim.tv_sec * 1000000000u + (uint64_t)st->st_ctim.tv_nsec;
+
+	return ((uint64_t)st->st_size * 0x9e3779b97f4a7c15ull ^ changed) | 1;
+}
+
+static void tell_fault(struct emu_engine *e, struct emu_aperture *a, uint64_t offset, const struct stat *st)
+{
+	uint64_t latch = latch_of(st);
+
+	if (emu_swap(&a->latched, latch) == latch)
 		return;
 	events_tell(&e->events,
 		    &(struct emu_engine_event){ .kind = EMU_ENG_SIGBUS, .id = a->number, .offset = offset });
@@ -218,10 +229,21 @@ int aperture_reaches(struct emu_engine *e, struct emu_aperture *a, const struct 
 		return 0;
 	if (fstat(m->fd, &st))
 		return -EFAULT;
-	if ((uint64_t)st.st_size >= end)
+	if ((uint64_t)st.st_size >= end) {
+		if (emu_peek(&a->latched) && emu_peek(&a->latched) != latch_of(&st))
+			emu_poke(&a->latched, 0); /* it has grown, or shrunk to where this still fits */
 		return 0;
-	aperture_faulted(e, a, (uint64_t)st.st_size, (uint64_t)st.st_size);
+	}
+	tell_fault(e, a, (uint64_t)st.st_size, &st);
 	return -EFAULT;
+}
+
+void aperture_faulted(struct emu_engine *e, struct emu_aperture *a, const struct mapping *m, uint64_t offset)
+{
+	struct stat st = { 0 };
+
+	fstat(m->fd, &st); /* should it fail, the latch is that of an empty file */
+	tell_fault(e, a, offset, &st);
 }
 
 /* ---- the CPU's side */
@@ -243,11 +265,10 @@ static int reach(struct emu_engine *e, uint32_t number, uint64_t offset, uint64_
 static int touch(struct emu_engine *e, struct emu_aperture *a, void *to, const void *from, uint64_t bytes)
 {
 	const void *fault;
-	struct stat st;
 	int err = guarded_copy(to, from, bytes, 0, &fault);
 
-	if (err && !fstat(a->map->fd, &st))
-		aperture_faulted(e, a, (uint64_t)((const char *)fault - a->map->base), (uint64_t)st.st_size);
+	if (err)
+		aperture_faulted(e, a, a->map, (uint64_t)((const char *)fault - a->map->base));
 	return err;
 }
 

@@ -153,7 +153,7 @@ struct emu_aperture {
 	struct mapping *map;
 	uint32_t instances; /* [control] */
 	uint32_t mrs;       /* [control] */
-	uint64_t latched;   /* 1 + file size at the last SIGBUS event */
+	uint64_t latched;   /* size and time of change of the file at the last SIGBUS event, in one word; 0: none since it grew */
 };
 
 /* ---- memory regions */
@@ -417,9 +417,10 @@ int guarded_copy(void *to, const void *from, uint64_t n, int fill, const void **
 /* ---- aperture.c */
 
 void mapping_free(struct emu_engine *e, void *mapping);
-/* A host file must reach up to `end`; else the event is raised (once a size) and -EFAULT returned. */
+/* A host file must reach up to `end`; else the event is raised (once a change of the file) and -EFAULT returned. */
 int aperture_reaches(struct emu_engine *e, struct emu_aperture *a, const struct mapping *m, uint64_t end);
-void aperture_faulted(struct emu_engine *e, struct emu_aperture *a, uint64_t offset, uint64_t size);
+/* A touch of this mapping met SIGBUS at `offset`: the same event, the same latch. */
+void aperture_faulted(struct emu_engine *e, struct emu_aperture *a, const struct mapping *m, uint64_t offset);
 
 void aperture_discard(struct emu_engine *e, void *aperture);
 

@@ -364,7 +364,7 @@ static uint32_t faulted(struct emu_qp *qp, struct quantum *q, const void *fault)
 	uint64_t offset = (uint64_t)((const char *)fault - p->map->base);
 
 	q->r.flags |= EMU_LOG_SIGBUS;
-	aperture_faulted(qp->thread->e, p->aperture, offset, offset / 4096);
+	aperture_faulted(qp->thread->e, p->aperture, p->map, offset);
 	return theirs ? refused(qp, q) : EMU_OUT_LOC_PROT;
 }
 

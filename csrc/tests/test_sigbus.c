@@ -145,6 +145,81 @@ static void a_real_fault_is_caught(void)
 	world_close(&w);
 }
 
+static void refused_and_told(uint8_t opcode, uint32_t bytes, uint64_t size)
+{
+	struct emu_engine_event event;
+	struct end a, b;
+
+	end_open(&w, &a, &(struct end_config){ 0 });
+	end_open(&w, &b, &(struct end_config){ 0 });
+	end_connect(&a, &b);
+	post(&a, rdma(opcode, 1, 0, bytes, 0x100, 0, 0x800));
+	expect_wc(&a, 1, EMU_WC_REM_ACCESS_ERR);
+	event = next_event(&w, EMU_ENG_SIGBUS);
+	CHECK_EQ(event.id, aperture);
+	CHECK(event.offset >= size);
+	end_close(&a);
+	end_close(&b);
+}
+
+/* The time of change may be as coarse as the timer's tick. */
+static void resize(off_t size)
+{
+	struct stat before, after;
+
+	CHECK_EQ(fstat(host, &before), 0);
+	do
+		CHECK(ftruncate(host, size) == 0 && fstat(host, &after) == 0);
+	while (before.st_ctim.tv_sec == after.st_ctim.tv_sec && before.st_ctim.tv_nsec == after.st_ctim.tv_nsec);
+}
+
+/* Each time anew, also to the same size, whether or not somebody used the file while it was whole. */
+static void every_truncation_is_told(int used_between)
+{
+	struct end a, b;
+	char byte = 1;
+
+	world_open(&w, &(struct world_config){ .bytes = FILE_BYTES });
+	host_add(0x800);
+	mr_add(&w, 0x100, 0, FILE_BYTES);
+	for (int i = 0; i < 6; i++) {
+		resize(i < 3 ? 0 : 8192);
+		refused_and_told(i % 2 ? EMU_WR_RDMA_READ : EMU_WR_RDMA_WRITE, 65536, i < 3 ? 0 : 8192);
+		CHECK_EQ(emu_cpu_write(w.e, aperture, FILE_BYTES - 1, &byte, 1), -EFAULT); /* and only once for all of these */
+		CHECK_EQ(emu_cpu_read(w.e, aperture, FILE_BYTES / 2, &byte, 1), -EFAULT);
+		for (struct emu_engine_event e; emu_events_take(w.e, &e, 1);)
+			CHECK(e.kind != EMU_ENG_SIGBUS);
+		resize(FILE_BYTES);
+		if (used_between) {
+			end_open(&w, &a, &(struct end_config){ 0 });
+			end_open(&w, &b, &(struct end_config){ 0 });
+			end_connect(&a, &b);
+			post(&a, rdma(EMU_WR_RDMA_WRITE, 2, 0, FILE_BYTES, 0x100, 0, 0x800));
+			expect_wc(&a, 2, EMU_WC_SUCCESS);
+			end_close(&a);
+			end_close(&b);
+		}
+	}
+	close(host);
+	world_close(&w);
+}
+
+/* The same for memory that is not looked at before it is touched. */
+static void every_fault_of_a_device_is_told(void)
+{
+	world_open(&w, &(struct world_config){ .bytes = FILE_BYTES });
+	for (int i = 1; i < 4; i++) {
+		char byte;
+
+		CHECK_EQ(ftruncate(w.fd, FILE_BYTES / 2 - i * 8192), 0);
+		CHECK_EQ(emu_cpu_read(w.e, (uint32_t)w.aperture, FILE_BYTES / 2, &byte, 1), -EFAULT);
+		CHECK_EQ(next_event(&w, EMU_ENG_SIGBUS).offset, FILE_BYTES / 2);
+		CHECK_EQ(emu_cpu_read(w.e, (uint32_t)w.aperture, FILE_BYTES / 2 + 4096, &byte, 1), -EFAULT);
+		CHECK(!event_pending(&w));
+	}
+	world_close(&w);
+}
+
 static uint32_t stop;
 
 static void *steady(void *arg)
@@ -298,6 +373,9 @@ int main(void)
 	}
 	the_local_side_faults();
 	a_real_fault_is_caught();
+	every_truncation_is_told(0);
+	every_truncation_is_told(1);
+	every_fault_of_a_device_is_told();
 	the_table_of_generations_is_truncated();
 	the_operation_log_is_truncated(0);
 	the_operation_log_is_truncated(EMU_OPLOG_HEADER);

@@ -37,3 +37,20 @@ def test_the_broker_survives_its_own_files(fresh, party, what):
     if what == "log":
         with pytest.raises(oplog.OplogError):
             oplog.read_oplog(victim(node, what))
+
+
+def test_every_truncation_of_a_host_file_is_told(fresh, party, tmp_path):
+    node, target = fresh("none", "64M"), tmp_path / "host"
+    target.write_bytes(b"x" * (1 << 20))
+    here = party(node)
+    told = here.memory("h", 1 << 20, path=str(target))
+    here.memory("m", 4096)
+    for turn in range(3):
+        a, b = here.pair(f"a{turn}"), here.pair(f"b{turn}")
+        here.connect(f"a{turn}", b)
+        here.connect(f"b{turn}", a)
+        os.truncate(target, 0)
+        assert here.do(f"a{turn}", "write", "m", rkey=told["rkey"], addr=told["addr"]) == "REM_ACCESS_ERR"
+        while here.event()["event"] != "MEMORY_FAULT":
+            pass  # asynchronous events of the queue pairs
+        os.truncate(target, 1 << 20)

@@ -40,7 +40,7 @@ enum emu_engine_event_kind {
 	EMU_ENG_UNMAPPED = 2, /* cookie */
 	EMU_ENG_QP_GONE = 3,  /* cookie: nothing refers to the removed QP any more */
 	EMU_ENG_ASYNC = 4,    /* id = qp or cq number, code = enum emu_async_event */
-	EMU_ENG_SIGBUS = 5,   /* id = aperture, offset = byte that faulted (latched: once an aperture and size) */
+	EMU_ENG_SIGBUS = 5,   /* id = aperture, offset = byte that faulted (latched: once an aperture and change of its file) */
 	EMU_ENG_HELD = 6,     /* id = thread, code = enum emu_hold_point, cookie = key, offset = wr_id */
 };
 
