@@ -62,12 +62,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     specs = list(rows(*_chosen(args)))
-    out = _evidence_folder(Path(args.out), [spec.label for spec in specs])
-    _can_write(args.json, args.html)
     options = Options(
-        out=out, seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
+        out=Path(args.out), seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
         progress=partial(print, file=sys.stderr, flush=True),
     )  # fmt: skip
+    _is_ours(options.out)
+    _can_write(args.json, args.html)
+    _make_room(options.out, [spec.label for spec in specs])
     result = _interruptible(compare(specs, options))
     _deliver(args, result)
     return exit_code(result["rows"])
@@ -122,18 +123,21 @@ def _jobs(args: argparse.Namespace) -> int:
     return count
 
 
-def _evidence_folder(out: Path, labels: Sequence[str]) -> Path:
-    """A folder of ours: new, empty, or used by an earlier comparison, whose rows of the same names are replaced."""
+def _is_ours(out: Path) -> None:
+    """The evidence folder: new, empty, or of an earlier comparison. Marked, so that results may be put into it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / MARKER).exists() and any(out.iterdir()):
             raise CommandError(f"compare --out {out}: ENOTEMPTY: it holds something else; name a new folder")
         (out / MARKER).touch()
-        for label in labels:
-            shutil.rmtree(out / label, ignore_errors=True)
     except OSError as error:
         raise CommandError(f"compare --out {out}: {_code(error)}: {error.strerror}") from error
-    return out
+
+
+def _make_room(out: Path, labels: Sequence[str]) -> None:
+    """Rows of the same names are replaced. Called when everything that was asked for has been found possible."""
+    for label in labels:
+        shutil.rmtree(out / label, ignore_errors=True)
 
 
 def _can_write(*targets: str | None) -> None:

@@ -20,6 +20,7 @@ import errno
 import itertools
 import os
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -172,6 +173,8 @@ class Connection:
 
     def close(self) -> None:
         """End the session: the broker takes everything back. Idempotent."""
+        if sys.is_finalizing():  # the thread is frozen by now, perhaps with the lock: the kernel closes the door with the process
+            return
         with self._lock:
             if self._closing:
                 return

@@ -165,6 +165,16 @@ def test_a_wrong_request_is_refused_at_once_in_words(tmp_path, arguments, named)
     assert done.stdout == ""
 
 
+def test_a_wrong_request_costs_no_earlier_evidence(tmp_path):
+    old = tmp_path / "none-truncate-dax-deaf"
+    old.mkdir()
+    (tmp_path / ".emu-compare").touch()
+    for wrong in (["--jobs", "0"], ["--runs", "0"], ["--json", "/proc/no/such"]):
+        chosen = ["--protocols", "none", "--events", "truncate", "--backings", "dax", "--holders", "deaf"]
+        assert compare(*chosen, "--out", str(tmp_path), *wrong).returncode == 64
+        assert old.is_dir()
+
+
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     done = compare("--out", str(tmp_path))
