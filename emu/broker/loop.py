@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from emu.broker.memory import Memory
     from emu.broker.reception import Reception
     from emu.broker.record import Record
-    from emu.broker.sessions import Sessions
+    from emu.broker.sessions import Session, Sessions
     from emu.broker.steps import Steps
     from emu.broker.timers import Name, Timers
     from emu.engine.broker import Engine, EngineEvent
@@ -46,6 +46,7 @@ PACKETS = 16  # packets of one door a turn
 VISITORS = 16  # new doors a turn
 SILENCE_TIMER = "silence"
 DOOR_TIMER = "door"
+KEPT_PAUSE = 0.02  # seconds until a client that did not read is tried again
 DOOR_PAUSE = 0.1  # seconds without new doors when descriptors have run out
 CQ_ERR = 0  # IBV_EVENT_CQ_ERR
 _READ = select.EPOLLIN | select.EPOLLRDHUP
@@ -68,6 +69,7 @@ class Loop:
         self._masks: dict[int, int] = {}
         self._stopping = False
         self.turns = 0
+        self.cut_off = 0  # sessions that read no answers
         admin.spin = self._serve_held
         memory.breathe = self._serve_between
         self.watch(door.fileno(), self._welcome)
@@ -91,7 +93,14 @@ class Loop:
             self.turns += 1
 
     def _patience(self) -> float | None:
-        return 0 if self._steps.waiting or self._router.pending else self._timers.wait()
+        return 0 if self._steps.waiting else self._idle()
+
+    def _idle(self) -> float | None:
+        """How long nothing needs us; libzmq does not say when a client for whom something is kept has room."""
+        if self._router.pending:
+            return 0
+        due = self._timers.wait()
+        return min(due if due is not None else KEPT_PAUSE, KEPT_PAUSE) if self._router.keeping else due
 
     def serve_once(self, timeout: float | None) -> None:
         """Gather: everything that came becomes an event in the queue, or is answered."""
@@ -102,12 +111,13 @@ class Loop:
             if (message := self._router.receive()) is None:
                 break
             self._reception.message(*message)
+        self._router.flush()
         for name in self._timers.due():
             self._timer(name)
 
     def _serve_held(self) -> bool:
         """Half a turn while a hold point stops the other half."""
-        self.serve_once(0 if self._router.pending else self._timers.wait())
+        self.serve_once(self._idle())
         self._settle()
         return not self._stopping
 
@@ -118,11 +128,22 @@ class Loop:
 
     def _settle(self) -> None:
         """What the turn left behind."""
+        while self._sessions.overrun:
+            self._cut_off(self._sessions.overrun.pop())
         while self._sessions.broken:
             self._hang_up(self._sessions.broken.pop())
         while self._sessions.writers:
             self._rewatch(self._sessions.writers.pop())
         self._record.flush()
+
+    def _cut_off(self, session: Session) -> None:
+        """Its answers pile up: it is lost, as if it had died."""
+        self._record.shell("CutOff", session=session.number, client=session.name)
+        self.cut_off += 1
+        if session.door is not None:
+            self._hang_up(session.door)
+        else:
+            self._reception.lost(session)
 
     # ---- the door
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from emu.broker.hostfiles import wants_descriptor
 from emu.core.events import Requested, SessionLost, SessionOpened
-from emu.core.requests import DOOR_ONLY, FsRead, Request
+from emu.core.requests import DOOR_ONLY, FsRead, FsWrite, Request
 from emu.wire import codec
 from emu.wire.codec import NAMES, Bind, Hello, HoldArm, HoldRelease, HoldWait, Ping, Stats
 from emu.wire.door import DOOR_DATA_LIMIT, DOOR_LIMIT
@@ -122,7 +122,9 @@ class Reception:
             self._at_router(identity, request, op)
         except Malformed as error:
             self.refused += 1
-            self._router.send(identity, codec.encode_error(error.request or request, error.errno, str(error)))
+            self._sessions.tell(
+                identity, codec.encode_error(error.request or request, error.errno, str(error))
+            )
 
     def _at_router(self, identity: bytes, request: int, op: Request) -> None:
         session = self._sessions.of_identity(identity)
@@ -150,14 +152,14 @@ class Reception:
         session = self._sessions.open(op.name, wants=op.wants, door=None)
         self._sessions.bind(session.token, identity)
         self._submit(SessionOpened(session.number, op.name, door=False, wants=op.wants))
-        self._router.send(identity, codec.encode_reply(request, self._greeting(session)))
+        self._sessions.tell(identity, codec.encode_reply(request, self._greeting(session)))
 
     def _bind(self, identity: bytes, request: int, op: Bind) -> None:
         session = self._sessions.bind(op.token, identity)
         if session is None:
             raise Malformed(errno.EACCES, "op bind: this token is nobody's")
         session.heard = time.monotonic()
-        self._router.send(identity, codec.encode_reply(request, {"session": session.number}))
+        self._sessions.tell(identity, codec.encode_reply(request, {"session": session.number}))
 
     def _greeting(self, session: Session) -> dict[str, object]:
         return {
@@ -171,7 +173,7 @@ class Reception:
     # ---- by either
 
     def _request(self, session: Session, request: int, op: Request, way: Way, host: HostFile | None) -> None:
-        why = self._sessions.begin(session, request, way)
+        why = self._sessions.begin(session, request, way, _data(op))
         if why:
             if host is not None:
                 self._files.close(host.handle)
@@ -194,6 +196,11 @@ class Reception:
             self._sessions.fail(
                 session.number, request, error.errno or errno.EIO, error.strerror or str(error)
             )
+
+
+def _data(op: Request) -> int:
+    """Bytes of data that it brings, or that its answer will bring."""
+    return op.length if isinstance(op, FsRead) else len(op.data) if isinstance(op, FsWrite) else 0
 
 
 def _check_whole(packet: Packet) -> None:

@@ -2,7 +2,8 @@
 
 A session is opened by `hello` on the door (its context; it may own memory) or through the ROUTER (remote: control only). A DEALER
 binds itself to a session by the token that the door gave out; from then on events go there. Every request is answered by the way
-it came. A session whose door hangs up stays in the book, mute, until the core has taken back all it held (`forget`).
+it came. Who asks for more than OWED bytes without reading is refused (EAGAIN), and who lets answers pile up all the same is cut off
+(`overrun`); events that nobody takes are dropped and counted. A session whose door hangs up stays in the book, mute, until the core has taken back all it held (`forget`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from emu.wire.router import Router
 
 OUTSTANDING = 4096  # requests of one session that may be under way
+OWED = 16 << 20  # bytes of data in requests under way and in answers that wait to be read, of one session
+EVENT_ROOM = 1 << 20  # bytes that may wait for a client when an event comes; what is above is for answers
 Way = bytes | None  # the identity a request came from; None: the door
 
 
@@ -38,7 +41,10 @@ class Session:
     identity: bytes | None = None
     heard: float = 0.0
     mute: bool = False  # lost: nothing is said to it any more
-    ways: dict[int, Way] = field(default_factory=dict)  # by request under way
+    ways: dict[int, tuple[Way, int]] = field(
+        default_factory=dict
+    )  # by request under way; with its bytes of data
+    owed: int = 0  # bytes of data of the requests under way
     events_lost: int = 0
 
 
@@ -52,6 +58,7 @@ class Sessions:
         self._by_token: dict[bytes, Session] = {}
         self._by_identity: dict[bytes, Session] = {}
         self.broken: list[DoorConnection] = []  # a send found the peer gone; the loop hangs up
+        self.overrun: list[Session] = []  # reads no answers; the loop cuts it off
         self.writers: set[DoorConnection] = set()  # something waits for room; the loop watches
 
     def __iter__(self) -> Iterator[Session]:
@@ -80,7 +87,7 @@ class Sessions:
         if session is None or session.mute:
             return None
         if session.identity is not None:
-            self._by_identity.pop(session.identity, None)
+            self._unbind(session.identity)
         if (other := self._by_identity.pop(identity, None)) is not None:
             other.identity = None
         session.identity = identity
@@ -92,8 +99,12 @@ class Sessions:
         session.mute = True
         self._by_token.pop(session.token, None)
         if session.identity is not None:
-            self._by_identity.pop(session.identity, None)
+            self._unbind(session.identity)
         session.ways.clear()
+
+    def _unbind(self, identity: bytes) -> None:
+        self._by_identity.pop(identity, None)
+        self._router.forget(identity)
 
     def forget(self, number: int) -> Session | None:
         """The core holds nothing of it any more."""
@@ -108,14 +119,21 @@ class Sessions:
 
     # ---- requests and their answers
 
-    def begin(self, session: Session, request: int, way: Way) -> str:
-        """Note how request came. Returns why it cannot be taken, or nothing."""
+    def begin(self, session: Session, request: int, way: Way, data: int = 0) -> str:
+        """Note how request came; `data`: bytes it brings or asks for. Returns why it cannot be taken, or nothing."""
         if request in session.ways:
             return f"request {request} is still under way: ids of requests under way differ"
         if len(session.ways) >= OUTSTANDING:
             return f"{OUTSTANDING} requests are under way already"
-        session.ways[request] = way
+        if data and session.owed + data + self._unread(session) > OWED:
+            return f"{OWED} bytes are under way or wait to be read already: read the answers"
+        session.ways[request] = (way, data)
+        session.owed += data
         return ""
+
+    def _unread(self, session: Session) -> int:
+        by_router = self._router.kept(session.identity) if session.identity is not None else 0
+        return by_router + (session.door.unread if session.door is not None else 0)
 
     def reply(
         self, number: int, request: int, result: Mapping[str, Any], descriptors: Sequence[int] = ()
@@ -129,11 +147,28 @@ class Sessions:
         session = self._numbered.get(number)
         if session is None or request not in session.ways:
             return  # lost meanwhile
-        way = session.ways.pop(request)
+        way, data = session.ways.pop(request)
+        session.owed -= data
         if way is not None:
-            self._router.send(way, raw)
-        elif session.door is not None:
-            self.say(session.door, request, raw, descriptors)
+            self.tell(way, raw)
+        elif (
+            session.door is not None
+            and not self.say(session.door, request, raw, descriptors)
+            and session.door not in self.broken
+        ):
+            self._overran(session)
+
+    def tell(self, identity: bytes, raw: bytes) -> None:
+        """One answer to a DEALER. For one without a session nothing waits."""
+        session = self._by_identity.get(identity)
+        if session is None:
+            self._router.send(identity, raw)
+        elif not self._router.send(identity, raw, keep=True) and self._router.kept(identity):
+            self._overran(session)  # it is there, and takes nothing
+
+    def _overran(self, session: Session) -> None:
+        if not session.mute and session not in self.overrun:
+            self.overrun.append(session)
 
     def say(self, door: DoorConnection, request: int, raw: bytes, descriptors: Sequence[int] = ()) -> bool:
         """One packet through a door."""
@@ -156,8 +191,9 @@ class Sessions:
             return False
         raw = codec.encode_event(name, values)
         if session.identity is not None:
-            sent = self._router.send(session.identity, raw)
+            room = self._router.kept(session.identity) < EVENT_ROOM
+            sent = self._router.send(session.identity, raw, keep=room)
         else:
-            sent = session.door is not None and self.say(session.door, 0, raw)
+            sent = session.door is not None and not session.door.choked and self.say(session.door, 0, raw)
         session.events_lost += not sent
         return sent

@@ -273,6 +273,8 @@ class _Broker:
             "wire": {
                 "sessions": len(sessions),
                 "dropped": self._router_socket.dropped,
+                "kept": self._router_socket.keeping,
+                "cut_off": self.loop.cut_off,
                 "events_lost": sum(session.events_lost for session in sessions),
             },
             "run": str(self.run) if self.run else None,

@@ -32,6 +32,7 @@ DOOR_DATA_LIMIT = 128 << 10  # data that one message through the door may carry
 DESCRIPTORS = 4  # at most, a packet
 PATH_LIMIT = 107  # bytes of a unix socket's path
 QUEUE_LIMIT = 1024  # packets that wait for a client that does not read
+QUEUE_BYTES = 32 << 20  # and their bytes
 _ANCILLARY = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
 
 
@@ -146,6 +147,7 @@ class DoorConnection:
         self.sock = sock
         self.fd = sock.fileno()
         self.dropped = 0  # packets refused because the queue was full
+        self.unread = 0  # bytes in the queue
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
 
     @property
@@ -156,7 +158,7 @@ class DoorConnection:
     @property
     def choked(self) -> bool:
         """Take no more requests from it until it reads its answers."""
-        return len(self._queue) >= QUEUE_LIMIT // 2
+        return len(self._queue) >= QUEUE_LIMIT // 2 or self.unread >= QUEUE_BYTES // 2
 
     def receive(self) -> Packet | None:
         return receive(self.sock)
@@ -170,9 +172,10 @@ class DoorConnection:
                 pass  # queued below
             else:
                 return True
-        if len(self._queue) >= QUEUE_LIMIT:
+        if len(self._queue) >= QUEUE_LIMIT or self.unread + len(data) > QUEUE_BYTES:
             self.dropped += 1
             return False
+        self.unread += len(data)
         self._queue.append((data, tuple(os.dup(fd) for fd in descriptors)))
         return True
 
@@ -185,6 +188,7 @@ class DoorConnection:
             except BlockingIOError:
                 return
             self._queue.popleft()
+            self.unread -= len(data)
             for descriptor in descriptors:
                 os.close(descriptor)
 

@@ -6,12 +6,14 @@ import os
 import random
 import resource
 import socket
+import time
 
 import msgpack
 import pytest
 import zmq
 from served import PATIENCE, Served
 
+from emu.broker.sessions import OWED
 from emu.wire import codec, door
 from emu.wire.client import Dealer
 from emu.wire.errors import RequestRefused
@@ -220,3 +222,32 @@ def test_when_descriptors_run_out_newcomers_wait_and_everybody_else_is_served(tm
             sock.close()
         assert all(answer["ok"] or answer["errno"] == "EMFILE" for answer in answers)
         assert any(answer["ok"] for answer in answers)
+
+
+def test_a_dealer_that_asks_and_never_reads_costs_little_memory(served, owner):
+    owner.call("fs_create", path="/mnt/read", size=1 << 20)
+    before = owner.call("stats").result["process"]["rss"]
+    with zmq.Context() as context, context.socket(zmq.DEALER) as deaf:
+        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1)):
+            deaf.setsockopt(option, value)
+        deaf.connect(f"ipc://{served.directory}/zmq")
+        deaf.send(codec.encode_request("hello", 1, {"version": 1}))
+        for request in range(2, 400):
+            deaf.send(
+                codec.encode_request(
+                    "fs_read", request, {"path": "/mnt/read", "offset": 0, "length": 1 << 20}
+                )
+            )
+        deaf.send(codec.encode_request("fs_create", 400, {"path": "/mnt/last", "size": 0}))
+        await_file(owner, "/mnt/last")
+        stats = owner.call("stats").result
+        assert stats["wire"]["kept"] <= OWED + (1 << 20)
+        assert stats["process"]["rss"] - before < 100 << 20
+    owner.call("fs_unlink", path="/mnt/read")
+    owner.call("fs_unlink", path="/mnt/last")
+
+
+def await_file(node, path):
+    deadline = time.monotonic() + PATIENCE
+    while path not in [file["path"] for file in node.call("fs_ls", path="/mnt").result["files"]]:
+        assert time.monotonic() < deadline, f"{path} does not appear"

@@ -1,12 +1,13 @@
 """The ROUTER answers by identity, never blocks, and binds only where it may."""
 
 import errno
+import select
 
 import pytest
 import zmq
 
 from emu.wire.errors import WireError
-from emu.wire.router import Router, check_address
+from emu.wire.router import KEPT_LIMIT, RECEIVE_LIMIT, SEND_LIMIT, Router, check_address
 
 
 @pytest.fixture
@@ -86,3 +87,80 @@ def test_an_address_in_use_is_said():
         Router(tcp.addresses)
     tcp.close()
     assert caught.value.errno == errno.EADDRINUSE
+
+
+def unread(context, router):
+    """A DEALER that has sent one message, and reads nothing yet."""
+    client = context.socket(zmq.DEALER)
+    for option, value in ((zmq.IDENTITY, b"me"), (zmq.LINGER, 0), (zmq.RCVHWM, 1)):
+        client.setsockopt(option, value)
+    client.connect(router.addresses[0])
+    client.send(b"ask")
+    await_message(router)
+    return client
+
+
+LARGE = bytes(256 << 10)  # some fit into the kernel's buffers
+
+
+def test_what_a_client_does_not_read_waits_within_a_limit_and_the_rest_is_counted(router):
+    with zmq.Context() as context, unread(context, router):
+        taken = 0
+        while router.send(b"me", LARGE, keep=True):
+            taken += 1
+            assert taken < 1000
+        assert KEPT_LIMIT - len(LARGE) < router.kept(b"me") == router.keeping <= KEPT_LIMIT
+        assert taken * len(LARGE) < KEPT_LIMIT + (SEND_LIMIT + 16) * len(LARGE)
+        assert router.dropped == 1
+        router.forget(b"me")
+        assert router.keeping == 0
+
+
+def test_for_a_client_without_a_session_nothing_is_kept(router):
+    with zmq.Context() as context, unread(context, router):
+        taken = 0
+        while router.send(b"me", LARGE):
+            taken += 1
+            assert taken < 1000
+        assert (router.keeping, router.dropped) == (0, 1)
+
+
+def test_what_was_kept_arrives_in_order_when_the_client_reads(router):
+    with zmq.Context() as context, unread(context, router) as client:
+        for n in range(64):
+            assert router.send(b"me", b"%d " % n + LARGE, keep=True)
+        assert router.keeping
+        for n in range(64):
+            for _ in range(10_000):
+                router.flush()
+                if client.poll(10):
+                    break
+            assert client.recv(zmq.NOBLOCK).startswith(b"%d " % n)
+        assert router.keeping == 0
+
+
+def test_what_was_kept_for_a_client_that_left_is_forgotten(router):
+    with zmq.Context() as context:
+        with unread(context, router):
+            while not router.keeping:
+                assert router.send(b"me", LARGE, keep=True)
+        for _ in range(10_000):
+            router.receive()
+            router.flush()
+            if not router.keeping:
+                return
+            select.select([router.fd], [], [], 0.01)
+    raise AssertionError(f"{router.keeping} bytes wait for a client that left")
+
+
+def test_what_clients_send_and_nobody_reads_waits_with_them(router):
+    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, 1)):
+            client.setsockopt(option, value)
+        client.connect(router.addresses[0])
+        sent = 0
+        while client.poll(1000, zmq.POLLOUT):
+            client.send(LARGE)
+            sent += 1
+            assert sent < 1000
+        assert sent < RECEIVE_LIMIT + 32
