@@ -39,11 +39,23 @@ static void hint(struct emu_engine *e)
 	emu_publish(&e->holds_armed, armed);
 }
 
+/* section_leave may miss a mark, which the loop makes good; a thread that stops before it gets there delays whoever set it. From
+ * here on a period that begins finds an even section. */
+static void look_for_marks(struct emu_thread *t)
+{
+	if (t->section & 1)
+		return;
+	emu_handshake(); /* with grace_start */
+	if (emu_peek(&t->mark))
+		grace_look(t);
+}
+
 void hold_stop(struct emu_thread *t, uint32_t point, const uint32_t *keys, unsigned n, uint64_t wr_id)
 {
 	struct emu_engine *e = t->e;
 	struct hold *h = &e->holds[point];
 
+	look_for_marks(t);
 	pthread_mutex_lock(&e->hold_lock);
 	if (h->armed && concerns(h, keys, n) && h->skip-- == 0) {
 		uint64_t releases = h->releases;
@@ -61,11 +73,12 @@ void hold_stop(struct emu_thread *t, uint32_t point, const uint32_t *keys, unsig
 
 int emu_hold_arm(struct emu_engine *e, uint32_t point, uint32_t key, uint32_t skip)
 {
-	struct hold *h = &e->holds[point];
+	struct hold *h;
 	int err = 0;
 
 	if (point == EMU_HOLD_NONE || point >= EMU_HOLD_POINTS)
 		return -EINVAL;
+	h = &e->holds[point];
 	pthread_mutex_lock(&e->hold_lock);
 	if (h->armed || h->held) {
 		err = -EBUSY;

@@ -330,7 +330,7 @@ static inline void section_enter(struct emu_thread *t)
 	emu_handshake();
 }
 
-/* No handshake here: should the mark be missed, the thread's loop looks again before it does anything else. */
+/* No handshake here: should the mark be missed, the thread looks again in its loop, and before it stops at a hold point. */
 static inline void section_leave(struct emu_thread *t)
 {
 	emu_publish(&t->section, t->section + 1);
