@@ -113,12 +113,24 @@ int64_t wq_pending(struct wq *q)
 	return q->broken ? -1 : (int64_t)n;
 }
 
+typedef uint64_t __attribute__((may_alias)) word;
+
+/* From memory that the client may be writing to: word by word, each read exactly once whatever the compiler thinks of it. */
+static void copy_once(void *to, const void *from, size_t bytes)
+{
+	const word *source = from;
+	word *target = to;
+
+	for (size_t i = 0; i < bytes / sizeof(word); i++)
+		target[i] = emu_peek(&source[i]);
+}
+
 /* The only look at what the client wrote: the copy is checked, and the copy is used. *n > EMU_MAX_SGE: malformed. */
 void wq_copy(const struct wq *q, uint32_t index, struct emu_wqe *wqe, struct emu_sge *sge, uint32_t *n)
 {
 	uint32_t slot = index & (q->depth - 1);
 
-	*wqe = q->ring[slot];
+	copy_once(wqe, &q->ring[slot], sizeof(*wqe));
 	*n = wqe->num_sge;
 	if (*n > q->max_sge) {
 		*n = UINT32_MAX;
@@ -126,7 +138,7 @@ void wq_copy(const struct wq *q, uint32_t index, struct emu_wqe *wqe, struct emu
 	}
 	sge[0] = (struct emu_sge){ wqe->addr, wqe->length, wqe->lkey };
 	for (uint32_t i = 1; i < *n; i++)
-		sge[i] = q->extra[slot * (q->max_sge - 1) + i - 1];
+		copy_once(&sge[i], &q->extra[slot * (q->max_sge - 1) + i - 1], sizeof(sge[i]));
 }
 
 /* One entry of a queue in error. */
@@ -136,7 +148,7 @@ static int flush_one(struct emu_qp *qp, struct wq *q, struct emu_cq *cq, int is_
 
 	if (wq_pending(q) <= 0)
 		return 0;
-	cqe.wr_id = q->ring[q->cons & (q->depth - 1)].wr_id;
+	cqe.wr_id = emu_peek(&q->ring[q->cons & (q->depth - 1)].wr_id);
 	cqe.wq_head = ++q->cons;
 	cq_put(cq, &cqe);
 	return 1;
