@@ -296,6 +296,47 @@ static void a_full_log_keeps_the_newest(void)
 	done();
 }
 
+/* b listens to this one from now on. */
+static void answer_to(struct end *n)
+{
+	CHECK_EQ(modify(&b, EMU_QPS_RESET), 0);
+	to_init(&b);
+	to_rtr(&b, n->qp_num);
+	to_rts(&b);
+}
+
+/* A sum whose slot another queue pair's has taken is left alone, however alike the two are. */
+static void a_slot_that_was_used_again_is_not_added_to(void)
+{
+	struct end c;
+	struct log log;
+
+	fresh(2);
+	end_open(&w, &c, &(struct end_config){ 0 });
+	to_init(&c);
+	to_rtr(&c, b.qp_num);
+	to_rts(&c);
+	write_one(1, 64, EMU_WC_SUCCESS); /* sequence 0 */
+	answer_to(&c);
+	for (uint64_t i = 2; i < 4; i++) { /* 1, and 2 in the slot of 0 */
+		emu_epoch_advance(w.e);
+		post(&c, rdma(EMU_WR_RDMA_WRITE, i, 0, 64, 0x100, HALF, 0x200));
+		expect_wc(&c, i, EMU_WC_SUCCESS);
+	}
+	answer_to(&a);
+	write_one(4, 64, EMU_WC_SUCCESS); /* 3, in the epoch of 2 */
+	log_read(log_file, &log);
+	CHECK_EQ(log.header.written, 4);
+	CHECK_EQ(log.records[0].seq, 2);
+	CHECK_EQ(log.records[0].qp_num, c.qp_num);
+	CHECK_EQ(log.records[0].quanta, 1);
+	CHECK_EQ(log.records[1].qp_num, a.qp_num);
+	CHECK_EQ(log.records[1].wr_id, 4);
+	free(log.records);
+	end_close(&c);
+	done();
+}
+
 static void a_flush_ends_the_sums(void)
 {
 	struct log log;
@@ -353,6 +394,7 @@ int main(void)
 	a_sum_ends_with_its_epoch();
 	absent_memory_swallows_and_gives_ones();
 	a_full_log_keeps_the_newest();
+	a_slot_that_was_used_again_is_not_added_to();
 	a_flush_ends_the_sums();
 	swaps_under_load();
 	return 0;
