@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.world import KINDS, World
+from emu.core.decision import CONTRACT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,7 +181,7 @@ class Search:
 
     def _sort(self) -> None:
         for name in sorted(self._found):
-            binding = name in self.result.promised or name.startswith("contract:")
+            binding = name in self.result.promised or name.startswith(CONTRACT)
             (self.result.breaches if binding else self.result.costs).append(self._found[name])
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from emu.check.evidence import Evidence, Json, Phase
 from emu.check.memory import file_of, foreign_bytes, holes, misplaced_cells
 from emu.check.traffic import Traffic, add_up
+from emu.core.decision import CONTRACT
 from emu.history.journal import Kind
 from emu.history.oplog import OplogError
 from emu.history.stamp import CELL
@@ -132,6 +133,7 @@ class _Judge:
         self._journals()
         self._people()
         self._books()
+        self._contract()
         self._gate()
         self._conclude()
         return self.verdict
@@ -294,6 +296,12 @@ class _Judge:
         for name, blocks in self.row["blocks"].items():
             if blocks["free"] + blocks["owned"] + blocks["quarantined"] != blocks["total"]:
                 self._broke("S6", f"the blocks of {name} do not add up: {blocks}")
+
+    def _contract(self) -> None:
+        """What the core found the protocol to break is a breach whatever was promised."""
+        for phase in self.evidence.phases:
+            if phase.name == "broken":
+                self._broke(f"{CONTRACT}{phase.detail['rule']}", phase.detail["sentence"])
 
     def _gate(self) -> None:
         ours = [p for p in self.evidence.phases if p.reclaim == self.ours]

@@ -45,6 +45,7 @@ from emu.check.world_model import (
 from emu.core import effects as do
 from emu.core import events, requests
 from emu.core.canonical import canonical_rows
+from emu.core.decision import CONTRACT
 from emu.core.machine import Core
 from emu.core.rows import BLOCK
 
@@ -225,7 +226,7 @@ class World:
             rule = effect.detail.get("rule")
             if rule:
                 self.judge.breaks(
-                    (f"contract:{rule}", f"{self.protocol.name} broke it, and its reclaim ended with EPROTO")
+                    (f"{CONTRACT}{rule}", f"{self.protocol.name} broke it, and its reclaim ended with EPROTO")
                 )
             if effect.phase == "unmapped" and effect.keys:
                 self.judge.meet("an MR was revoked")

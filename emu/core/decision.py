@@ -45,6 +45,8 @@ VERBS: Mapping[str, str] = {
     "disarm": "stop the timer",
 }
 
+CONTRACT: Final = "contract:"  # before a rule's name, where checkers report it among the invariants
+
 # The rules that the core checks; `ProtocolBroke.rule` is one of them.
 RULES: Mapping[str, str] = {
     "known-answer": "a decision is a Decision of known actions with arguments of their type",

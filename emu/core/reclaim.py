@@ -113,11 +113,12 @@ def settle(b: Books) -> None:
 def break_off(b: Books, number: int, error: ProtocolBroke) -> None:
     """The protocol broke the contract: the reclaim ends with EPROTO, nothing (more) is freed."""
     row = b.reclaims[number]
+    scope.phase(b, number, "broken", {"rule": error.rule, "sentence": str(error)})
     if not row.returned:
         definite = not row.applied
         fail(b, row.session, row.request, error.errno, f"{error}: change the mount's protocol", definite)
         b.reclaims.put(number, row._replace(returned=True, errno=error.errno))
-        scope.phase(b, number, "returned", {"errno": error.errno, "rule": error.rule})
+        scope.phase(b, number, "returned", {"errno": error.errno})
     end(b, number)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emu.check.verdict import PRECEDENCE, Verdict
+from emu.core.decision import CONTRACT
 from emu.lab.claims import agrees, claim_for
 from emu.lab.plan import CONTROLS
 
@@ -154,11 +155,11 @@ class RowResult:
 
 
 def breaches(runs: Iterable[RunResult], promises: Sequence[str]) -> list[list[str]]:
-    """Rules that were promised and broken, each once."""
+    """Rules that were broken and had been promised, or are everybody's (`contract:`), each once."""
     found: dict[str, str] = {}
     for run in runs:
         for rule, sentence in run.verdict.violated:
-            if rule in promises:
+            if rule in promises or rule.startswith(CONTRACT):
                 found.setdefault(rule, sentence)
     return [[rule, sentence] for rule, sentence in found.items()]
 

@@ -173,7 +173,9 @@ class Connection:
 
     def close(self) -> None:
         """End the session: the broker takes everything back. Idempotent."""
-        if sys.is_finalizing():  # the thread is frozen by now, perhaps with the lock: the kernel closes the door with the process
+        if (
+            sys.is_finalizing()
+        ):  # the thread is frozen by now, perhaps with the lock: the kernel closes the door with the process
             return
         with self._lock:
             if self._closing:
