@@ -2,17 +2,19 @@
 
 What takes time is answered later, by an event of the engine's or when the worker has done it; everything else within the call. Answers are submitted as events, never
 fed to the core from here. An effect that carries a token, a cookie or a key passes its OSError on in its answer. One that has no answer and
-fails is a defect or a consequence of memory that is gone: it is written into the history and counted (`failures`), and the broker goes on.
+fails is a defect or a consequence of memory that is gone: it is written into the history and on stderr and counted (`failures`), and
+the broker goes on.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from emu.core import effects as fx
-from emu.core.events import Answered, KeyInstalled, Quiesced
+from emu.core.events import Answered, KeyInstalled, Quiesced, Unmapped
 from emu.host.files import punch
 
 if TYPE_CHECKING:
@@ -68,15 +70,19 @@ class Effects:
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise OSError(errno.EIO, f"{type(effect).__name__}: {type(error).__name__}: {error}") from error
 
-    def prepare(self, effect: fx.Effect) -> None:
-        """What of it can fail for want of space, before the commit. Raises OSError."""
+    def prepare(self, effect: fx.Effect) -> bool:
+        """What of it can fail for want of space, before the commit. Raises OSError. Whether there is something to take back."""
         if isinstance(effect, fx.Online):
-            self._memory.prepare_online(effect.aperture, effect.device)
+            self._memory.prepare_online(effect.aperture, effect.device, effect.namespace)
+            return True
+        return False
 
     def take_back(self, effect: fx.Effect) -> None:
-        """The step of this before-commit effect has been undone."""
+        """The step of this effect, which was carried out or prepared, has been undone."""
         if isinstance(effect, fx.Allocate):
             self.carry_out(fx.Release(effect.aperture, effect.runs))
+        elif isinstance(effect, fx.Online):
+            self._memory.discard_prepared(effect.device)
 
     def grace_ended(self, cookie: int) -> bool:
         """Whether the engine's answer was to a cookie of ours."""
@@ -88,20 +94,22 @@ class Effects:
     def _failed(self, effect: fx.Effect, error: OSError) -> None:
         number = error.errno or errno.EIO
         self._record.shell("EffectFailed", effect=type(effect).__name__, errno=number, error=str(error))
-        token = getattr(effect, "token", None)
-        if token is not None:
+        if token := getattr(effect, "token", 0):
             self._submit(_answered(token, error))
         elif isinstance(effect, fx.InstallKey):
             self._submit(KeyInstalled(effect.key, number))
         elif isinstance(effect, fx.Quiesce):
             self._submit(Quiesced(effect.cookie, number))
+        elif isinstance(effect, fx.Unmap):
+            self._submit(Unmapped(effect.cookie, number))
         else:
             self.failures += 1
+            print(f"emu: broker: {type(effect).__name__} failed behind its commit: {error}", file=sys.stderr)
 
     # ---- memory and blocks
 
     def _open_device(self, e: fx.OpenDevice) -> None:
-        self._memory.open_device(e.aperture, e.name, e.blocks, e.owned)
+        self._memory.open_device(e.aperture, e.name, e.blocks, e.owned, e.namespace)
 
     def _allocate(self, e: fx.Allocate) -> None:
         self._memory.allocate(e.aperture, e.runs)
@@ -139,9 +147,12 @@ class Effects:
 
     def _offline(self, e: fx.Offline) -> None:
         self._memory.offline(e.aperture)
+        if e.token:
+            self._submit(Answered(e.token))
 
     def _online(self, e: fx.Online) -> None:
-        self._memory.online(e.aperture, e.device)
+        self._memory.online(e.aperture, e.device, e.namespace)
+        self._submit(Answered(e.token))
 
     def _open_anon(self, e: fx.OpenAnon) -> None:
         self._keep(e.token, self._memory.open_anon(e.aperture, e.bytes), ("aperture", e.aperture))

@@ -1,6 +1,7 @@
 """The apertures behind the core's numbers: device images with their tables of generations, clients' memory, host files.
 
     DIR/NAME.img          the device's bytes; .img.gone-K: namespaces that were unplugged, the last two, as evidence
+    DIR/NAME.*.new-N      namespace N, prepared: appears when N is committed, at the next start at the latest; any other is removed
     DIR/NAME.gen          u32 a block: even while the block is allocated, odd while it is free, one more at each change
 
 The allocator's side of the engine keeps the table (Allocate, Release); at a start the parity of each block is brought to what
@@ -67,8 +68,16 @@ class Memory:
 
     # ---- devices
 
-    def open_device(self, aperture: int, name: str, blocks: int, owned: Sequence[Run]) -> None:
-        """Map image and table, both made when they are missing, and bring the table to what the books say."""
+    def open_device(
+        self, aperture: int, name: str, blocks: int, owned: Sequence[Run], namespace: int = 1
+    ) -> None:
+        """Map image and table, both made when they are missing, and bring the table to what the books say.
+
+        `namespace`: the committed one; if its broker was killed before it appeared, it appears now.
+        """
+        _spare(self._files(name)[0]).unlink(missing_ok=True)
+        self.discard_prepared(name, but=namespace)
+        self._show(name, namespace)
         size = blocks * BLOCK
         fd = open_sized(self._directory / f"{name}.img", size)
         gens_fd = open_sized(self._directory / f"{name}.gen", blocks * _GENERATION)
@@ -109,23 +118,39 @@ class Memory:
         """The namespace is gone; its image stays until another one comes."""
         self._engine.aperture_swap(self.number(aperture))
 
-    def prepare_online(self, aperture: int, name: str) -> None:
-        """Have the next namespace: canary everywhere. Nobody sees it yet. Raises OSError, as ENOSPC, and Later while it is made."""
-        fresh, _ = self._fresh(name)
-        self._spares.demand(fresh, self._apertures[aperture].bytes)
-
-    def online(self, aperture: int, name: str) -> None:
-        """What was prepared appears at the same addresses, all blocks free."""
-        held = self._apertures[aperture]
-        fresh, fresh_table = self._fresh(name)
-        image, table = self._directory / f"{name}.img", self._directory / f"{name}.gen"
-        gens_fd = _write_table(fresh_table, _next_generations(table, held.bytes // BLOCK))
-        fd = open_sized(fresh, held.bytes)
+    def prepare_online(self, aperture: int, name: str, namespace: int) -> None:
+        """Have the next namespace, canary everywhere, and its table; nobody sees them yet. Raises OSError, as ENOSPC, with nothing left
+        behind, and Later while it is made.
+        """
+        image, table = self._files(name)
+        held, spare = self._apertures[aperture], _spare(image)
+        self._spares.demand(spare, held.bytes)
+        self._spares.used(spare)
         try:
-            self._put_aside(image)
-            fresh.rename(image)
-            self._spares.used(fresh)
-            fresh_table.rename(table)
+            spare.rename(_prepared(image, namespace))
+            _write_table(_prepared(table, namespace), _next_generations(table, held.bytes // BLOCK))
+        except BaseException:
+            self.discard_prepared(name)
+            spare.unlink(missing_ok=True)
+            raise
+
+    def discard_prepared(self, name: str, but: int = 0) -> None:
+        """Namespaces that were prepared and never committed. `but`: keep this one."""
+        for base in self._files(name):
+            for path in _beside(base, "new"):
+                if path != _prepared(base, but):
+                    path.unlink()
+
+    def online(self, aperture: int, name: str, namespace: int) -> None:
+        """What was prepared appears at the same addresses, all blocks free. Raises OSError; what was prepared is gone then."""
+        held = self._apertures[aperture]
+        try:
+            self._show(name, namespace)
+            fd, gens_fd = (os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in self._files(name))
+        except BaseException:
+            self.discard_prepared(name)
+            raise
+        try:
             self._engine.aperture_swap(held.number, fd, gens_fd)
         except BaseException:
             os.close(fd)
@@ -135,17 +160,17 @@ class Memory:
         os.close(held.fd)
         held.fd = fd
 
-    def _fresh(self, name: str) -> tuple[Path, Path]:
-        return self._directory / f"{name}.img.new", self._directory / f"{name}.gen.new"
+    def _show(self, name: str, namespace: int) -> None:
+        """Under the names by which a broker finds them. Also what is left of it, when an earlier broker was killed in here."""
+        image, table = self._files(name)
+        if _prepared(image, namespace).exists():
+            _put_aside(image)
+            _prepared(image, namespace).rename(image)
+        if _prepared(table, namespace).exists():
+            _prepared(table, namespace).rename(table)
 
-    def _put_aside(self, image: Path) -> None:
-        aside = sorted(
-            image.parent.glob(f"{image.name}.gone-*"), key=lambda path: int(path.name.rpartition("-")[2])
-        )
-        following = int(aside[-1].name.rpartition("-")[2]) + 1 if aside else 1
-        image.rename(image.with_name(f"{image.name}.gone-{following}"))
-        for old in aside[: max(0, len(aside) + 1 - EVIDENCE)]:
-            old.unlink()
+    def _files(self, name: str) -> tuple[Path, Path]:
+        return self._directory / f"{name}.img", self._directory / f"{name}.gen"
 
     # ---- memory of clients, host files
 
@@ -197,6 +222,36 @@ def gaps(owned: Sequence[Run], size: int) -> list[Run]:
     return found
 
 
+def _spare(image: Path) -> Path:
+    """Where the worker makes a namespace that has no number yet."""
+    return image.with_name(f"{image.name}.new")
+
+
+def _prepared(base: Path, namespace: int) -> Path:
+    return base.with_name(f"{base.name}.new-{namespace}")
+
+
+def _beside(base: Path, kind: str) -> list[Path]:
+    """BASE.KIND-NUMBER, in order of their numbers. What else lies there is not ours."""
+    start = f"{base.name}.{kind}-"
+    named = [path for path in base.parent.iterdir() if path.name.startswith(start)]
+    return sorted((path for path in named if path.name.removeprefix(start).isdecimal()), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _put_aside(image: Path) -> None:
+    """The namespace that was: evidence, the last two of them."""
+    aside = _beside(image, "gone")
+    if not image.exists():
+        return
+    image.rename(image.with_name(f"{image.name}.gone-{_number(aside[-1]) + 1 if aside else 1}"))
+    for old in aside[: max(0, len(aside) + 1 - EVIDENCE)]:
+        old.unlink()
+
+
 def _next_generations(table: Path, blocks: int) -> array.array[int]:
     """Of a new namespace: odd, and past everything that a translation of the old one may call its own. Of a table that was
     truncated meanwhile only the length is known; the engine tells namespaces apart by themselves, too.
@@ -206,8 +261,9 @@ def _next_generations(table: Path, blocks: int) -> array.array[int]:
     return array.array("I", ((g + 2 + (g % 2 == 0)) & 0xFFFFFFFF for g in generations))
 
 
-def _write_table(path: Path, generations: array.array[int]) -> int:
-    path.unlink(missing_ok=True)
+def _write_table(path: Path, generations: array.array[int]) -> None:
     fd = open_sized(path, len(generations) * _GENERATION)
-    os.pwrite(fd, generations.tobytes(), 0)
-    return fd
+    try:
+        os.pwrite(fd, generations.tobytes(), 0)
+    finally:
+        os.close(fd)

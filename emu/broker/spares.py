@@ -1,8 +1,8 @@
 """Namespaces made ahead of the step that plugs them in: a file of canaries is filled by the worker while the loop serves everybody.
 
 A namespace that nobody has seen belongs to no order, so it need not be made inside a step. The step that asks for one too early is put
-back (`Later`) and comes again when the file is there. One that was made and not used, since the commit failed or the client
-died, waits for the next plug.
+back (`Later`) and comes again when the file is there. One that was made and not used, since the client died meanwhile, waits for the
+next plug; one whose commit failed is removed, since it may be what the commit lacks space for.
 """
 
 from __future__ import annotations

@@ -113,8 +113,8 @@ class Steps:
             if effect.before_commit:
                 begun.append(effect)
                 self.effects.carry_out(effect)
-            else:
-                self.effects.prepare(effect)
+            elif self.effects.prepare(effect):
+                begun.append(effect)
 
     def _commit(self) -> None:
         delta = self._core.delta()

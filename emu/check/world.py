@@ -5,7 +5,7 @@
     peer       writes under the key without end, one operation at a time, a quantum a block, as long as the engine lets it
     reclaimer  asks once for the event, may interrupt it; after a surprise unplug it plugs the device again
     taker      creates /mnt/b of one block, once
-    engine     may refuse one quiesce (its fault: keys fenced, no confirmation)
+    engine     may refuse one quiesce or unmap (its fault: keys fenced, no confirmation)
     broker     may crash: what is durable is loaded again (one crash in all, the holder's or the broker's)
 
 Time is made of moves; between any two of them anything else may happen that the live shell allows:
@@ -61,6 +61,12 @@ REG, DEREG, ACK, RECLAIM, CANCEL, PLUG, TAKE = 10, 11, 12, 20, 21, 22, 30  # req
 
 
 ACCESS: Final = 7
+
+
+REFUSED: Mapping[str, Callable[[int, int], events.Event]] = {
+    "quiesced": events.Quiesced,
+    "unmapped": events.Unmapped,
+}
 
 
 ASKS: Mapping[str, requests.Request] = {
@@ -149,9 +155,9 @@ class World:
             rest = state._replace(answers=state.answers[:at] + state.answers[at + 1 :])
             event = ANSWERS[name](number)
             yield f"engine: {name} {number}", lambda rest=rest, event=event: self._step(rest, event)  # type: ignore[misc]
-            if name == "quiesced" and not state.refused:
-                no, once = events.Quiesced(number, errno.EIO), rest._replace(refused=True)
-                yield f"fault: quiesce {number} is refused", lambda no=no, once=once: self._step(once, no)  # type: ignore[misc]
+            if name in REFUSED and not state.refused:
+                no, once = REFUSED[name](number, errno.EIO), rest._replace(refused=True)
+                yield f"fault: {name} {number} is refused", lambda no=no, once=once: self._step(once, no)  # type: ignore[misc]
         for timer in state.timers:
             rest = state._replace(timers=tuple(t for t in state.timers if t != timer))
             fired = events.TimerFired(timer)

@@ -104,16 +104,17 @@ def bump(state: State, blocks: tuple[int, ...], parity: int) -> State:
 
 
 def zero(state: State, token: int) -> State:
-    return state._replace(answers=(*state.answers, ("answered", token, False)))
+    """Its answer will come; 0: nobody waits for one."""
+    return state._replace(answers=(*state.answers, ("answered", token, False))) if token else state
 
 
-def offline(state: State) -> State:
-    return state._replace(absent=True)
+def offline(state: State, token: int) -> State:
+    return zero(state._replace(absent=True), token)
 
 
-def online(state: State) -> State:
+def online(state: State, token: int) -> State:
     """A new namespace: every block has changed hands, and is free."""
-    return bump(state, tuple(range(BLOCKS)), 1)._replace(absent=False)
+    return zero(bump(state, tuple(range(BLOCKS)), 1)._replace(absent=False), token)
 
 
 def install(state: State, key: int, blocks: tuple[int, ...]) -> State:
@@ -141,8 +142,8 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.Allocate: lambda e: ("allocate", blocks_of(e.runs)),
     do.Release: lambda e: ("release", blocks_of(e.runs)),
     do.Zero: lambda e: ("zero", e.token),
-    do.Offline: lambda _e: ("offline",),
-    do.Online: lambda _e: ("online",),
+    do.Offline: lambda e: ("offline", e.token),
+    do.Online: lambda e: ("online", e.token),
     do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents)),
     do.Quiesce: lambda e: ("quiesce", e.cookie, e.keys),
     do.Unmap: lambda e: ("unmap", e.cookie, e.keys),
@@ -187,7 +188,7 @@ def renamed(effect: tuple[Any, ...], names: Names) -> tuple[Any, ...]:
         return (name, names.of("cookie", effect[1]), tuple(names.of("key", key) for key in effect[2]))
     if name in {"install", "remove"}:
         return (name, names.of("key", effect[1]), *effect[2:])
-    if name == "zero":
+    if name in {"zero", "offline", "online"}:
         return (name, names.of("token", effect[1]))
     if name == "answer":
         return (*effect[:3], names.of("key", effect[3]))

@@ -6,7 +6,7 @@ Each action is a function (books, reclaim, action) -> bool; True: what stands be
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from emu.core import allocator, files, scope, teardown
 from emu.core.asking import alive, answer
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emu.core.books import Books
+
+RETRY: Final = 0.1  # seconds until an unmap that failed is asked for again
 
 
 def do_gate(b: Books, number: int, _action: Action) -> bool:
@@ -62,6 +64,7 @@ def do_notify(b: Books, number: int, action: Action) -> bool:
 
 
 def do_quiesce(b: Books, number: int, _action: Action) -> bool:
+    _forget_again(b, number)
     row = b.reclaims[number]
     keys = scope.pinned(b, row)
     for key in keys:
@@ -86,13 +89,18 @@ def do_unmap(b: Books, number: int, _action: Action) -> bool:
     row = b.reclaims[number]
     if not row.fenced:
         raise scope.broke(row, "unmap-after-quiesce", "unmap before the quiesce was answered")
+    _forget_again(b, number)
+    _ask_to_unmap(b, number)
+    return False
+
+
+def _ask_to_unmap(b: Books, number: int) -> None:
     scope.phase(b, number, "unmapping")
-    mapped = _quiet(b, row)
+    mapped = _quiet(b, b.reclaims[number])
     if mapped:
         b.emit(Unmap(_await(b, number), mapped))
     else:
         _unmap_answered(b, number)
-    return False
 
 
 def _quiet(b: Books, row: Reclaim) -> tuple[int, ...]:
@@ -140,11 +148,11 @@ def _apply_unplug_file(b: Books, _number: int, row: Reclaim) -> bool:
     return False
 
 
-def _apply_unplug_device(b: Books, _number: int, row: Reclaim) -> bool:
+def _apply_unplug_device(b: Books, number: int, row: Reclaim) -> bool:
     device = b.devices[row.device]
     b.devices.put(row.device, device._replace(online=False))
-    b.emit(Offline(device.aperture, row.device))
-    return False
+    b.emit(Offline(device.aperture, row.device, _host_token(b, number)))
+    return True
 
 
 def _apply_unplug_host(b: Books, _number: int, row: Reclaim) -> bool:
@@ -264,9 +272,13 @@ def _quiesce_answered(b: Books, number: int, refusal: int) -> None:
     b.agenda.append((number, "quiesced"))
 
 
-def unmapped(b: Books, number: int) -> None:
+def unmapped(b: Books, number: int, refusal: int) -> None:
+    """A refusal is no matter of the protocol's: the core asks again until the translations are gone, or the reclaim has ended."""
     row = b.reclaims[number]._replace(cookie=0)
     b.reclaims.put(number, row)
+    if refusal:
+        _again(b, number)
+        return
     teardown.unpin(b, _quiet(b, row))
     _unmap_answered(b, number)
 
@@ -276,8 +288,29 @@ def _unmap_answered(b: Books, number: int) -> None:
     b.agenda.append((number, "unmapped"))
 
 
+def _again(b: Books, number: int) -> None:
+    timer = b.number("timer")
+    b.timers.put(timer, number)
+    b.reclaims.put(number, b.reclaims[number]._replace(again=timer))
+    b.emit(Arm(timer, RETRY))
+
+
+def unmap_again(b: Books, number: int) -> None:
+    b.reclaims.put(number, b.reclaims[number]._replace(again=0))
+    _ask_to_unmap(b, number)
+
+
+def _forget_again(b: Books, number: int) -> None:
+    row = b.reclaims[number]
+    if row.again:
+        b.timers.drop(row.again)
+        b.reclaims.put(number, row._replace(again=0))
+        b.emit(Disarm(row.again))
+
+
 def end(b: Books, number: int) -> None:
     do_disarm(b, number, Action("disarm"))
+    _forget_again(b, number)
     row = b.reclaims[number]
     if row.cookie:
         b.cookies.drop(row.cookie)

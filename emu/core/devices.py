@@ -6,15 +6,15 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.core import allocator, asking, extents, files, queues, registration
-from emu.core.asking import check_path, refuse, reply
+from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice
-from emu.core.errors import Refused
-from emu.core.rows import BLOCK, HOST, Device, Mount
+from emu.core.errors import Refused, errno_name
+from emu.core.rows import BLOCK, HOST, Device, Mount, Token
 
 if TYPE_CHECKING:
     from emu.core.books import Books
-    from emu.core.events import DeviceAdded, MountAdded, Requested
+    from emu.core.events import Answered, DeviceAdded, MountAdded, Requested
     from emu.core.requests import FsPlug, QueryBooks, QueryDevice, SetProtocol
 
 
@@ -38,7 +38,7 @@ def device_added(b: Books, event: DeviceAdded) -> None:
     owned = [(extent[1], extent[2]) for ino in b.files_on.of(event.name) for extent in b.files[ino].extents]
     allocator.restore(b, row.aperture, row.blocks, owned)
     runs = tuple((start * BLOCK, count * BLOCK) for start, count in sorted(owned))
-    b.emit(OpenDevice(row.aperture, event.name, row.blocks, runs))
+    b.emit(OpenDevice(row.aperture, event.name, row.blocks, runs, row.namespace))
     files.restore_zeros(b, event.name)
     if not row.online:
         b.emit(Offline(row.aperture, event.name))
@@ -100,9 +100,27 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
     for ino in b.files_on.of(op.device):
         b.files.drop(ino)
     allocator.forget(b, row.aperture, row.blocks)
-    b.devices.put(op.device, row._replace(online=True, namespace=row.namespace + 1))
-    b.emit(Online(row.aperture, op.device))
-    reply(b, event, {"namespace": row.namespace + 1})
+    namespace, token = row.namespace + 1, b.number("token")
+    b.devices.put(op.device, row._replace(online=True, namespace=namespace))
+    b.tokens.put(token, Token("plugged", event.session, event.request, device=op.device))
+    b.emit(Online(token, row.aperture, op.device, namespace))
+
+
+def plugged(b: Books, _number: int, token: Token, event: Answered) -> None:
+    """The namespace is there; or it is committed and cannot be shown: then the device is unplugged again."""
+    row = b.devices[token.device]
+    if not event.errno:
+        answer(b, token.session, token.request, {"namespace": row.namespace})
+        return
+    b.devices.put(token.device, row._replace(online=False))
+    sentence = f"device {token.device}: the new namespace cannot be mapped ({errno_name(event.errno)}): plug it again"
+    fail(b, token.session, token.request, event.errno, sentence, definite=False)
+
+
+def settled(b: Books, name: str) -> None:
+    """Refuse while the plug of this device has not been answered."""
+    if any(token.kind == "plugged" and token.device == name for _number, token in b.tokens.items()):
+        refuse(errno.EBUSY, f"device {name} is being plugged: try again when that is answered")
 
 
 def query_device(b: Books, event: Requested, _op: QueryDevice) -> None:

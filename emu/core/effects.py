@@ -29,13 +29,14 @@ class Effect:
 @dataclass(frozen=True, slots=True)
 class OpenDevice(Effect):
     """Map a device's image and its table of generations; at a restart bring generations to the parity of free/owned.
-    `owned`: runs that belong to files.
+    `owned`: runs that belong to files. `namespace`: the one that is committed; an Online to it that was cut off is finished.
     """
 
     aperture: int
     name: str
     blocks: int
     owned: tuple[Run, ...]
+    namespace: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +99,23 @@ class Load(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Offline(Effect):
-    """A device's memory is gone: DMA under old translations finds it absent."""
+    """A device's memory is gone: DMA under old translations finds it absent. Answered(token, errno), unless token is 0."""
 
     aperture: int
     device: str
+    token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Online(Effect):
-    """A new namespace appears at the same addresses, filled with the canary."""
+    """A new namespace appears at the same addresses, filled with the canary: prepared before the commit, shown after it.
+    Answered(token, errno).
+    """
 
+    token: int
     aperture: int
     device: str
+    namespace: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,7 @@ class Quiesce(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Unmap(Effect):
-    """Forget the translations of quiesced keys; Unmapped(cookie)."""
+    """Forget the translations of quiesced keys; Unmapped(cookie, errno)."""
 
     cookie: int
     keys: tuple[int, ...]

@@ -91,9 +91,10 @@ class Quiesced(Event):
 
 @dataclass(frozen=True, slots=True)
 class Unmapped(Event):
-    """Answer to Unmap: the translations are gone."""
+    """Answer to Unmap: the translations are gone. errno: they are not."""
 
     cookie: int
+    errno: int = 0
 
 
 @dataclass(frozen=True, slots=True)

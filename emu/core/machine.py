@@ -198,9 +198,9 @@ def unmapped(b: Books, event: events.Unmapped) -> None:
         return
     b.cookies.drop(event.cookie)
     if cookie.reclaim:
-        actions.unmapped(b, cookie.reclaim)
+        actions.unmapped(b, cookie.reclaim, event.errno)
     else:
-        teardown.unmapped(b, cookie.teardown)
+        teardown.unmapped(b, cookie.teardown, event.errno)
 
 
 EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
@@ -256,6 +256,7 @@ ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
     "open_memory": registration.memory_opened,
     "host_applied": reclaim.host_applied,
     "zeroed": reclaim.zeroed,
+    "plugged": devices.plugged,
     "read": files.io_answered,
     "write": files.io_answered,
 }

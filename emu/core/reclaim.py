@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core import allocator, scope
+from emu.core import actions, allocator, scope
 from emu.core.actions import DOING, end
 from emu.core.asking import fail
 from emu.core.decision import END, START, Action, Decision, Facts
@@ -182,12 +182,16 @@ def act(b: Books, number: int, actions: tuple[Action, ...]) -> None:
 
 
 def host_applied(b: Books, _number: int, token: Token, event: Answered) -> None:
-    """The host has done it, or refused: then the request fails with its errno and the rest is left."""
+    """The host (the engine, of a device) has done it, or refused: then the request fails with its errno and the rest is left."""
     row = b.reclaims[token.reclaim]
     rest = row.todo[1:]
     b.reclaims.put(token.reclaim, row._replace(todo=(), applied=not event.errno))
     if event.errno:
-        scope.deny(b, token.reclaim, event.errno, f"the host's filesystem answered {errno_name(event.errno)}")
+        who = "the host's filesystem"
+        if row.device:
+            b.devices.put(row.device, b.devices[row.device]._replace(online=True))
+            who = "the engine"
+        scope.deny(b, token.reclaim, event.errno, f"{who} answered {errno_name(event.errno)}")
         end(b, token.reclaim)
         return
     _go_on(b, token.reclaim, rest)
@@ -227,6 +231,9 @@ def timer_fired(b: Books, event: TimerFired) -> None:
     if number is None:
         return  # disarmed while it rang
     b.timers.drop(event.timer)
+    if b.reclaims[number].again == event.timer:
+        actions.unmap_again(b, number)
+        return
     b.reclaims.put(number, b.reclaims[number]._replace(timer=0))
     b.agenda.append((number, "deadline"))
 

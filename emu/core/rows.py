@@ -159,6 +159,7 @@ class Reclaim(NamedTuple):
     timer: int = 0
     todo: tuple[Action, ...] = ()
     errno: int = 0
+    again: int = 0  # the core's own timer: an unmap that failed is asked for again
 
 
 class Teardown(NamedTuple):
@@ -192,6 +193,7 @@ class Token(NamedTuple):
     handle: int = 0
     length: int = 0
     zeroing: int = 0
+    device: str = ""
 
 
 Row = tuple[object, ...]
@@ -279,6 +281,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "timer": "timer",
         "todo": VALUE,
         "errno": VALUE,
+        "again": "timer",
     },
     Teardown: {"session": "session", "request": "request", "keys": "key*", "cookie": "cookie"},
     Cookie: {"reclaim": "reclaim", "teardown": "teardown"},
@@ -295,6 +298,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "handle": "handle",
         "length": VALUE,
         "zeroing": "zeroing",
+        "device": VALUE,
     },
 }
 

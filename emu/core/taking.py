@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import asking, extents, files, reclaim, registration
+from emu.core import asking, devices, extents, files, reclaim, registration
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
 from emu.core.rows import BLOCK, FOREVER, HOST, Reclaim
@@ -73,6 +73,7 @@ def _unplug_device(b: Books, event: Requested, op: FsUnplug) -> None:
     if op.target not in b.devices:
         refuse(errno.ENODEV, f"device {op.target!r} does not exist: the devices are {', '.join(b.devices)}")
     row = asking.online(b, op.target)
+    devices.settled(b, op.target)
     mount = asking.mount_on(b, op.target)
     protocol = b.mounts[mount or HOST].protocol
     kind = "surprise" if op.surprise else "unplug"

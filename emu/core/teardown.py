@@ -73,18 +73,29 @@ def quiesced(b: Books, number: int, refusal: int) -> None:
         else:
             _finish(b, number)
     elif row.request and alive(b, row.session):
-        for key in row.keys:
-            b.mrs.put(key, b.mrs[key]._replace(ending=False))
-        b.teardowns.drop(number)
-        sentence = f"dereg_mr: the hardware refused to stop ({errno_name(refusal)}): the MR is still there, try again"
-        fail(b, row.session, row.request, refusal, sentence)
+        _give_up(b, number, f"the hardware refused to stop ({errno_name(refusal)})", refusal)
     else:  # nobody to tell: a fence that failed keeps the right, and is tried again
         b.emit(Quiesce(_await(b, number), mapped))
 
 
-def unmapped(b: Books, number: int) -> None:
-    unpin(b, mapped_of(b, b.teardowns[number].keys))
-    _finish(b, number)
+def unmapped(b: Books, number: int, refusal: int) -> None:
+    row = b.teardowns[number]
+    mapped = mapped_of(b, row.keys)
+    if not refusal:
+        unpin(b, mapped)
+        _finish(b, number)
+    elif row.request and alive(b, row.session):
+        _give_up(b, number, f"its translation could not be taken out ({errno_name(refusal)})", refusal)
+    else:
+        b.emit(Unmap(_await(b, number), mapped))
+
+
+def _give_up(b: Books, number: int, why: str, refusal: int) -> None:
+    row = b.teardowns[number]
+    for key in row.keys:
+        b.mrs.put(key, b.mrs[key]._replace(ending=False))
+    b.teardowns.drop(number)
+    fail(b, row.session, row.request, refusal, f"dereg_mr: {why}: the MR is still there, try again")
 
 
 def unpin(b: Books, keys: tuple[int, ...]) -> None:

@@ -94,21 +94,21 @@ def finish(worker):
 def test_a_namespace_is_made_ahead_and_taken_once(memory, worker, tmp_path):
     resumed = []
     with pytest.raises(Later) as first:
-        memory.prepare_online(1, "pm0")
+        memory.prepare_online(1, "pm0", 2)
     first.value.then(lambda: resumed.append(1))
     with pytest.raises(Later) as second:
-        memory.prepare_online(1, "pm0")
+        memory.prepare_online(1, "pm0", 2)
     second.value.then(lambda: resumed.append(2))
     assert resumed == []
     finish(worker)
     assert resumed == [1, 2]
-    memory.prepare_online(1, "pm0")
-    assert (tmp_path / "pm0.img.new").read_bytes() == CANARY * (SIZE // len(CANARY))
+    memory.prepare_online(1, "pm0", 2)
+    assert (tmp_path / "pm0.img.new-2").read_bytes() == CANARY * (SIZE // len(CANARY))
     memory.offline(1)
-    memory.online(1, "pm0")
-    assert not (tmp_path / "pm0.img.new").exists()
+    memory.online(1, "pm0", 2)
+    assert not list(tmp_path.glob("*.new*"))
     with pytest.raises(Later):
-        memory.prepare_online(1, "pm0")
+        memory.prepare_online(1, "pm0", 2)
     finish(worker)
 
 
@@ -122,12 +122,12 @@ def test_a_namespace_without_space_is_refused_leaves_nothing_and_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(spares, "open_sized", full)
         with pytest.raises(Later):
-            memory.prepare_online(1, "pm0")
+            memory.prepare_online(1, "pm0", 2)
         finish(worker)
     with pytest.raises(OSError, match="no space"):
-        memory.prepare_online(1, "pm0")
-    assert not (tmp_path / "pm0.img.new").exists()
+        memory.prepare_online(1, "pm0", 2)
+    assert not list(tmp_path.glob("*.new*"))
     with pytest.raises(Later):
-        memory.prepare_online(1, "pm0")
+        memory.prepare_online(1, "pm0", 2)
     finish(worker)
-    memory.prepare_online(1, "pm0")
+    memory.prepare_online(1, "pm0", 2)

@@ -476,7 +476,7 @@ def test_plug_brings_an_empty_namespace(node):
     assert node.refused(rq.FsUnplug("pm7"))[0] == "ENODEV"
     node.ask(rq.FsUnplug("pm0"))
     node.ask(rq.FsPlug("pm0"))
-    assert node.of(fx.Online) == [fx.Online(1, "pm0")]
+    assert node.of(fx.Online) == [fx.Online(node.of(fx.Online)[0].token, 1, "pm0", 2)]
     assert node.refused(rq.FsStat("/mnt/a"))[0] == "ENOENT"
     assert node.file() == 2
 
@@ -918,3 +918,109 @@ def test_a_fault_is_not_told_about_mrs_that_are_still_registered(node, host):
     node.pd()
     node.send(rq.RegMr(1, BLOCK, 7, 0, "host"), 1, host())
     assert node.step(ev.MemoryFaulted(node.of(fx.OpenHost)[0].aperture, 0)) == ()
+
+
+# ---- what fails behind the commit
+
+
+def refuse_unmaps(node):
+    """Answer every Unmap that waits with EIO."""
+    for answer in [answer for answer in node.waiting if isinstance(answer, ev.Unmapped)]:
+        node.waiting.remove(answer)
+        node.step(ev.Unmapped(answer.cookie, errno.EIO))
+
+
+def test_an_unmap_that_fails_is_asked_again_and_nothing_is_freed_before(node):
+    node.file()
+    node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    node.go(ev.Quiesced)
+    for _ in range(3):
+        refuse_unmaps(node)
+        assert node.answer(request) is None
+        assert node.blocks()["owned"] == 4
+        node.step(ev.TimerFired(node.of(fx.Arm)[-1].timer))
+    assert len(node.of(fx.Unmap)) == 4
+    node.go()
+    assert isinstance(node.answer(request), fx.Reply)
+    assert node.blocks()["owned"] == 0
+    assert node.quiet()
+
+
+def test_a_reclaim_whose_unmap_fails_can_be_interrupted(node):
+    node.file()
+    node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    node.go(ev.Quiesced)
+    refuse_unmaps(node)
+    node.ask(rq.Cancel(request), 2)
+    assert node.answer(request).errno == errno.EINTR
+    assert node.quiet()
+    node.step(ev.TimerFired(node.of(fx.Arm)[-1].timer))
+    assert len(node.of(fx.Unmap)) == 1
+
+
+def test_an_mr_that_is_deregistered_while_its_unmap_is_asked_again_ends_the_wait(node):
+    node.file()
+    handle = node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    node.go(ev.Quiesced)
+    refuse_unmaps(node)
+    node.ask(rq.DeregMr(handle))
+    assert node.answer(request) is None
+    node.step(ev.TimerFired(node.of(fx.Arm)[-1].timer))
+    node.go()
+    assert isinstance(node.answer(request), fx.Reply)
+
+
+def test_a_dereg_whose_unmap_fails_leaves_the_mr_there(node):
+    node.file()
+    handle = node.mr()
+    request = node.send(rq.DeregMr(handle))
+    node.go(ev.Quiesced)
+    refuse_unmaps(node)
+    assert node.answer(request).errno == errno.EIO
+    assert node.of(fx.RemoveKey) == []
+    node.ask(rq.DeregMr(handle))
+    assert node.of(fx.RemoveKey) == [fx.RemoveKey(handle)]
+
+
+def test_a_lost_session_whose_unmap_fails_ends_when_it_succeeds(node):
+    node.file()
+    node.mr()
+    node.lose(1)
+    node.go(ev.Quiesced)
+    refuse_unmaps(node)
+    assert fx.EndSession(1) not in node.effects
+    node.go()
+    assert fx.EndSession(1) in node.effects
+
+
+def test_a_plug_is_answered_when_the_namespace_is_there(node):
+    node.ask(rq.FsUnplug("pm0", surprise=True), 2)
+    request = node.send(rq.FsPlug("pm0"), 2)
+    assert node.answer(request) is None
+    assert node.refused(rq.FsUnplug("pm0", surprise=True), 3)[0] == "EBUSY"
+    node.go()
+    assert node.answer(request).result == {"namespace": 2}
+
+
+def test_a_namespace_that_cannot_be_shown_leaves_the_device_unplugged(node):
+    node.ask(rq.FsUnplug("pm0", surprise=True), 2)
+    request = node.send(rq.FsPlug("pm0"), 2)
+    node.waiting.clear()
+    node.step(ev.Answered(node.of(fx.Online)[-1].token, errno.ENOMEM))
+    assert (node.answer(request).errno, node.answer(request).definite) == (errno.ENOMEM, False)
+    assert node.refused(rq.FsCreate("/mnt/x", 1))[0] == "ENODEV"
+    assert node.ask(rq.FsPlug("pm0"), 2) == {"namespace": 3}
+    node.file("/mnt/x")
+
+
+def test_an_unplug_that_the_engine_refuses_changes_nothing(node):
+    node.file()
+    request = node.send(rq.FsUnplug("pm0"), 2)
+    node.waiting.clear()
+    node.step(ev.Answered(node.of(fx.Offline)[-1].token, errno.ENOMEM))
+    assert node.answer(request).errno == errno.ENOMEM
+    assert node.stat()["blocks"] == 4
+    assert node.quiet()

@@ -214,3 +214,45 @@ def test_an_unplugged_device_stays_unplugged_over_a_restart(served):
         assert node.call("fs_ls").result["devices"][0]["online"] is False
         node.call("fs_plug", device="pm0")
         node.call("fs_create", path="/mnt/a", size=4096)
+
+
+@pytest.mark.parametrize("point", ["before-commit", "after-commit", "before-effect", "after-effect"])
+def test_a_plug_that_was_killed_is_done_or_not_done(served, point):
+    with served.connect() as node:
+        node.call("fs_create", path="/mnt/a", size=4096)
+        node.call("fs_write", path="/mnt/a", offset=0, data=b"old bytes")
+        node.call("fs_unplug", target="pm0", surprise=True)
+        node.call("hold_arm", point=point)
+        node.start("fs_plug", device="pm0")
+        node.call("hold_wait", point=point)
+        served.end(signal.SIGKILL)
+    served.start()
+    image = served.directory / "pm0.img"
+    with served.connect() as node:
+        (device,) = node.call("fs_ls").result["devices"]
+        assert (device["online"], device["namespace"]) == (
+            (False, 1) if point == "before-commit" else (True, 2)
+        )
+        assert (image.read_bytes()[:9] == b"old bytes") == (point == "before-commit")
+        if point != "before-commit":
+            assert image.read_bytes() == CANARY * (image.stat().st_size // len(CANARY))
+        assert not list(served.directory.glob("pm0.*.new*"))
+        if point == "before-commit":
+            node.call("fs_plug", device="pm0")
+        node.call("fs_create", path="/mnt/a", size=4096)
+
+
+def test_a_plug_whose_commit_fails_leaves_no_image_behind(served):
+    with served.connect() as node:
+        node.call("fs_unplug", target="pm0", surprise=True)
+        room = (served.directory / "pm0.img").stat().st_size
+        _, hard = resource.prlimit(
+            served.process.pid, resource.RLIMIT_FSIZE, (room - 1, resource.RLIM_INFINITY)
+        )
+        for _ in range(2):
+            with pytest.raises(RequestRefused, match="nothing has changed") as caught:
+                node.call("fs_plug", device="pm0")
+            assert caught.value.definite
+            assert not list(served.directory.glob("pm0.*.new*"))
+        resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert node.call("fs_plug", device="pm0").result == {"namespace": 2}
