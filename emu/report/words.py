@@ -125,7 +125,9 @@ def _open(rows: Sequence[Json]) -> Iterable[str]:
 
 
 def agreement(rows: Sequence[Json]) -> str:
-    """How many claims were met, in one sentence."""
+    """How many claims were met, in one sentence; what we inferred ourselves is nobody's claim, and is counted apart."""
     judged = [row for row in rows if row["agrees"] is not None]
-    agreed = sum(row["agrees"] for row in judged)
-    return f"{agreed} of {len(judged)} rows that somebody made a claim about agree with it."
+    said = [row["agrees"] for row in judged if row["claimed_by"] != "inferred"]
+    own = [row["agrees"] for row in judged if row["claimed_by"] == "inferred"]
+    apart = f"; {sum(own)} of {len(own)} that we inferred ourselves" if own else ""
+    return f"{sum(said)} of {len(said)} rows about which somebody made a claim agree with it{apart}."

@@ -1,7 +1,7 @@
 """The terminal's table: every row is in it, and what is surprising is said."""
 
 from emu.report.table import render
-from emu.report.words import findings
+from emu.report.words import agreement, findings
 
 
 def test_the_matrix_has_a_block_for_each_backing_and_holder(result):
@@ -47,6 +47,18 @@ def test_a_broken_promise_is_the_first_finding(make, seen):
     bad = seen("CORRUPT", foreign_bytes=64, violated=[["S1", "64 stamped bytes lie elsewhere"]])
     first = findings(make(bad, promises=["S1"])["rows"])[0]
     assert first.startswith("mr-revoke + truncate (dax, deaf holder) broke its promise S1: 64 stamped bytes")
+
+
+def test_what_we_inferred_ourselves_is_counted_apart(result):
+    said = {"agrees": True, "claimed_by": "Wilcox"}
+    own = {"agrees": True, "claimed_by": "inferred"}
+    open_ = {"agrees": None, "claimed_by": None}
+    assert agreement([said, said, own, {**own, "agrees": False}, open_]) == (
+        "2 of 2 rows about which somebody made a claim agree with it; 1 of 2 that we inferred ourselves."
+    )
+    assert "inferred" not in agreement([said, {**said, "agrees": False}])
+    judged = [row for row in result["rows"] if row["agrees"] is not None]
+    assert f"of {len(judged)} rows" not in agreement(result["rows"])
 
 
 def test_events_that_nobody_claims_are_named(result):
