@@ -11,6 +11,9 @@ connection made with `zeromq=False` uses the door for all). The answers are foun
 .errno, a sentence, .definite. When the door hangs up, every request under way ends in ConnectionLost, and one event DEVICE_FATAL
 arrives, whether the broker could still send it or not.
 
+A refusal without an id (0) is about a message that the broker could not read. It belongs to the one request under way on its channel; where
+several are, nobody can tell which of them will never be answered, and the connection ends: nobody waits for ever.
+
 `event_fd` is readable while events wait (an eventfd semaphore): for whoever polls descriptors.
 """
 
@@ -76,6 +79,7 @@ class Pending:
     connection: Connection
     request: int
     op: str
+    at_door: bool  # where it was sent, and its answer comes
     future: Future[Answer] = field(default_factory=Future)
 
     @property
@@ -146,7 +150,7 @@ class Connection:
             raise WireError(
                 errno.ENOTCONN, f"{op} needs a door: memory and queues exist only for local clients"
             )
-        pending = Pending(self, next(self._requests), op)
+        pending = Pending(self, next(self._requests), op, through_door)
         raw = codec.encode_request(op, pending.request, values)
         limit = door.DOOR_LIMIT if through_door else codec.MESSAGE_LIMIT
         if len(raw) > limit:
@@ -256,7 +260,7 @@ class Connection:
             self._dealer.send(self._outbox.popleft())
         if self._dealer:
             for raw in self._dealer.drain():
-                self._take(raw, ())
+                self._take(raw)
         if self._sock:
             self._drain_door(self._sock)
         else:
@@ -267,7 +271,7 @@ class Connection:
             packet = door.receive(sock)
             if packet is None:
                 raise ConnectionLost("the broker hung up")
-            self._take(packet.data, packet.descriptors)
+            self._take(packet.data, packet.descriptors, at_door=True)
 
     def _keep_alive(self) -> None:
         """Without a door silence is all that tells of a broker's end."""
@@ -278,14 +282,14 @@ class Connection:
             self._pinged = now
             self._dealer.send(codec.encode_request("ping", next(self._requests), {}))
 
-    def _take(self, raw: bytes, descriptors: tuple[int, ...]) -> None:
+    def _take(self, raw: bytes, descriptors: tuple[int, ...] = (), *, at_door: bool = False) -> None:
         self._heard = time.monotonic()
         message = codec.decode_answer(raw)
         if "event" in message:
             _close_all(descriptors)
             self._note(message)
             return
-        pending = self._pending.pop(message["id"], None)
+        pending = self._pending.pop(message["id"] or self._only_one(message, at_door), None)
         if pending is None:  # the answer to a ping, or to a request whose sending failed half way
             _close_all(descriptors)
         elif message["ok"]:
@@ -293,6 +297,16 @@ class Connection:
         else:
             _close_all(descriptors)
             pending.future.set_exception(refusal(message))
+
+    def _only_one(self, message: dict[str, Any], at_door: bool) -> int:
+        """The request that an answer without an id is about. Raises ConnectionLost when that cannot be known."""
+        with self._lock:
+            asked = [number for number, pending in self._pending.items() if pending.at_door is at_door]
+        if len(asked) > 1:
+            raise ConnectionLost(
+                f"the broker could not read one of {len(asked)} requests: {message.get('error')}"
+            )
+        return asked[0] if asked else 0
 
     def _note(self, event: dict[str, Any]) -> None:
         if event["event"] == DEVICE_FATAL:

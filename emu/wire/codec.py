@@ -5,7 +5,9 @@ A message is one msgpack map, at most MESSAGE_LIMIT bytes. Requests are {"op", "
 lists them. Decoding goes msgpack with size limits -> op -> table of types -> msgspec, strictly: no coercion, no unknown
 field, no missing one. Every refusal is a Malformed that names the field:
 
-    EBADMSG garbage   EMSGSIZE too large   EPROTO version   EOPNOTSUPP unknown op   EINVAL fields
+    EBADMSG garbage   EMSGSIZE too large   EPROTO version   EOPNOTSUPP unknown op   EINVAL fields   ENAMETOOLONG text
+
+Whatever is wrong with a message, its id is read if it can be found: an answer with id 0 tells its sender nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 VERSION = 1
 DATA_LIMIT = 1 << 20  # bytes of data that one fs_read or fs_write may carry
 MESSAGE_LIMIT = DATA_LIMIT + (64 << 10)
-TEXT_LIMIT = 4096  # a path, a name
+TEXT_LIMIT = 4096  # bytes of a path, a name
 ITEM_LIMIT = 64  # entries of one map or list in a request
 TOKEN_BYTES = 16
 
@@ -115,15 +117,34 @@ def unpack(raw: bytes) -> dict[str, Any]:
         raise Malformed(errno.EMSGSIZE, f"a message has at most {MESSAGE_LIMIT} bytes, this one {len(raw)}")
     try:
         message = msgpack.unpackb(
-            raw, raw=False, strict_map_key=True, max_bin_len=MESSAGE_LIMIT, max_str_len=TEXT_LIMIT,
+            raw, raw=False, strict_map_key=True, max_bin_len=MESSAGE_LIMIT, max_str_len=MESSAGE_LIMIT,
             max_array_len=ITEM_LIMIT, max_map_len=ITEM_LIMIT, max_ext_len=0,
         )  # fmt: skip
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         detail = str(error) or type(error).__name__
-        raise Malformed(errno.EBADMSG, f"this is no msgpack message within the limits: {detail}") from None
+        refusal = Malformed(errno.EBADMSG, f"this is no msgpack message within the limits: {detail}")
+        refusal.request = _readable_id(raw)
+        raise refusal from None
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
         raise Malformed(errno.EBADMSG, "a message is a map with text keys")
     return message
+
+
+def _readable_id(raw: bytes) -> int:
+    """The id of a message that cannot be taken, 0 without one. Values are skipped, not made, whatever size they claim."""
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=MESSAGE_LIMIT, max_str_len=TEXT_LIMIT, max_array_len=0, max_map_len=0
+    )
+    try:
+        unpacker.feed(raw)
+        for _ in range(min(unpacker.read_map_header(), ITEM_LIMIT)):
+            if unpacker.unpack() == "id":
+                found = unpacker.unpack()
+                return found if type(found) is int and 0 < found < 1 << 63 else 0
+            unpacker.skip()
+    except (ValueError, msgpack.UnpackException, RecursionError):
+        return 0
+    return 0
 
 
 def _typed(message: dict[str, Any]) -> Request:
@@ -143,8 +164,18 @@ def _typed(message: dict[str, Any]) -> Request:
         typed = msgspec.convert(message, kind, strict=True, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise Malformed(errno.EINVAL, f"op {op}: {error}") from None
+    _check_texts(op, message)
     _check_size(op, typed, len(message.get("data", b"")))
     return typed
+
+
+def _check_texts(op: str, message: dict[str, Any]) -> None:
+    for name, value in message.items():
+        if isinstance(value, str) and len(value.encode()) > TEXT_LIMIT:
+            raise Malformed(
+                errno.ENAMETOOLONG,
+                f"op {op}: field {name} has {len(value.encode())} bytes of text: use at most {TEXT_LIMIT}",
+            )
 
 
 def _check_version(op: str, message: dict[str, Any]) -> None:

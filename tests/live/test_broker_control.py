@@ -90,6 +90,12 @@ def test_refusals_on_the_shell(fs, arguments, code, error):
     assert len(last) > len(error) + 10
 
 
+def test_a_path_beyond_every_limit_is_answered_at_once(fs):
+    ended = fs("create", "/mnt/" + "x" * 5000, "1K")
+    assert (ended.returncode, "ENAMETOOLONG" in ended.stderr) == (1, True)
+    assert "use at most 4096" in ended.stderr
+
+
 def test_no_broker_is_exit_64(tmp_path):
     ended = emu("fs", "--dir", tmp_path, "ls")
     assert ended.returncode == 64

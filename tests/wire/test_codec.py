@@ -50,6 +50,9 @@ def test_every_request_has_a_name_and_a_type():
         ),
         ({"op": "fs_shrink", "id": 1}, errno.EOPNOTSUPP, "fs_truncate"),
         ({"op": 5, "id": 1}, errno.EINVAL, "op"),
+        ({"op": "x" * 5000, "id": 1}, errno.EOPNOTSUPP, "no op"),
+        ({"op": "fs_ls", "id": 1, "path": "/" * 5000}, errno.ENAMETOOLONG, "field path has 5000 bytes"),
+        ({"op": "fs_ls", "id": 1, "path": "\u00e4" * 2049}, errno.ENAMETOOLONG, "4098 bytes"),
         ({"id": 1}, errno.EINVAL, "op"),
         ({"op": "hello", "id": 1, "version": 2}, errno.EPROTO, "version 1"),
         ({"op": "hello", "id": 1, "version": "1"}, errno.EINVAL, "version"),
@@ -82,7 +85,6 @@ def test_an_id_is_a_positive_number(request_id):
         msgpack.packb({b"op": "ping"}),
         msgpack.packb({"op": "ping", "id": 1}) + b"x",
         msgpack.packb({"op": "ping", "id": 1, "x": list(range(100))}),
-        msgpack.packb({"op": "x" * 5000, "id": 1}),
         b"\xdf\xff\xff\xff\xff",  # a map that claims four thousand million entries
         b"\x91" * 2000 + b"\x00",
         msgpack.packb({"op": msgpack.ExtType(1, b"x"), "id": 1}),
@@ -91,6 +93,38 @@ def test_an_id_is_a_positive_number(request_id):
 )
 def test_garbage_is_refused(raw):
     assert refuse(raw).errno == errno.EBADMSG
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        msgpack.packb({"op": "ping", "id": 7, "x": list(range(100))}),
+        msgpack.packb({"op": "ping", "id": 7, "x": msgpack.ExtType(1, b"x")}),
+        msgpack.packb({"x": {str(n): n for n in range(100)}, "id": 7}),
+        msgpack.packb({"op": "ping", "id": 7, 1: 2}),
+        b"\x83\xa2id\x07\xa2op\xa4\xff\xfe\xfd\xfc\xa1x\x01",
+        b"\x83\xa2id\x07\xa2op",
+    ],
+)
+def test_the_id_is_read_where_it_can_be(raw):
+    error = refuse(raw)
+    assert (error.errno, error.request) == (errno.EBADMSG, 7)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x80",
+        b"\x81\xa2id\xc0",
+        b"\x82\xa2id\x00\xc1",
+        b"\xdf\xff\xff\xff\xff" + b"\xa1x\x01" * 200 + b"\xa2id\x01",
+        b"\x82\xa1x" + b"\x91" * 2000,
+        b"\x81\xa2id\xdd\xff\xff\xff\xff",
+        b"\x81" + msgpack.packb("x" * 5000) + b"\x01\xa2id\x01",
+    ],
+)
+def test_where_there_is_no_id_it_is_0(raw):
+    assert refuse(raw).request == 0
 
 
 def test_a_message_over_the_limit_is_refused_unread():
