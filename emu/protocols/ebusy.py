@@ -8,7 +8,8 @@ keeps pins out until it is done.
     start --surprise-----------> reply --------------------> end
 
 A surprise unplug cannot be denied: the device is gone. The request returns 0, the pins stay, and what they reach once a new
-namespace is plugged is the cost of this option (so S1 and S2 are not promised there).
+namespace is plugged is the cost of this option: files of others, and new blocks that should be zero (so none of S1, S2, S4, S8, S9 is
+promised there).
 """
 
 from emu.core.decision import END, START
@@ -58,7 +59,7 @@ PROTOCOL = Protocol(
         "V24",
         "V25",
     ),
-    excepts={"surprise": ("S1", "S2", "S4", "V10")},
+    excepts={"surprise": ("S1", "S2", "S4", "S8", "S9", "V10")},
     disposal="after-unmap",
     loss="none",
 )
