@@ -38,11 +38,13 @@ def test_the_example_keeps_its_promises(event):
 
 def test_the_change_that_the_page_proposes_is_caught():
     def hasty(text):
-        assert "apply(), free(), notify" in text
+        assert "do.apply(), do.free(), do.notify" in text
         text = text.replace(
-            'go(apply(), free(), notify("MR_REVOKED"), reply(), to=END)', "go(reply(), to=END)"
+            'go(do.apply(), do.free(), do.notify("MR_REVOKED"), do.reply(), to=END)', "go(do.reply(), to=END)"
         )
-        return text.replace('go(unmap(), to="unmapping")', 'go(apply(), free(), unmap(), to="unmapping")')
+        return text.replace(
+            'go(do.unmap(), to="unmapping")', 'go(do.apply(), do.free(), do.unmap(), to="unmapping")'
+        )
 
     broken = explore(example(hasty), "truncate").breaches
     assert [finding.invariant for finding in broken] == ["contract:free-after-unmap"]
