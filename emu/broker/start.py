@@ -20,6 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from emu.broker import directory
 from emu.broker.admin import Admin
 from emu.broker.effects import Effects
 from emu.broker.hostfiles import HostFiles
@@ -96,7 +97,7 @@ class _Broker:
 
     def __init__(self, options: Options, stack: ExitStack) -> None:
         self.options, self._stack = options, stack
-        self.directory = files.private_directory(options.directory).resolve()
+        self.directory = directory.take(options.directory)
         raise_descriptor_limit()
         self._lock()
         signals = self._catch_signals()
@@ -105,7 +106,7 @@ class _Broker:
         stack.callback(engine.close)
         self.run = self._history_folder()
         record = Record(engine, self._writer())
-        journal = Journal(self.directory / "books.sqlite")
+        journal = Journal(self.directory / directory.BOOKS)
         stack.callback(journal.close)
         core.load(journal.load())
         router = self._router()
@@ -140,7 +141,7 @@ class _Broker:
     # ---- directory, lock, sockets
 
     def _lock(self) -> None:
-        path = self.directory / "lock"
+        path = self.directory / directory.LOCK
         held = files.lock(path)
         if held is None:
             pid = path.read_text().strip() or "?"
@@ -155,24 +156,24 @@ class _Broker:
         os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
 
     def _listen(self) -> socket.socket:
-        path = self.directory / "door"
-        path.unlink(missing_ok=True)
+        path = self.directory / directory.DOOR
+        files.unlink_socket(path)
         listener = door.listen(str(path))
         self._stack.callback(listener.close)
-        self._stack.callback(path.unlink, missing_ok=True)
+        self._stack.callback(files.unlink_socket, path)
         return listener
 
     def _router(self) -> Router:
-        path = self.directory / "zmq"
+        path = self.directory / directory.ZMQ
         for address in (f"ipc://{path}", *self.options.listen):
             check_address(address)
-        path.unlink(missing_ok=True)
+        files.unlink_socket(path)
         before = os.umask(0o177)
         try:
             router = Router([f"ipc://{path}", *self.options.listen])
         finally:
             os.umask(before)
-        self._stack.callback(path.unlink, missing_ok=True)
+        self._stack.callback(files.unlink_socket, path)
         self._stack.callback(router.close, LAST_WORDS_MS)
         return router
 
@@ -209,7 +210,7 @@ class _Broker:
     def _history_folder(self) -> Path | None:
         if not self.options.keep_history:
             return None
-        return new_run(self.options.history or self.directory / "runs", _told(self.options))
+        return new_run(self.options.history or self.directory / directory.RUNS, _told(self.options))
 
     def _writer(self) -> EventsWriter | None:
         if self.run is None:
@@ -256,7 +257,7 @@ class _Broker:
                 os.write(self.options.ready, b"ready\n")
             os.close(self.options.ready)
         else:
-            print(f"emu: ready {self.directory / 'door'}", flush=True)
+            print(f"emu: ready {self.directory / directory.DOOR}", flush=True)
 
     def _figures(self) -> dict[str, Any]:
         steps, sessions = self._steps, self._sessions

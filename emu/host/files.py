@@ -67,14 +67,38 @@ def lock(path: Path) -> int | None:
 
 
 def private_directory(path: Path) -> Path:
-    """Make the directory, mode 0700, or check that the existing one is ours and nobody else may write there. Raises OSError."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make the directory, mode 0700, or check that the one that is there is ours and nobody else may write into it. Raises OSError.
+
+    A directory that we did not make keeps its mode: somebody chose it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        _check_private(path)
+    return path
+
+
+def _check_private(path: Path) -> None:
     found = path.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is no directory: use another")
     if found.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"{path} belongs to uid {found.st_uid}, not to {os.geteuid()}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        path.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
-    return path
+        mode = stat.S_IMODE(found.st_mode)
+        raise PermissionError(
+            errno.EPERM, f"{path} has mode {mode:04o}, others may write there: chmod go-w it, or use another"
+        )
+
+
+def unlink_socket(path: Path) -> None:
+    """Remove a socket, if there is one; anything else of that name stays."""
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    except FileNotFoundError:
+        return
 
 
 def is_regular(fd: int) -> bool:

@@ -103,7 +103,9 @@ class Node:
 
     def start(self) -> Self:
         """Start the broker (again, after kill()) and return when it serves."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )  # the broker refuses one that others may write
         if self._log is None:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         ready, ready_end = os.pipe()

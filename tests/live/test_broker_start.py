@@ -94,6 +94,53 @@ def test_another_size_of_a_device_is_refused(served):
     assert (again.returncode, "8388608 bytes" in again.stderr) == (64, True)
 
 
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("lock",),
+        ("door",),
+        ("zmq",),
+        ("lock", "door", "zmq"),
+        ("thesis.tex",),
+        ("runs", "lock"),
+        ("books.sqlite", "door"),
+    ],
+)
+def test_a_directory_that_holds_something_else_is_not_taken(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("a stranger's")
+    tmp_path.chmod(0o755)
+    before = contents(tmp_path)
+    for more in ([], ["--ephemeral"]):
+        ended = emu("broker", "--dir", tmp_path, *more)
+        assert (ended.returncode, ended.stdout) == (64, "")
+        assert ended.stderr.startswith(f"emu: broker {tmp_path}: ENOTEMPTY: it holds something else (")
+    assert (contents(tmp_path), tmp_path.stat().st_mode & 0o7777) == (before, 0o755)
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o775, 0o702])
+def test_a_directory_that_others_may_write_is_refused_and_keeps_its_mode(tmp_path, mode):
+    tmp_path.chmod(mode)
+    ended = emu("broker", "--dir", tmp_path)
+    assert ended.returncode == 64
+    assert ended.stderr.startswith(f"emu: broker {tmp_path}: EPERM: {tmp_path} has mode {mode:04o}")
+    assert (list(tmp_path.iterdir()), tmp_path.stat().st_mode & 0o7777) == ([], mode)
+
+
+@pytest.mark.parametrize("lock", ["", "4711\n"])
+def test_what_a_start_that_came_to_nothing_left_is_taken_again(tmp_path, lock):
+    (tmp_path / "lock").write_text(lock)
+    (tmp_path / "runs").mkdir()
+    tmp_path.chmod(0o750)
+    with Served(tmp_path) as served:
+        assert served.end() == 0
+    assert tmp_path.stat().st_mode & 0o777 == 0o750
+
+
 @pytest.mark.parametrize(
     ("options", "name", "says"),
     [
