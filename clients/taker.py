@@ -26,14 +26,18 @@ class Taker(Observer):
     name = "taker"
 
     def do_take(self, *, path: str, size: int, writer: int, **_: Any) -> Command:
-        """A new file of `size` bytes on the node."""
+        """A new file of `size` bytes on the node. unzeroed: bytes that were not zero before anybody had written there."""
         self.ctx.fs.create(path, size)
         made = self.ctx.fs.stat(path)
+        unzeroed = sum(
+            len(found) - found.count(0)
+            for found in (self.ctx.fs.read(path, at, min(PIECE, size - at)) for at in range(0, size, PIECE))
+        )
         for offset in range(0, size, PIECE):
             self.ctx.fs.write(
                 path, offset, _stamped(min(PIECE, size - offset), writer, made["ino"], made["layout"], offset)
             )
-        return {"ino": made["ino"]}
+        return {"ino": made["ino"], "unzeroed": unzeroed}
 
     def do_retake(
         self, *, path: str, start: int, end: int, writer: int, ino: int, layout: int, **_: Any

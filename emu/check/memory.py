@@ -6,14 +6,17 @@ recount them in twenty lines).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from emu.history.stamp import CELL, MAGIC, cells_in_free, decode, foreign_cells, scan
+from emu.history.stamp import CELL, MAGIC, cells_in_free, decode, foreign_cells, is_foreign, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Json = dict[str, Any]
+
+BLOCK = 4096
 
 
 def foreign_bytes(image: Any, filemap: Json) -> int:
@@ -52,6 +55,39 @@ def misplaced_cells(image: Any, file: Json, ranges: Iterable[tuple[int, int]]) -
         )
         wrong += holes(file, start, end) // CELL
     return wrong
+
+
+def vanished_cells(image: Any, file: Json, ranges: Iterable[tuple[int, int]]) -> int:
+    """Cells of ranges that were written once, by the file's own writes, and are not there: neither in place nor overwritten by a stranger.
+
+    Where strangers' cells lie in a block, its other damage may be theirs too (cells torn between two writers), and is not counted.
+    """
+    gone = 0
+    for start, end in ranges:
+        for block in range(start, end, BLOCK):
+            found = [
+                (decode(image[at : at + CELL]), offset, since)
+                for offset, at, since in _dated_cells(file["extents"], block, min(block + BLOCK, end))
+            ]
+            if not any(cell and is_foreign(cell, file["ino"], since) for cell, _, since in found):
+                gone += sum(not cell or cell.offset != offset for cell, offset, _ in found)
+        gone += holes(file, start, end) // CELL
+    return gone
+
+
+def _dated_cells(extents: list[list[int]], start: int, end: int) -> Iterable[tuple[int, int, int]]:
+    for extent in extents:
+        for offset, at in _cells_of([extent], start, end):
+            yield offset, at, extent[3]
+
+
+def shared_blocks(filemap: Json) -> list[int]:
+    """Blocks of the image that two extents claim."""
+    owners: Counter[int] = Counter()
+    for file in filemap["files"]:
+        for _, position, size, _ in file["extents"]:
+            owners.update(range(position // BLOCK, -(-(position + size) // BLOCK)))
+    return sorted(block for block, count in owners.items() if count > 1)
 
 
 def _cells_of(extents: list[list[int]], start: int, end: int) -> Iterable[tuple[int, int]]:

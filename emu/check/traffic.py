@@ -14,7 +14,7 @@ older epoch, and whoever shows this one or a later was running when nobody shoul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emu.history.oplog import Flag, Kind, OpLog, OpRecord
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 READ = 4  # EMU_WR_RDMA_READ
 SUCCESS = 0
+NEVER = 1 << 64
 
 
 @dataclass
@@ -38,6 +39,9 @@ class Traffic:
     absent_after: int = 0  # memory that was not there, after
     absent_before: int = 0  # the same, by operations that started before the reclaim was answered
     unfenced: int = 0  # bytes moved under a key after its quiesce was confirmed
+    written_unfenced: int = 0  # of these, written
+    unmapped: int = 0  # bytes moved under a key after its translation was said to be gone
+    begun_fenced: int = 0  # bytes moved with success by operations that began after the quiesce was confirmed
     missing: int = 0
 
 
@@ -52,17 +56,29 @@ def started_after(record: OpRecord, epoch: int | None) -> int:
     return 0
 
 
-def add_up(logs: Iterable[OpLog], returned: int | None, fenced: dict[int, int]) -> Traffic:
-    """returned: epoch in which the reclaim returned success, None if it did not. fenced: key -> epoch of its confirmed quiesce."""
+@dataclass(frozen=True)
+class Moments:
+    """Epochs of the reclaim that divide before from after.
+
+    returned: in which it returned success, None if it did not. fenced, unmapped: key -> epoch of the answer to its quiesce, its unmap.
+    """
+
+    returned: int | None = None
+    fenced: dict[int, int] = field(default_factory=dict)
+    unmapped: dict[int, int] = field(default_factory=dict)
+
+
+def add_up(logs: Iterable[OpLog], moments: Moments) -> Traffic:
     total = Traffic()
     for log in logs:
         total.missing += log.missing
         for record in log.records:
-            _add(total, record, returned, fenced)
+            _add(total, record, moments.returned)
+            _late(total, record, moments)
     return total
 
 
-def _add(total: Traffic, record: OpRecord, returned: int | None, fenced: dict[int, int]) -> None:
+def _add(total: Traffic, record: OpRecord, returned: int | None) -> None:
     flags = Flag(record.flags)
     after = started_after(record, returned)
     total.bytes += record.bytes
@@ -75,9 +91,20 @@ def _add(total: Traffic, record: OpRecord, returned: int | None, fenced: dict[in
         total.absent_before += record.bytes - after
     if record.status == SUCCESS:
         _silent(total, record, flags, after)
-    for key in {record.lkey, record.rkey} & fenced.keys():
-        if record.epoch_last >= fenced[key]:
+
+
+def _late(total: Traffic, record: OpRecord, moments: Moments) -> None:
+    """What moved under keys that had been taken back."""
+    for key in {record.lkey, record.rkey} & moments.fenced.keys():
+        fenced = moments.fenced[key]
+        if record.epoch_last >= fenced:
             total.unfenced += record.bytes
+            total.written_unfenced += record.bytes if record.opcode != READ else 0
+            total.begun_fenced += (
+                record.bytes if record.op_epoch >= fenced and record.status == SUCCESS else 0
+            )
+        if record.epoch_last >= moments.unmapped.get(key, NEVER):
+            total.unmapped += record.bytes
 
 
 def _silent(total: Traffic, record: OpRecord, flags: Flag, after: int) -> None:

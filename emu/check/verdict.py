@@ -18,9 +18,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from emu.check import phases as history
 from emu.check.evidence import Evidence, Json, Phase
-from emu.check.memory import file_of, foreign_bytes, holes, misplaced_cells
-from emu.check.traffic import Traffic, add_up
+from emu.check.memory import file_of, foreign_bytes, holes, misplaced_cells, shared_blocks, vanished_cells
+from emu.check.traffic import Moments, Traffic, add_up
 from emu.core.decision import CONTRACT
 from emu.history.journal import Kind
 from emu.history.oplog import OplogError
@@ -43,6 +44,8 @@ STATUS = (
     "INV_EEC_STATE_ERR", "FATAL_ERR", "RESP_TIMEOUT_ERR", "GENERAL_ERR",
 )  # fmt: skip
 
+# What every judged run is checked for; S9 and S10 only where somebody took the freed memory.
+CHECKED = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "V3", "V9", "V10", "V19", *history.CHECKED)
 NO_DMA_AT_GATE = "no DMA was in flight at the gate"
 MR_REVOKING, MR_REVOKED = 1000, 1001
 _ASKED_BY = {"Quiesced": "Quiesce", "Unmapped": "Unmap"}
@@ -56,6 +59,7 @@ class Verdict:
     outcomes: list[str] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
     violated: list[list[str]] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
     foreign_bytes: int | None = None
     leaked_bytes: int | None = None
     foreign_dma_bytes: int | None = None
@@ -128,10 +132,14 @@ class _Judge:
     def run(self) -> Verdict:
         if self.evidence.gaps:
             self.unknown.append(f"{self.evidence.gaps} lines of the history are missing")
+        self.verdict.checked = list(CHECKED)
         self._traffic()
         self._memory()
+        self._taken()
         self._journals()
+        self._after_the_fence()
         self._people()
+        self._order()
         self._books()
         self._contract()
         self._gate()
@@ -144,7 +152,9 @@ class _Judge:
         returned = self._epoch("returned") if self.succeeded else None
         if self.succeeded and returned is None and self.ours:
             self.unknown.append("the history has no epoch in which the reclaim returned")
-        traffic = add_up(self.evidence.logs, returned, _fenced(self.evidence.phases))
+        phases = self.evidence.phases
+        moments = Moments(returned, _epochs(phases, "fenced"), _epochs(phases, "unmapped"))
+        traffic = add_up(self.evidence.logs, moments)
         if traffic.missing:
             self.unknown.append(f"{traffic.missing} records of the operation log were overwritten")
         self._note_traffic(traffic)
@@ -167,6 +177,13 @@ class _Judge:
             self._broke("S4", f"{traffic.lost} bytes were acknowledged and are not in the file")
         if traffic.unfenced:
             self._broke("V9", f"{traffic.unfenced} bytes moved under a key whose quiesce was confirmed")
+        if traffic.written_unfenced or traffic.unmapped:
+            late = f"{traffic.written_unfenced} bytes were written behind the fence, {traffic.unmapped} moved behind the unmap"
+            self._broke("V3", late)
+        if traffic.begun_fenced:
+            self._broke(
+                "V10", f"{traffic.begun_fenced} bytes moved for operations that began under a revoked key"
+            )
 
     def _epoch(self, name: str) -> int | None:
         return next(
@@ -207,7 +224,39 @@ class _Judge:
         if wrong:
             self._broke(rule, f"{wrong * CELL} bytes that should have stayed are not what was stored there")
 
+    def _taken(self) -> None:
+        """What was written once into freed memory holds, and was zero before that."""
+        taken: Json | None = self.row.get("taken")
+        file = file_of(self.evidence.filemap, taken["path"]) if taken else None
+        if not taken:
+            return
+        self.verdict.checked.append("S10")
+        if file is None:
+            self._broke("S10", f"{taken['path']}, which was made after the reclaim, is gone")
+            return
+        with self.evidence.image() as image:
+            gone = vanished_cells(image, file, taken["written"])
+        if gone:
+            self._broke("S10", f"{gone * CELL} bytes that were written once to {taken['path']} are not there")
+        if taken["unzeroed"] is not None:
+            self.verdict.checked.append("S9")
+            if taken["unzeroed"]:
+                self._broke("S9", f"{taken['unzeroed']} bytes of newly allocated blocks were not zero")
+
     # ---- the clients' journals
+
+    def _after_the_fence(self) -> None:
+        """V19: a request that was posted under a key whose quiesce had been confirmed does not succeed."""
+        fenced = {key: p.time for p in reversed(self.evidence.phases) if p.name == "fenced" for key in p.keys}
+        for journal in self.evidence.journals.values():
+            posted = {(r.qp_num, r.wr_id): r for r in journal.of(Kind.POSTED) if r.key in fenced}
+            for record in journal.of(Kind.POLLED):
+                asked = posted.get((record.qp_num, record.wr_id))
+                if asked and not record.code and asked.time > fenced[asked.key]:
+                    self._broke(
+                        "V19", f"{journal.name} used key {asked.key:#x} with success after it was revoked"
+                    )
+                    return
 
     def _journals(self) -> None:
         bystander = set(self.row["bystander"]["qps"])
@@ -296,6 +345,17 @@ class _Judge:
         for name, blocks in self.row["blocks"].items():
             if blocks["free"] + blocks["owned"] + blocks["quarantined"] != blocks["total"]:
                 self._broke("S6", f"the blocks of {name} do not add up: {blocks}")
+
+        shared = shared_blocks(self.evidence.filemap)
+        if shared:
+            self._broke("S6", f"{len(shared)} blocks have two owners, block {shared[0]} first")
+
+    def _order(self) -> None:
+        """What the order of the history's lines breaks."""
+        already = {rule for rule, _ in self.verdict.violated}
+        for rule, sentence in history.broken(self.evidence.events):
+            if rule not in already:
+                self._broke(rule, sentence)
 
     def _contract(self) -> None:
         """What the core found the protocol to break is a breach whatever was promised."""
@@ -401,11 +461,11 @@ def _since_requested(phases: list[Phase]) -> dict[str, float]:
     return {phase.name: (phase.time - phases[0].time) / 1000 for phase in phases[1:]}
 
 
-def _fenced(phases: list[Phase]) -> dict[int, int]:
-    """Key -> epoch from which its quiesce was confirmed."""
-    fenced: dict[int, int] = {}
+def _epochs(phases: list[Phase], name: str) -> dict[int, int]:
+    """Key -> epoch in which a reclaim first took this step with it."""
+    epochs: dict[int, int] = {}
     for phase in phases:
-        if phase.name == "fenced":
+        if phase.name == name:
             for key in phase.keys:
-                fenced.setdefault(key, phase.epoch)
-    return fenced
+                epochs.setdefault(key, phase.epoch)
+    return epochs

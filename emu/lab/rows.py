@@ -135,6 +135,7 @@ class RowResult:
             "goodput_ratio": None,
             "violated": verdict.violated,
             "breaches": breaches(self.runs, promises),
+            "unchecked": unchecked(self.runs, promises),
             "controls": self.controls,
             "unknown_runs": sum(run.verdict.outcome == "UNKNOWN" for run in self.runs),
             "failed_tries": self._tries(),
@@ -150,7 +151,7 @@ class RowResult:
         return {
             "outcome": "N/A", "outcomes": ["N/A"], "reason": self.spec.reason, "errno": None, **empty, "error_completions": {}, "phases_us": {},
             "reclaim_us": None, "returned": None, "denied": None, "retries": None, "space_debt_byte_s": None,
-            "goodput_ratio": None, "violated": [], "breaches": [], "controls": {}, "unknown_runs": 0, "failed_tries": [], "evidence": None,
+            "goodput_ratio": None, "violated": [], "breaches": [], "unchecked": [], "controls": {}, "unknown_runs": 0, "failed_tries": [], "evidence": None,
         }  # fmt: skip
 
 
@@ -162,6 +163,12 @@ def breaches(runs: Iterable[RunResult], promises: Sequence[str]) -> list[list[st
             if rule in promises or rule.startswith(CONTRACT):
                 found.setdefault(rule, sentence)
     return [[rule, sentence] for rule, sentence in found.items()]
+
+
+def unchecked(runs: Iterable[RunResult], promises: Sequence[str]) -> list[str]:
+    """Rules that were promised, and that nothing in these runs would have shown to be broken."""
+    checked = {rule for run in runs for rule in run.verdict.checked}
+    return [rule for rule in promises if rule not in checked]
 
 
 def spread(values: Sequence[float]) -> Json | None:

@@ -263,7 +263,9 @@ class Run:
 
     async def _take(self) -> None:
         start, end = ACTS[self.spec.event].given_back
-        await self.clients["taker"].ask("take", path=f"{VICTIM_MOUNT}/taker", size=end - start, writer=TAKER)
+        path = f"{VICTIM_MOUNT}/taker"
+        made = await self.clients["taker"].ask("take", path=path, size=end - start, writer=TAKER)
+        self.facts["taken"] = {"path": path, "written": [[0, end - start]], "unzeroed": made["unzeroed"]}
 
     async def _retake(self) -> None:
         start, end = ACTS[self.spec.event].given_back
@@ -276,6 +278,7 @@ class Run:
             ino=self.known["ino"],
             layout=self.known["layout"] + 1,
         )
+        self.facts["taken"] = {"path": "victim", "written": [[start, end]], "unzeroed": None}
 
     # ---- the end
 
@@ -339,6 +342,7 @@ class Run:
             "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim"},
             "before": BEFORE,
             "expected": self._regrown(expected) if on_host else expected,
+            "taken": None,
             **self.facts,
         }
 

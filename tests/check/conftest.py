@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from emu.history import oplog
-from emu.history.journal import Journal
+from emu.history.journal import Journal, Kind, Record
 from emu.history.stamp import CANARY, Cell, encode
 
 BLOCK = 4096
@@ -31,8 +31,10 @@ class World:
         self.capacity, self.overwritten = 64, 0
         self.completions = [(WRITE_QP, 1, 0), (WRITE_QP, 2, 0), (WRITE_QP, 3, 10), (WRITE_QP, 4, 5)]
         self.posted = None
+        self.posted_late = set()
         self.notices = [(1001, KEY)]
-        self.extra_lines = []
+        self.extra_lines = []  # behind the phases, or where `lines` puts them
+        self.lines = {}  # name of a phase -> lines before it
         self.phases = [
             ("requested", REQUESTED, {"kind": "truncate"}, 2), ("gated", 11, {}, 2), ("fenced", FENCED, {}, 0),
             ("unmapped", UNMAPPED, {}, 0), ("applied", 14, {}, 0), ("freed", 15, {}, 0),
@@ -57,6 +59,7 @@ class World:
             "reclaim": {"returned": True, "errno": None, "error": None, "began": 1, "ended": 2, "retries": 0},
             "leaked": {},
             "recovery_qps": [],
+            "taken": {"path": "/mnt/taker", "written": [[0, 3 * BLOCK]], "unzeroed": 0},
             "bystander": {"qps": [BYSTANDER_QP], "mr_lost": False},
             "drained": ["peer"],
             "killed": [],
@@ -100,6 +103,7 @@ class World:
         }
         self.filemap |= {"replaced": True, "namespace": 2}
         self.files = []
+        self.row["taken"] = None
         self.image = bytearray(CANARY * (len(self.image) // len(CANARY)))
         return self
 
@@ -108,18 +112,20 @@ class World:
         (self.folder / "pm0.img").write_bytes(self.image)
         self._json("row.json", self.row)
         self._json("filemap.json", {**self.filemap, "files": self.files})
-        lines = [self._phase(n, *phase) for n, phase in enumerate(self.phases)]
-        lines += [
-            {"n": len(lines) + n, "t": 99, "epoch": 17, **line} for n, line in enumerate(self.extra_lines)
-        ]
+        found = []
+        for phase in self.phases:
+            found += [{"epoch": phase[1], **line} for line in self.lines.get(phase[0], [])]
+            found.append(self._phase(*phase))
+        found += [{"epoch": 17, **line} for line in self.extra_lines]
+        lines = [{"n": n, "t": 1000 + n, **line} for n, line in enumerate(found)]
         (self.folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._log()
         self._journals()
         return self.folder
 
-    def _phase(self, n, phase, epoch, detail, inflight):
+    def _phase(self, phase, epoch, detail, inflight):
         return {
-            "n": n, "t": 1000 + n, "epoch": epoch, "kind": "effect", "type": "Phase", "reclaim": 1, "phase": phase,
+            "epoch": epoch, "kind": "effect", "type": "Phase", "reclaim": 1, "phase": phase,
             "keys": [KEY], "detail": detail, "inflight": inflight,
         }  # fmt: skip
 
@@ -141,7 +147,8 @@ class World:
         posted = [(qp, wr) for qp, wr, _ in self.completions] if self.posted is None else self.posted
         with Journal(self.folder / "journals" / "peer.jrnl", "peer", 1024) as journal:
             for qp, wr in posted:
-                journal.posted(qp, wr, 0, key=KEY)
+                time = 5000 if wr in self.posted_late else 1  # the phases are at 1000
+                journal.append(Record(Kind.POSTED, 0, 0, qp, wr, time, KEY, BLOCK))
             for qp, wr, status in self.completions:
                 journal.polled(qp, wr, status)
         with Journal(self.folder / "journals" / "holder.jrnl", "holder", 1024) as journal:

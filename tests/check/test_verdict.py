@@ -123,6 +123,54 @@ def test_a_kept_byte_that_changed_breaks_s2(world):
     assert rules(judge(world.write())) == {"S2"}
 
 
+@pytest.mark.parametrize("damage", [bytes(64), b"x" * 64])
+def test_a_byte_of_the_second_file_that_vanished_breaks_s10(world, damage):
+    world.image[2 * BLOCK : 2 * BLOCK + 64] = damage
+    verdict = judge(world.write())
+    assert (verdict.outcome, rules(verdict)) == ("OK+ERR", {"S10"})
+
+
+def test_a_piece_of_the_second_file_in_the_wrong_place_breaks_s10(world):
+    world.stamp(2 * BLOCK, 64, 9, offset=0)
+    assert rules(judge(world.write())) == {"S10"}
+
+
+def test_damage_by_a_stranger_is_corruption_and_not_s10(world):
+    world.stamp(2 * BLOCK, 64, VICTIM)
+    world.image[2 * BLOCK + 64 : 2 * BLOCK + 128] = b"torn between two writers".ljust(64, b"x")
+    verdict = judge(world.write())
+    assert (verdict.outcome, rules(verdict)) == ("CORRUPT", {"S1"})
+
+
+def test_a_second_file_that_is_gone_breaks_s10(world):
+    world.files.pop()
+    assert rules(judge(world.write())) == {"S10"}
+
+
+def test_a_hole_in_the_second_file_breaks_s10(world):
+    world.files[1]["extents"] = [[0, BLOCK, 2 * BLOCK, 1]]
+    assert rules(judge(world.write())) == {"S10"}
+
+
+def test_a_newly_allocated_block_that_was_not_zero_breaks_s9(world):
+    world.row["taken"]["unzeroed"] = 8
+    assert rules(judge(world.write())) == {"S9"}
+
+
+def test_what_no_check_covered_is_not_said_to_be_checked(world):
+    assert {"S9", "S10", "V4", "V22"} <= set(judge(world.write()).checked)
+
+
+def test_without_a_second_file_s9_and_s10_are_not_said_to_be_checked(world):
+    world.row["taken"] = None
+    assert not {"S9", "S10"} & set(judge(world.write()).checked)
+
+
+def test_a_block_with_two_owners_breaks_s6(world):
+    world.files.append({"path": "/mnt/x", "ino": VICTIM, "size": 64, "extents": [[0, BLOCK // 2, 64, 1]]})
+    assert rules(judge(world.write())) == {"S6"}
+
+
 # ---- the log
 
 
@@ -187,7 +235,22 @@ def test_a_sum_whose_first_operation_is_older_counts_the_others(world):
 )
 def test_a_quantum_that_runs_on_under_a_key_whose_quiesce_was_confirmed_breaks_v9(world, fields):
     world.moved(**fields)
-    assert "V9" in rules(judge(world.write()))
+    assert {"V9", "V3"} <= rules(judge(world.write()))
+
+
+def test_an_operation_that_began_under_a_revoked_key_breaks_v10(world):
+    world.moved(epoch_first=RETURNED)
+    assert rules(judge(world.write())) == {"V3", "V9", "V10"}
+
+
+def test_a_read_behind_the_fence_is_thrown_away_but_not_behind_the_unmap(world):
+    world.moved(opcode=4, op_epoch=5, epoch_first=FENCED, epoch_last=FENCED)
+    assert rules(judge(world.write())) == {"V9"}
+
+
+def test_a_read_behind_the_unmap_breaks_v3(world):
+    world.moved(opcode=4, op_epoch=5, epoch_first=FENCED, epoch_last=FENCED + 1)
+    assert rules(judge(world.write())) == {"V3", "V9"}
 
 
 @pytest.mark.parametrize(
@@ -226,6 +289,18 @@ def test_a_request_that_completed_twice_breaks_s5(world):
 def test_requests_that_completed_out_of_order_break_s5(world):
     world.posted = [(WRITE_QP, n) for n in (2, 1, 3, 4)]
     assert rules(judge(world.write())) == {"S5"}
+
+
+def test_success_of_a_request_that_was_posted_under_a_revoked_key_breaks_v19(world):
+    world.completions.append((READ_QP, 9, 0))
+    world.posted_late = {9}
+    assert rules(judge(world.write())) == {"V19"}
+
+
+def test_failure_of_a_request_that_was_posted_under_a_revoked_key_does_not(world):
+    world.completions.append((READ_QP, 9, 10))
+    world.posted_late = {9}
+    assert rules(judge(world.write())) == set()
 
 
 def test_errors_of_the_bystander_are_collateral(world):

@@ -93,6 +93,11 @@ def test_only_what_was_promised_is_a_breach():
     assert breaches(runs, []) == []
 
 
+def test_promises_that_nothing_checked_are_told():
+    found = row(run("OK", checked=["S1"]), run("OK", checked=["S2"]), promises=["S1", "S2", "V7"])
+    assert found["unchecked"] == ["V7"]
+
+
 @pytest.mark.parametrize(
     ("rows", "code"),
     [
