@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from emu.protocols.contract import rules_of
 from emu.protocols.registry import load
 
 KINDS = {"surprise-unplug": "surprise"}  # the core's word for the event, where it differs
@@ -15,3 +16,11 @@ def installed() -> list[str]:
 def promised(protocol: str, event: str) -> tuple[str, ...]:
     """Invariants that the protocol says it keeps under this event. Raises UnknownProtocol."""
     return load().get(protocol).promised(KINDS.get(event, event))
+
+
+def tells_holders(protocol: str) -> bool:
+    """Whether any rule of it notifies holders: else a prompt one does what a deaf one does. Raises UnknownProtocol."""
+    table = load().get(protocol).table.values()
+    return any(
+        action.verb == "notify" for entry in table for rule in rules_of(entry) for action in rule.actions
+    )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emu.check.promises import installed
+from emu.check.promises import installed, tells_holders
 from emu.lab import names
 from emu.lab.node import OTHER_MOUNT, VICTIM_DEVICE, VICTIM_MOUNT
 
@@ -134,8 +134,8 @@ def rows(
 
 
 def _fitting(protocol: str, backing: str) -> list[str]:
-    """`none` and `ebusy` tell nobody anything, so a prompt holder does there what a deaf one does."""
-    return ["deaf"] if protocol in {"none", "ebusy"} or backing == "host" else ["deaf", "prompt"]
+    """Where a protocol tells its holders nothing, a prompt one does what a deaf one does."""
+    return ["deaf", "prompt"] if tells_holders(protocol) and backing != "host" else ["deaf"]
 
 
 # ---- what an event does

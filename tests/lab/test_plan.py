@@ -2,8 +2,11 @@
 
 import pytest
 
+from emu.check import promises
 from emu.lab import names
 from emu.lab.plan import ACTS, SIZE, RowSpec, controls_for, files_for, protocols_here, rows, whole_device
+from emu.protocols.contract import Protocol, apply, go, notify, reply
+from emu.protocols.registry import Registry
 
 ALL = list(rows(["none", "ebusy", "mr-revoke"], names.EVENTS_HERE, names.BACKINGS_HERE, None))
 
@@ -33,6 +36,17 @@ def test_what_belongs_to_the_host_is_na_there(protocol, event):
 
 def test_none_is_na_on_the_host_with_its_reason():
     assert "real filesystem" in reason("none", "truncate", "host")
+
+
+@pytest.mark.parametrize(
+    ("actions", "holders"),
+    [((apply(), reply()), ["deaf"]), ((notify("MR_REVOKING"), apply(), reply()), ["deaf", "prompt"])],
+)
+def test_a_prompt_holder_is_run_where_the_table_notifies(monkeypatch, actions, holders):
+    made = Protocol("nobody", "", "", {("start", "requested"): go(*actions, to="end")})
+    monkeypatch.setattr(promises, "load", lambda: Registry({"nobody": made}))
+    assert [spec.holder for spec in rows(["nobody"], ["punch"], ["dax"], None)] == holders
+    assert [spec.holder for spec in rows(["nobody"], ["punch"], ["host"], None)] == ["deaf"]
 
 
 def test_holders_that_are_named_are_run_everywhere():
