@@ -7,7 +7,8 @@
     IMAGE         the memory itself (pm0.img, host.img), after DMA stopped
     journals/     what each client posted, polled and was told
 
-A file that is missing or cut short is not repaired: the verdict is unknown, and says which.
+A file that is missing or cut short is not repaired: the verdict is unknown, and says which. Nobody who judges sees the name of a
+protocol: the history's lines come without it, and without the sentences that it may occur in.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Json = dict[str, Any]
+NAMING = frozenset({"protocol", "sentence", "error"})
 
 
 class Phase(NamedTuple):
@@ -58,7 +60,7 @@ class Evidence:
 
     @cached_property
     def events(self) -> list[Json]:
-        return list(read_events(self.folder))
+        return [blind(line) for line in read_events(self.folder)]
 
     @cached_property
     def gaps(self) -> int:
@@ -78,6 +80,13 @@ class Evidence:
         found = [read_journal(path) for path in sorted((self.folder / "journals").glob("*.jrnl"))]
         return {journal.name: journal for journal in found}
 
+    @cached_property
+    def image_bytes(self) -> int:
+        """How long the image is; 0 if it is shorter than what the file map finds in it. Raises OSError."""
+        size = (self.folder / str(self.filemap["image"])).stat().st_size
+        ends = [at + length for file in self.filemap["files"] for _, at, length, _ in file["extents"]]
+        return size if size >= max(ends, default=0) else 0
+
     @contextmanager
     def image(self) -> Iterator[mmap.mmap]:
         """The memory after the run, mapped read-only."""
@@ -88,6 +97,13 @@ class Evidence:
     def _json(self, name: str) -> Json:
         content: Json = json.loads((self.folder / name).read_text("utf-8"))
         return content
+
+
+def blind(value: Any) -> Any:
+    """The same without fields that name a protocol, or say in words what happened."""
+    if isinstance(value, dict):
+        return {name: blind(item) for name, item in value.items() if name not in NAMING}
+    return [blind(item) for item in value] if isinstance(value, list) else value
 
 
 def phase_of(line: Json) -> Phase:

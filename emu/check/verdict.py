@@ -22,7 +22,7 @@ from emu.check import phases as history
 from emu.check.evidence import Evidence, Json, Phase
 from emu.check.memory import file_of, foreign_bytes, holes, misplaced_cells, shared_blocks, vanished_cells
 from emu.check.traffic import Moments, Traffic, add_up
-from emu.core.decision import CONTRACT
+from emu.core.decision import CONTRACT, RULES
 from emu.history.journal import Kind
 from emu.history.oplog import OplogError
 from emu.history.stamp import CELL
@@ -112,7 +112,14 @@ def _gaps(evidence: Evidence) -> list[str]:
             lacking.append(f"{name} cannot be read: {error}")
         else:
             lacking += [] if found else [f"{name} is empty"]
-    return lacking
+    return lacking or _no_image(evidence)
+
+
+def _no_image(evidence: Evidence) -> list[str]:
+    try:
+        return [] if evidence.image_bytes else ["the image of the memory is cut short"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return [f"the image of the memory cannot be read: {error}"]
 
 
 class _Judge:
@@ -361,7 +368,8 @@ class _Judge:
         """What the core found the protocol to break is a breach whatever was promised."""
         for phase in self.evidence.phases:
             if phase.name == "broken":
-                self._broke(f"{CONTRACT}{phase.detail['rule']}", phase.detail["sentence"])
+                rule = str(phase.detail["rule"])
+                self._broke(f"{CONTRACT}{rule}", f"the core stopped it: {RULES.get(rule, rule)}")
 
     def _gate(self) -> None:
         ours = [p for p in self.evidence.phases if p.reclaim == self.ours]
