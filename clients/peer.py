@@ -12,6 +12,7 @@ with, or is the canary of another namespace.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 BYSTANDER_EVERY = 64  # turns
 PAUSE = 0.0002  # seconds between two looks: a sleeper in cq.wait would interrupt the engine at each completion, never within one
+SILENCE = 10.0 * max(
+    1.0, float(os.environ.get("EMU_TIME_SCALE", "1"))
+)  # seconds after which nothing comes any more
 SAMPLES = 16  # foreign cells that are kept in full
 
 
@@ -150,7 +154,7 @@ class Peer(Client):
     def do_stop(self, **_: Any) -> Command:
         """Post no more, wait for everything that was posted; one last request of the bystander tells whether it lives."""
         self.going = False
-        self._drain()
+        self._drain(*self.streams.values())
         lives = self._last_of_bystander()
         return {
             "posted": {s.name: s.posted for s in self.streams.values()},
@@ -236,8 +240,10 @@ class Peer(Client):
             return
         now = time.monotonic_ns()
         self.journal.append(Record(Kind.POLLED, code=wc.status, qp_num=wc.qp_num, wr_id=wc.wr_id, time=now))
+        slot = self.inflight.pop(wc.wr_id, None)
+        if slot is None:
+            return  # nothing that is outstanding: it is in the journal, and the verdict speaks of it
         stream.outstanding -= 1
-        slot = self.inflight.pop(wc.wr_id)
         if wc.status != e.IBV_WC_SUCCESS:
             stream.bad, stream.alive = stream.bad + 1, False
             return
@@ -272,16 +278,20 @@ class Peer(Client):
 
     # ---- the end
 
-    def _drain(self) -> None:
-        while any(stream.outstanding for stream in self.streams.values()):
-            if not self._poll():
+    def _drain(self, *streams: Stream) -> None:
+        """Until all that they posted has completed; or nothing has for a long time, which the verdict then finds in the journal."""
+        last = time.monotonic()
+        while any(stream.outstanding for stream in streams) and time.monotonic() - last < SILENCE:
+            if self._poll():
+                last = time.monotonic()
+            else:
                 self.cq.wait(1.0)
 
     def _last_of_bystander(self) -> bool:
         stream = self.streams["bystander"]
         before, began = stream.good, time.monotonic_ns()
         self._fill(stream)
-        self._drain()
+        self._drain(stream)
         self.journal.mark(1, time.monotonic_ns() - began)
         return stream.good > before
 

@@ -138,7 +138,7 @@ async def _once(run: Run) -> RunResult:
     (run.folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
     reclaim: Json = run.facts["reclaim"]
     took = (reclaim["ended"] - reclaim["began"]) / 1000 if reclaim["returned"] else None
-    return RunResult(verdict, run.folder, reclaim["errno"], reclaim["returned"], reclaim["retries"], took)
+    return RunResult(verdict, run.folder, reclaim["errno"], reclaim["returned"], None, took)
 
 
 def _failed(error: Exception, folder: Path) -> RunResult:

@@ -46,7 +46,7 @@ class RunResult:
     folder: Path | None
     errno: str | None = None
     returned: bool = False
-    retries: int = 0
+    retries: int | None = None  # None: a refused reclaim was not asked again
     reclaim_us: float | None = None
     failed_tries: tuple[str, ...] = ()
 
@@ -130,7 +130,7 @@ class RowResult:
             "reclaim_us": spread([run.reclaim_us for run in self.runs if run.reclaim_us is not None]),
             "returned": sum(run.returned for run in self.runs),
             "denied": sum(run.errno is not None for run in self.runs),
-            "retries": sum(run.retries for run in self.runs),
+            "retries": self._retries(),
             "space_debt_byte_s": None,
             "goodput_ratio": None,
             "violated": verdict.violated,
@@ -141,6 +141,10 @@ class RowResult:
             "failed_tries": self._tries(),
             "evidence": str(worst.folder) if worst.folder else None,
         }
+
+    def _retries(self) -> int | None:
+        counts = [run.retries for run in self.runs if run.retries is not None]
+        return sum(counts) if counts else None
 
     def _tries(self) -> list[str]:
         named = [(f"run {n}", run) for n, run in enumerate(self.runs, 1)]

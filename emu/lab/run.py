@@ -40,7 +40,7 @@ from emu.lab.plan import (
     files_for,
     whole_device,
 )
-from emu.lab.process import LabError, Process, Refused
+from emu.lab.process import PATIENCE, LabError, Process, Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,7 @@ class Run:
         if recovered:
             with suppress(LabError):
                 await peer.ask("recover", limit=5)
-        stopped = await peer.ask("stop")
+        stopped = await peer.ask("stop", limit=2 * PATIENCE)  # it waits for what does not come, too
         self.facts |= {
             "reclaim": reclaim,
             "leaked": stopped["leaked"],
@@ -229,9 +229,9 @@ class Run:
             if self.reclaimer.ended or not self.broker or not self.broker.alive:
                 raise
             silence = {"returned": False, "errno": None, "error": str(error)}
-            return {**silence, "began": began, "ended": None, "retries": 0}
+            return {**silence, "began": began, "ended": None}
         first: Json = answer["tries"][0]
-        return {"returned": True, **first, "retries": len(answer["tries"]) - 1}
+        return {"returned": True, **first}
 
     async def _ask_reclaimer(self) -> Json:
         event = self.spec.event

@@ -56,7 +56,7 @@ class World:
             "victim": {"path": "/mnt/victim"},
             "before": {"size": SIZE, "holes": [], "kept": [[0, SIZE]]},
             "expected": {"size": BLOCK, "holes": [], "kept": [[0, BLOCK]]},
-            "reclaim": {"returned": True, "errno": None, "error": None, "began": 1, "ended": 2, "retries": 0},
+            "reclaim": {"returned": True, "errno": None, "error": None, "began": 1, "ended": 2},
             "leaked": {},
             "recovery_qps": [],
             "taken": {"path": "/mnt/taker", "written": [[0, 3 * BLOCK]], "unzeroed": 0},

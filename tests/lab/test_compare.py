@@ -41,9 +41,7 @@ def lab(monkeypatch, tmp_path):
         def __init__(self, spec, folder, seed, control, _stage):
             self.folder, self.key = folder, (spec.event, control.name)
             folder.mkdir(parents=True, exist_ok=True)
-            self.facts = {
-                "reclaim": {"returned": True, "errno": None, "began": 0, "ended": 5000, "retries": 0}
-            }
+            self.facts = {"reclaim": {"returned": True, "errno": None, "began": 0, "ended": 5000}}
             made.made.append((*self.key, seed))
 
         async def carry_out(self):

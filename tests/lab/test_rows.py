@@ -12,7 +12,7 @@ SPEC = RowSpec("none", "truncate", "dax", "deaf")
 
 
 def run(*outcomes, us=10.0, errno=None, **fields):
-    return RunResult(Verdict(outcomes[0], list(outcomes), **fields), Path("x"), errno, True, 0, us)
+    return RunResult(Verdict(outcomes[0], list(outcomes), **fields), Path("x"), errno, True, None, us)
 
 
 def row(*runs, controls=None, promises=(), spec=SPEC):
@@ -119,6 +119,10 @@ def test_a_pair_that_makes_no_sense_is_na_with_its_reason():
         0,
         None,
     )
+
+
+def test_retries_are_absent_where_nothing_is_asked_again():
+    assert row(run("DENY", errno="EBUSY"))["retries"] is None
 
 
 def test_a_refusal_is_counted():
