@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from emu.history.oplog import Flag, Kind, OpLog, OpRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 READ = 4  # EMU_WR_RDMA_READ
 SUCCESS = 0
@@ -34,8 +34,8 @@ class Traffic:
     bytes: int = 0
     foreign: int = 0  # memory that had changed hands, read or written
     freed: int = 0  # freed blocks, by operations that started after the reclaim returned
-    lost: int = 0  # written with success, after, to freed, foreign or absent memory
-    stale: int = 0  # read with success, after, from freed blocks
+    lost: int = 0  # written by operations that succeeded, after, to freed, foreign or absent memory
+    stale: int = 0  # read by operations that succeeded, after, from freed blocks
     absent_after: int = 0  # memory that was not there, after
     absent_before: int = 0  # the same, by operations that started before the reclaim was answered
     unfenced: int = 0  # bytes moved under a key after its quiesce was confirmed
@@ -68,17 +68,40 @@ class Moments:
     unmapped: dict[int, int] = field(default_factory=dict)
 
 
-def add_up(logs: Iterable[OpLog], moments: Moments) -> Traffic:
+def add_up(logs: Iterable[OpLog], moments: Moments, acknowledged: Mapping[int, int]) -> Traffic:
+    """acknowledged: queue pair -> bytes of its requests that completed with success, as its owner was told."""
     total = Traffic()
     for log in logs:
         total.missing += log.missing
+        in_vain = _in_vain(log, acknowledged)
         for record in log.records:
-            _add(total, record, moments.returned)
+            _add(total, record, moments.returned, in_vain.get(record.seq, 0))
             _late(total, record, moments)
     return total
 
 
-def _add(total: Traffic, record: OpRecord, returned: int | None) -> None:
+def _in_vain(log: OpLog, acknowledged: Mapping[int, int]) -> dict[int, int]:
+    """Record -> how many of its good bytes belong to operations that failed later, or were never answered.
+
+    Operations of a queue pair run one behind the other, and the first that fails is its last: what moved beyond the bytes that were
+    acknowledged are the last bytes that moved.
+    """
+    good: dict[int, list[OpRecord]] = {}
+    for record in log.records:
+        if record.status == SUCCESS and record.bytes and record.qp_num in acknowledged:
+            good.setdefault(record.qp_num, []).append(record)
+    found: dict[int, int] = {}
+    for qp, records in good.items():
+        beyond = sum(record.bytes for record in records) - acknowledged[qp]
+        for record in reversed(records):
+            if beyond <= 0:
+                break
+            found[record.seq] = min(beyond, record.bytes)
+            beyond -= record.bytes
+    return found
+
+
+def _add(total: Traffic, record: OpRecord, returned: int | None, in_vain: int) -> None:
     flags = Flag(record.flags)
     after = started_after(record, returned)
     total.bytes += record.bytes
@@ -90,7 +113,7 @@ def _add(total: Traffic, record: OpRecord, returned: int | None) -> None:
         total.absent_after += after
         total.absent_before += record.bytes - after
     if record.status == SUCCESS:
-        _silent(total, record, flags, after)
+        _silent(total, record, flags, max(0, min(after, record.bytes - in_vain)))
 
 
 def _late(total: Traffic, record: OpRecord, moments: Moments) -> None:

@@ -161,10 +161,22 @@ class _Judge:
             self.unknown.append("the history has no epoch in which the reclaim returned")
         phases = self.evidence.phases
         moments = Moments(returned, _epochs(phases, "fenced"), _epochs(phases, "unmapped"))
-        traffic = add_up(self.evidence.logs, moments)
+        traffic = add_up(self.evidence.logs, moments, self._acknowledged())
         if traffic.missing:
             self.unknown.append(f"{traffic.missing} records of the operation log were overwritten")
         self._note_traffic(traffic)
+
+    def _acknowledged(self) -> dict[int, int]:
+        """Queue pair -> bytes whose requests its owner saw succeed; a queue pair whose journal is not whole is left out."""
+        found: Counter[int] = Counter()
+        for journal in self.evidence.journals.values():
+            if journal.missing:
+                continue
+            length = {(r.qp_num, r.wr_id): r.length for r in journal.of(Kind.POSTED)}
+            found.update(dict.fromkeys((qp for qp, _ in length), 0))
+            for done in {(r.qp_num, r.wr_id) for r in journal.of(Kind.POLLED) if not r.code}:
+                found[done[0]] += length.get(done, 0)
+        return found
 
     def _note_traffic(self, traffic: Traffic) -> None:
         verdict = self.verdict

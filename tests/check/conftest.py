@@ -72,9 +72,16 @@ class World:
         for place in range(0, length, 64):
             self.image[at + place : at + place + 64] = encode(Cell(writer, ino, 1, layout, 1, offset + place))
 
-    def moved(self, flags=0, after=True, **fields):
-        """One more quantum in the log, by an operation that started after the return, or before it."""
+    def moved(self, flags=0, after=True, acknowledged=True, **fields):
+        """One more quantum in the log, by an operation that started after the return, or before it, and that succeeded or failed.
+
+        It is one of a queue pair that had no error so far.
+        """
         epoch = RETURNED if after else 5
+        status = fields.get("status", 0) or (0 if acknowledged else 10)
+        quanta = fields.get("quanta", 1)
+        self.completions += [(READ_QP, 100 + len(self.completions) + n, status) for n in range(quanta)]
+        fields = {"qp_num": READ_QP, **fields}
         self.records.append(
             {"flags": flags, "op_epoch": epoch, "epoch_first": epoch, "epoch_last": epoch, **fields}
         )

@@ -199,6 +199,31 @@ def test_a_failed_write_is_not_lost(world):
     assert judge(world.write()).lost_bytes == 0
 
 
+def test_the_first_quanta_of_an_operation_that_failed_later_are_not_lost(world):
+    world.moved(Flag.DST_FREED, op=98)
+    world.moved(Flag.DST_FREED, op=99, op_done=0, acknowledged=False)
+    verdict = judge(world.write())
+    assert (verdict.freed_bytes, verdict.lost_bytes) == (2 * BLOCK, BLOCK)
+
+
+def test_nor_are_those_that_lie_in_a_sum_with_others(world):
+    world.moved(Flag.DST_FREED, kind=2, quanta=4, bytes=4 * BLOCK, op=96)
+    world.completions[-1] = (*world.completions[-1][:2], 10)
+    assert judge(world.write()).lost_bytes == 3 * BLOCK
+
+
+def test_an_operation_that_was_never_answered_is_not_lost(world):
+    world.moved(Flag.DST_FREED, op=99)
+    world.posted = [(qp, wr) for qp, wr, _ in world.completions]
+    world.completions.pop()
+    assert judge(world.write()).lost_bytes == 0
+
+
+def test_a_read_that_failed_later_is_not_stale(world):
+    world.moved(Flag.SRC_FREED, opcode=4, acknowledged=False)
+    assert judge(world.write()).stale_bytes == 0
+
+
 def test_a_read_of_freed_blocks_afterwards_is_stale(world):
     world.moved(Flag.SRC_FREED, opcode=4)
     verdict = judge(world.write())
