@@ -27,6 +27,7 @@ class OptionError(ValueError):
 class Pmem:
     name: str
     size: int  # bytes, a multiple of 4096
+    typed: str = field(default="", compare=False)  # NAME=SIZE as it was given, for sentences about it
 
     @property
     def blocks(self) -> int:
@@ -77,10 +78,13 @@ def parse_pmem(text: str) -> Pmem:
         raise OptionError(f"--pmem {text}: expected NAME=SIZE, as pm0=64M (letters, digits, _ and -)")
     if name in RESERVED:
         raise OptionError(f"--pmem {text}: {name} names a file of the broker's own; choose another")
-    number = parse_size(size)
+    try:
+        number = parse_size(size)
+    except OptionError as error:
+        raise OptionError(f"--pmem {text}: {error}") from None
     if number < BLOCK or number % BLOCK:
         raise OptionError(f"--pmem {text}: {number} bytes is not a positive multiple of {BLOCK}")
-    return Pmem(name, number)
+    return Pmem(name, number, text)
 
 
 def parse_mount(text: str) -> MountPoint:

@@ -4,7 +4,7 @@
     DIR/books.sqlite  durable books (journal.py)     DIR/NAME.img, NAME.gen  devices (memory.py)
     DIR/door, DIR/zmq sockets                        DIR/runs/NUMBER/        this start's history
 
-Recovery: rows -> core.load -> DeviceAdded for each --pmem (the core answers with OpenDevice and the runs that files own) -> MountAdded. MRs and
+Recovery: rows -> core.load -> images.agree -> DeviceAdded for each --pmem (the core answers with OpenDevice and the runs that files own) -> MountAdded. MRs and
 queue pairs died with the broker, as they do with a device.
 """
 
@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from emu.broker import directory
+from emu.broker import directory, images
 from emu.broker.admin import Admin
 from emu.broker.effects import Effects
 from emu.broker.hostfiles import HostFiles
@@ -120,7 +120,7 @@ class _Broker:
         steps.effects = Effects(
             engine, memory, host_files, sessions, timers, record, steps.submit, host_worker
         )
-        self._recover(steps)
+        self._recover(core, steps)
         self._log_operations(engine)
         engine.start()
         self._steps, self._sessions, self._router_socket, self._journal = steps, sessions, router, journal
@@ -188,22 +188,14 @@ class _Broker:
             known.get(name)
         return Core(known.protocols, policy=self.options.allocator, host_protocol=host)
 
-    def _recover(self, steps: Steps) -> None:
+    def _recover(self, core: Core, steps: Steps) -> None:
+        for warning in images.agree(self.directory, core.books, self.options.pmem):
+            print(f"emu: broker {self.directory}: EUCLEAN: {warning}", file=sys.stderr, flush=True)
         for pmem in self.options.pmem:
-            self._check_image(pmem.name, pmem.size)
             steps.strict(DeviceAdded(pmem.name, pmem.blocks))
         for mount in self.options.mounts:
             protocol = mount.protocol or DEFAULT_PROTOCOL
             steps.strict(MountAdded(mount.path, mount.device, mount.dax, protocol))
-
-    def _check_image(self, name: str, size: int) -> None:
-        image = self.directory / f"{name}.img"
-        found = image.stat().st_size if image.exists() else 0
-        if found not in {0, size}:
-            raise StartError(
-                errno.EINVAL,
-                f"--pmem {name}={size}: {image} has {found} bytes: give its size, or move the file away",
-            )
 
     # ---- history
 
@@ -291,4 +283,6 @@ def _refuser(sessions: Sessions) -> Callable[[Requested, int, str], None]:
 
 def _told(options: Options) -> dict[str, Any]:
     values = asdict(options)
+    for pmem in values["pmem"]:
+        del pmem["typed"]  # it is in argv
     return {key: str(value) if key in {"directory", "history"} else value for key, value in values.items()}

@@ -51,6 +51,12 @@ def test_no_devices(text):
         parse_pmem(text)
 
 
+def test_what_was_typed_is_what_is_said():
+    assert parse_pmem("pm0=8192K").typed == "pm0=8192K"
+    with pytest.raises(OptionError, match="--pmem pm0=8X: '8X' is no size"):
+        parse_pmem("pm0=8X")
+
+
 def test_mounts():
     assert parse_mount("/mnt=pm0") == MountPoint("/mnt", "pm0")
     assert parse_mount("/mnt=pm0,dax,protocol=ebusy") == MountPoint("/mnt", "pm0", dax=True, protocol="ebusy")
