@@ -25,10 +25,15 @@ SHADE = {
 KEY = (("good", "bytes moved, good completion"), ("bad", "foreign or absent memory, error completion"), ("loss", "freed memory"), ("deny", "refused by the engine, notice"), ("accent", "call, phase, message"))  # fmt: skip
 READING = (
     "Foreign bytes are counted in the device image after DMA has stopped: stamped cells in blocks that belong to another file, or that came to this one later. They are a lower bound.",
-    "Freed and lost bytes come from the engine's log, and count only operations that started after the reclaim returned.",
+    "Freed and lost bytes come from the engine's log, and count only operations that started after the reclaim returned; each write counts, not each byte of the file.",
     "A run without DMA in flight at the gate is tried again, and unknown if that does not help.",
     "Controls change one thing: nobody writes (no-dma), the allocator reuses freed blocks last (fifo), nobody holds the file (no-pin). A row whose control ends as the row did is unknown.",
     "Times are of this machine under this load; they are reported, and decide nothing.",
+)
+CLOCKS = (
+    "One clock, noted by whoever is named on the left. The engine's lane says when bytes moved: a pale bar sums up many copies between its "
+    "ends, a full one is a single copy, in the colour of what it met until its end. A completion on the peer's lane stands where its program polled it, so it may lie behind `freed` although "
+    "its bytes had moved before. The answer leaves the broker at `returned`; the reclaimer's bar ends when its program has it."
 )
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -174,8 +179,10 @@ def _legend(rows: Sequence[Json]) -> str:
 # ---- figures
 
 
-def _figure(picture: str, caption: str, extra: str = "") -> str:
-    return f'<figure><div class="scroll" tabindex="0">{picture}</div>{extra}<figcaption>{caption}</figcaption></figure>'
+def _figure(picture: str, caption: str) -> str:
+    return (
+        f'<figure><div class="scroll" tabindex="0">{picture}</div><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 def _latency(rows: Sequence[Json]) -> str:
@@ -187,23 +194,48 @@ def _latency(rows: Sequence[Json]) -> str:
 
 
 def _diagram(rows: Sequence[Json]) -> str:
-    """Of the row that shows most: a revoke seen by a prompt holder, if there is one."""
-    for row in sorted((r for r in rows if r["evidence"]), key=_telling):
+    """A run in which memory changed hands under the DMA, and one in which it was taken back cleanly: of the same event, where there are both."""
+    kept = [row for row in rows if row["evidence"]]
+    harmed = _drawn(sorted((r for r in kept if r["foreign_bytes"]), key=_corrupting))
+    event = harmed[0]["event"] if harmed else ""
+    clean = [r for r in kept if r["outcome"] in {"OK", "OK+ERR"}]
+    saved = _drawn(sorted(clean, key=lambda row: (row["event"] != event, *_telling(row))))
+    shown = [found for found in (harmed, saved) if found] or [
+        found for found in [_drawn(sorted(kept, key=_telling))] if found
+    ]
+    if not shown:
+        return ""
+    figures = "".join(_run(row, picture) for row, picture in shown)
+    return f'<h2>Run by run, party by party</h2>{figures}{_key()}<p class="footnote">{escape(CLOCKS)}</p>'
+
+
+def _drawn(rows: Sequence[Json]) -> tuple[Json, str] | None:
+    """The first row whose evidence shows a reclaim, and its diagram."""
+    for row in rows:
         found = scene.read(row["evidence"])
         if found:
-            label = f"{row['protocol']}, {row['event']} on {row['backing']}, {row['holder']} holder: {row['outcome']}"
-            caption = escape(f"{label}. {measured(row)}.".replace("..", "."))
-            return f"<h2>One run, party by party</h2>{_figure(spacetime.draw(found), caption, _key())}"
-    return ""
+            return row, spacetime.draw(found)
+    return None
+
+
+def _run(row: Json, picture: str) -> str:
+    label = f"{row['protocol']}, {row['event']} on {row['backing']}, {row['holder']} holder"
+    caption = escape(f"{measured(row)}.".replace("..", "."))
+    return f"<h3>{escape(label)} {chip(row['outcome'])}</h3>{_figure(picture, caption)}"
+
+
+def _corrupting(row: Json) -> tuple[bool, float]:
+    """Where the next owner comes soon: a device that is plugged again takes its time."""
+    return "unplug" in row["event"], _took(row)
 
 
 def _telling(row: Json) -> tuple[bool, bool, float]:
     """A revoke seen by a prompt holder first, and of those the one that was least disturbed."""
-    return (
-        not row["notified"],
-        row["holder"] != "prompt",
-        row["reclaim_us"]["p50"] if row["reclaim_us"] else 1e12,
-    )
+    return not row["notified"], row["holder"] != "prompt", _took(row)
+
+
+def _took(row: Json) -> float:
+    return float(row["reclaim_us"]["p50"]) if row["reclaim_us"] else 1e12
 
 
 def _key() -> str:
@@ -215,38 +247,44 @@ def _key() -> str:
 
 # ---- every row
 
+FIGURES = (("foreign_bytes", "foreign bytes"), ("freed_bytes", "freed bytes"), ("lost_bytes", "lost bytes"), ("dma_at_gate", "in flight"))  # fmt: skip
+FOOTNOTE = (
+    "Foreign: bytes found in the image, each once. Freed and lost: bytes that operations moved. A place that is written again is counted "
+    "again, so these may exceed the size of the file. In flight: operations at the gate. Evidence: relative to the directory in which "
+    "emu compare was run."
+)
+
 
 def _all(rows: Sequence[Json]) -> str:
-    head = (
-        "row",
-        "measured",
-        "claimed",
-        "foreign",
-        "freed",
-        "lost",
-        "in flight",
-        "errors seen",
-        "controls",
-        "evidence",
-    )
-    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("row", "measured", "claimed"))
+    cells += "".join(f'<th scope="col" class="n">{escape(name)}</th>' for _, name in FIGURES)
     body = "".join(_line(row) for row in rows if row["outcome"] != "N/A")
     table = f'<table class="rows"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
-    return f"<h2>Every row</h2>{_scroll(table, 'Every row with its figures')}"
+    note = f'<p class="footnote">{escape(FOOTNOTE)}</p>'
+    return f"<h2>Every row</h2>{_scroll(table, 'Every row with its figures')}{note}"
 
 
 def _line(row: Json) -> str:
     name = f"{escape(row['protocol'])} {escape(row['event'])}<small>{escape(row['backing'])}, {escape(row['holder'])}</small>"
-    chips = " ".join(chip(outcome) for outcome in row["outcomes"])
     figures = "".join(
-        f'<td class="n">{count(row[key])}</td>'
-        for key in ("foreign_bytes", "freed_bytes", "lost_bytes", "dma_at_gate")
+        f'<td class="n" data-label="{escape(label, quote=True)}">{count(row[key])}</td>'
+        for key, label in FIGURES
     )
-    return (
-        f'<tr><th scope="row">{name}</th><td>{chips}<small>{escape(measured(row))}</small></td><td>{_claim(row)}</td>'
-        f"{figures}<td>{escape(errors(row)) or '-'}</td><td>{_controls(row)}</td>"
-        f"<td><code>{escape(row['evidence'] or '')}</code></td></tr>"
-    )
+    return f'<tr><th scope="row">{name}</th><td class="seen">{_seen(row)}</td><td class="claim" data-label="claimed">{_claim(row)}</td>{figures}</tr>'
+
+
+def _seen(row: Json) -> str:
+    """The outcomes, what they mean here, and what they rest on."""
+    sentence, met = measured(row), errors(row)
+    lines = [escape(sentence)]
+    if met and met not in sentence:
+        lines.append(f"errors seen: {escape(met)}")
+    if row["controls"]:
+        lines.append(f"controls: {_controls(row)}")
+    if row["evidence"]:
+        lines.append(f"<code>{escape(row['evidence'])}</code>")
+    chips = " ".join(chip(outcome) for outcome in row["outcomes"])
+    return chips + "".join(f"<small>{line}</small>" for line in lines)
 
 
 def _claim(row: Json) -> str:
@@ -257,7 +295,7 @@ def _claim(row: Json) -> str:
 
 
 def _controls(row: Json) -> str:
-    return "<br>".join(f"{escape(name)}: {escape(end)}" for name, end in row["controls"].items()) or "-"
+    return ", ".join(f"{escape(name)} ended in {escape(end)}" for name, end in row["controls"].items())
 
 
 def _how() -> str:

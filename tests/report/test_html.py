@@ -3,7 +3,9 @@
 import re
 from html.parser import HTMLParser
 
+from emu.report import scene
 from emu.report.html import page
+from emu.report.scene import Scene
 
 VOID = {"meta", "br", "input", "hr", "img", "link"}
 HOSTILE = "\"><script>alert(1)</script><svg onload=x>&amp;' \u202e"
@@ -89,6 +91,40 @@ def test_figures_have_a_text_alternative(result):
 
 def test_a_comparison_without_a_timed_reclaim_says_so(result):
     assert "nothing to plot" in page({**result, "rows": []})
+
+
+def test_every_figure_of_a_row_is_labelled_for_narrow_screens(result):
+    checker = parsed(page(result))
+    labels = {value for tag, key, value in checker.attributes if key == "data-label"}
+    assert labels == {"claimed", "foreign bytes", "freed bytes", "lost bytes", "in flight"}
+
+
+def test_errors_and_controls_are_told_once_in_the_measured_cell(make, seen):
+    text = page(
+        make(
+            seen("CORRUPT", foreign_bytes=64, error_completions={"REM_ACCESS_ERR": 2}),
+            controls={"fifo": "LOST"},
+        )
+    )
+    assert text.count("errors seen: 2 x REM_ACCESS_ERR") == 1
+    assert "controls: fifo ended in LOST" in text
+    clean = page(make(seen("OK+ERR", error_completions={"REM_ACCESS_ERR": 2})))
+    assert "<small>errors seen" not in clean
+
+
+def test_a_corrupting_and_a_protecting_run_of_one_event_are_drawn(result, monkeypatch):
+    begun = Scene(0, 1000, "a run")
+    monkeypatch.setattr(
+        scene, "read", lambda folder: begun if "truncate" in folder or "punch" in folder else None
+    )
+    drawn = re.findall(r"<h3>([^<]*) <span", page(result))
+    assert drawn == ["none, truncate on dax, deaf holder", "mr-revoke, truncate on dax, prompt holder"]
+
+
+def test_where_nothing_was_harmed_or_saved_one_run_is_drawn(make, seen, monkeypatch):
+    monkeypatch.setattr(scene, "read", lambda _folder: Scene(0, 1000, "a run"))
+    text = page(make(seen("DENY", notified=0.0), protocol="ebusy"))
+    assert re.findall(r"<h3>([^<]*) <span", text) == ["ebusy, truncate on dax, deaf holder"]
 
 
 def test_a_breach_is_told_at_the_top(make, seen):
