@@ -71,6 +71,7 @@ def do_quiesce(b: Books, number: int, _action: Action) -> bool:
         mr = b.mrs[key]
         # without a key there is no translation yet: taking it back is all there is to do
         b.mrs.put(key, mr._replace(revoked=True, state="unmapped" if mr.state == "pinned" else mr.state))
+    b.idle = True
     b.reclaims.put(number, row._replace(keys=_union(row.keys, keys), fencing=True, fenced=False))
     scope.phase(b, number, "fencing")
     mapped = teardown.mapped_of(b, keys)
@@ -319,6 +320,7 @@ def end(b: Books, number: int) -> None:
     for key, run in b.quarantine.items():
         if run.reclaim == number:  # applied and not freed: kept until the last unpin
             b.quarantine.put(key, run._replace(reclaim=0))
+            b.idle = True
     scope.phase(b, number, "ended")
     b.reclaims.drop(number)
     b.ended = True

@@ -115,6 +115,7 @@ class Books:
         self.out: list[Effect] = []
         self.agenda: list[tuple[int, str]] = []  # (reclaim, event) to be told before the step ends
         self.went: list[int] = []  # keys whose pin went in this step
+        self.idle = False  # blocks in quarantine may have nobody any more who keeps them there
         self.ended = False  # a reclaim ended in this step: others may start
         self.kept = 0  # the descriptor that the running request put somewhere
 

@@ -66,12 +66,13 @@ class Core:
         b = self.books
         mark = b.mark()
         b.kept = 0
-        b.ended = False
+        b.ended = b.idle = False
         b.went.clear()
         try:
             EVENTS[type(event)](b, event)
             reclaim.pins_went(b)
             reclaim.settle(b)
+            reclaim.release_idle(b)
             sessions.sweep(b)
             teardown.forget_hosts(b)
         except Refused as error:

@@ -239,7 +239,7 @@ def timer_fired(b: Books, event: TimerFired) -> None:
 
 
 def pins_went(b: Books) -> None:
-    """Pins have gone in this step: whoever waits for the last one hears of it, and blocks kept for them are free."""
+    """Pins have gone in this step: whoever waits for the last one hears of it."""
     if not b.went:
         return
     for number, row in b.reclaims.items():
@@ -247,6 +247,13 @@ def pins_went(b: Books) -> None:
         if mine and not row.queued and not row.applied and not scope.pinned(b, row):
             b.agenda.append((number, "unpinned"))
     b.went.clear()
+    b.idle = True
+
+
+def release_idle(b: Books) -> None:
+    """Blocks that no reclaim will free, since theirs has ended, are free when nothing pins them. Called at the end of every step."""
+    if not b.idle:
+        return
     idle = tuple(key for key, run in b.quarantine.items() if not run.reclaim and not scope.pins_on(b, key))
     if idle:
         allocator.release(b, idle)

@@ -815,6 +815,31 @@ def test_breaking_a_rule_behind_the_answer_ends_the_reclaim_in_silence(make_node
     node.ask(rq.FsTruncate("", 0, host=True), 2, host())
 
 
+def test_blocks_of_a_reclaim_that_broke_a_rule_behind_its_apply_are_not_lost(make_node):
+    table = {
+        (START, "requested"): go(gate(), quiesce(), to="fencing"),
+        ("fencing", "quiesced"): go(unmap(), to="unmapping"),
+        ("unmapping", "unmapped"): go(apply(), arm(1.0), to="later"),
+        ("later", "deadline"): go(apply(), to=END),
+    }
+    node = make_node("own", protocols=own(table))
+    node.file()
+    node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    node.go()
+    assert node.blocks()["quarantined"] == 4
+    node.step(ev.TimerFired(node.of(fx.Arm)[0].timer))
+    assert (node.answer(request).errno, node.answer(request).definite) == (errno.EPROTO, False)
+    assert node.blocks() == {"total": 64, "free": 64, "owned": 0, "quarantined": 0}
+
+
+def test_blocks_that_are_never_freed_are_free_at_the_end_when_nothing_pins_them(make_node):
+    node = make_node("own", protocols=own({(START, "requested"): go(apply(), reply(), to=END)}))
+    node.file()
+    node.ask(rq.FsTruncate("/mnt/a", 0), 2)
+    assert node.blocks()["free"] == 64
+
+
 def test_breaking_a_rule_behind_the_hosts_answer(make_node, host):
     node = make_node("own", protocols=own(start(apply(), apply(), reply())))
     node.ask(rq.SetProtocol("host", "own"))
