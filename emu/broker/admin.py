@@ -3,6 +3,8 @@
 A hold is armed at a point, met by whoever comes there (an engine thread, or the loop itself at one of LOOP_POINTS), and released. While the
 loop is held it still reads messages and answers hold_release, hold_wait, ping and stats; everything else waits in the queue.
 `hold_wait` is answered when somebody is held there, at once if somebody is.
+
+A hold belongs to the session that armed it and ends with it: whoever dies in the middle of an experiment stops nobody. Anybody may release it.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Admin:
         self._armed: dict[str, Armed] = {}
         self._held: dict[str, dict[str, Any]] = {}
         self._waiting: dict[str, list[tuple[int, int]]] = {}  # point -> (session, request)
+        self._owner: dict[str, int] = {}  # point -> session
         self.spin: Callable[[], bool]  # set by the loop: serve messages once; False when the broker ends
 
     def take(self, session: Session, request: int, op: HoldArm | HoldWait | HoldRelease | Stats) -> None:
@@ -59,6 +62,7 @@ class Admin:
             return
         if isinstance(op, HoldArm):
             self._arm(op)
+            self._owner[op.point] = session.number
         else:
             self._release(op.point)
         self._sessions.reply(session.number, request, {})
@@ -73,6 +77,13 @@ class Admin:
             self._met(point, {"point": point, "thread": -1, "key": 0, "wr_id": 0})
             while self._armed.get(point) is hold and self.spin():
                 pass
+
+    def lost(self, session: int) -> None:
+        """Its holds are released, and it waits no more. The loop, if it is held, goes on when it has read what there is to read."""
+        for point in [point for point, owner in self._owner.items() if owner == session]:
+            self._release(point)
+        for point, waiting in list(self._waiting.items()):
+            self._waiting[point] = [who for who in waiting if who[0] != session]
 
     def engine_held(self, event: EngineEvent) -> None:
         """An engine thread stopped."""
@@ -107,6 +118,7 @@ class Admin:
         else:
             self._engine.hold_release(point)
         self._held.pop(point, None)
+        self._owner.pop(point, None)
 
     def _wait(self, session: int, request: int, point: str) -> None:
         if point in self._held:

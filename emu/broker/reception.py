@@ -110,6 +110,7 @@ class Reception:
     def lost(self, session: Session) -> None:
         if not session.mute:
             self._sessions.lose(session)
+            self._admin.lost(session.number)
             self._submit(SessionLost(session.number))
 
     # ---- by the ROUTER
