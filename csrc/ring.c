@@ -304,7 +304,7 @@ int emu_ring_post_send(struct emu_ring_qp *qp, const struct emu_wqe *wqe, unsign
 		return posted(0, 1, -EINVAL, bad);
 	done = put(&qp->send, wqe, n, extra, &err);
 	if (done) {
-		emu_handshake();
+		emu_handshake_at(EMU_AT_POST_SEND);
 		if (emu_peek(&qp->seg->need_bell))
 			ring_bell(qp);
 	}
@@ -321,7 +321,7 @@ int emu_ring_post_recv(struct emu_ring_qp *qp, const struct emu_wqe *wqe, unsign
 		return posted(0, 1, -EINVAL, bad);
 	done = put(&qp->recv, wqe, n, extra, &err);
 	/* Other party: the engine, which stores state = ERR, handshakes and then flushes what it finds. */
-	emu_handshake();
+	emu_handshake_at(EMU_AT_POST_RECV);
 	if (done && emu_peek(&qp->seg->state) == EMU_QPS_ERR)
 		ring_bell(qp);
 	return posted(done, n, err, bad);

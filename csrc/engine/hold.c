@@ -45,7 +45,7 @@ static void look_for_marks(struct emu_thread *t)
 {
 	if (t->section & 1)
 		return;
-	emu_handshake(); /* with grace_start */
+	emu_handshake_at(EMU_AT_HOLD); /* with grace_start */
 	if (emu_peek(&t->mark))
 		grace_look(t);
 }

@@ -327,7 +327,7 @@ void grace_look(struct emu_thread *t);
 static inline void section_enter(struct emu_thread *t)
 {
 	emu_publish(&t->section, t->section + 1);
-	emu_handshake();
+	emu_handshake_at(EMU_AT_SECTION_ENTER);
 }
 
 /* No handshake here: should the mark be missed, the thread looks again in its loop, and before it stops at a hold point. */

@@ -99,7 +99,7 @@ static int has_news(const struct emu_qp *qp)
 static int poll_stop(struct emu_thread *t, struct emu_qp *qp)
 {
 	emu_publish(&qp->seg->need_bell, 1);
-	emu_handshake(); /* with emu_ring_post_send */
+	emu_handshake_at(EMU_AT_POLL_STOP); /* with emu_ring_post_send */
 	if (has_news(qp)) {
 		emu_poke(&qp->seg->need_bell, 0);
 		return 0;
@@ -348,7 +348,7 @@ static int go_to_sleep(struct emu_thread *t, uint64_t next_timer)
 
 	emu_publish(&t->asleep, 1);
 	emu_publish(&t->bell->sleeping, 1);
-	emu_handshake(); /* with ring_bell and thread_wake */
+	emu_handshake_at(EMU_AT_SLEEP); /* with ring_bell and thread_wake */
 	if (!emu_peek(&t->bell->ctx_summary) && !emu_peek(&t->kicked) && !emu_peek(&t->mark) && !emu_peek(&t->e->stop)) {
 		figures_add(&t->n_sleeps, 1);
 		rc = futex(&t->bell->sleeping, FUTEX_WAIT, 1, &limit);

@@ -68,6 +68,7 @@ struct world_config {
 	double time_scale;
 	const char *oplog; /* path pattern with one %u, or NULL */
 	uint64_t oplog_capacity;
+	int idle; /* its threads are not started */
 };
 
 void world_open(struct world *w, const struct world_config *config);

@@ -54,7 +54,8 @@ void world_open(struct world *w, const struct world_config *c)
 	CHECK(w->aperture >= 0);
 	w->mem = w->e->apertures[w->aperture]->map->base;
 	w->gens = w->e->apertures[w->aperture]->map->gens;
-	CHECK_EQ(emu_engine_start(w->e), 0);
+	if (!c->idle)
+		CHECK_EQ(emu_engine_start(w->e), 0);
 }
 
 void world_close(struct world *w)

@@ -20,6 +20,31 @@
  * emu_handshake(), then loads: at least one of them sees the other's store. Quiesce, sleep and bell need it. */
 #define emu_handshake() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
+/* The same at a place that csrc/tests/litmus.c shows to be needed, by taking it away in a build of its own. */
+enum emu_handshake_site {
+	EMU_AT_NONE = 0,
+	EMU_AT_SECTION_ENTER = 1,
+	EMU_AT_POLL_STOP = 2,
+	EMU_AT_POST_SEND = 3,
+	EMU_AT_SLEEP = 4,
+	EMU_AT_POST_RECV = 5,
+	EMU_AT_HOLD = 6,
+	EMU_HANDSHAKE_SITES = 7,
+};
+
+#ifdef EMU_LITMUS
+extern unsigned emu_weakened; /* enum emu_handshake_site */
+#define emu_handshake_at(site)                     \
+	do {                                       \
+		if (emu_peek(&emu_weakened) != (site)) \
+			emu_handshake();           \
+		else                               \
+			emu_keep_order();          \
+	} while (0)
+#else
+#define emu_handshake_at(site) emu_handshake()
+#endif
+
 /* The compiler keeps what is before it before it: against a signal handler on the same thread. */
 #define emu_keep_order() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
