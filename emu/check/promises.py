@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from emu.core.decision import CONTRACT
 from emu.protocols.contract import rules_of
 from emu.protocols.registry import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KINDS = {"surprise-unplug": "surprise"}  # the core's word for the event, where it differs
 
@@ -24,3 +30,8 @@ def tells_holders(protocol: str) -> bool:
     return any(
         action.verb == "notify" for entry in table for rule in rules_of(entry) for action in rule.actions
     )
+
+
+def is_breach(rule: str, promises: Sequence[str]) -> bool:
+    """Whether breaking the rule is more than a cost: it was promised, or it is one that the core holds every protocol to."""
+    return rule in promises or rule.startswith(CONTRACT)

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from emu.check.promises import is_breach
 from emu.check.verdict import PRECEDENCE, Verdict
-from emu.core.decision import CONTRACT
 from emu.lab.claims import agrees, claim_for
 from emu.lab.plan import CONTROLS
 
@@ -164,7 +164,7 @@ def breaches(runs: Iterable[RunResult], promises: Sequence[str]) -> list[list[st
     found: dict[str, str] = {}
     for run in runs:
         for rule, sentence in run.verdict.violated:
-            if rule in promises or rule.startswith(CONTRACT):
+            if is_breach(rule, promises):
                 found.setdefault(rule, sentence)
     return [[rule, sentence] for rule, sentence in found.items()]
 
