@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from emu.core.rows import Reclaim
 
 MAX_MR: Final = 65536
+MAX_RUNS: Final = 7000  # of one MR: its answer carries them, through the door
 
 
 LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC = 1, 2, 4, 8
@@ -120,6 +121,11 @@ def _pin_file(b: Books, event: Requested, op: RegMr) -> None:
     row = files.fill(b, ino, op.offset, op.length)
     aperture = b.devices[row.device].aperture
     runs = extents.runs(row.extents, op.offset, op.length)
+    if len(runs) > MAX_RUNS:
+        refuse(
+            errno.EMSGSIZE,
+            f"the range lies in {len(runs)} extents, an answer carries {MAX_RUNS}: register it in pieces",
+        )
     key = keys.issue_key(b)
     b.mrs.put(key, _row(event, op, aperture, aperture, runs)._replace(ino=ino, layout=row.layout))
     _install(b, key)

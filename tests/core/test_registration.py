@@ -10,6 +10,8 @@ from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import keys, registration
 from emu.core import requests as rq
+from emu.wire import codec
+from emu.wire.door import DOOR_LIMIT
 
 BLOCK = 4096
 
@@ -31,6 +33,26 @@ def test_an_mr_over_a_file_translates_to_its_blocks(node):
     assert (result["ino"], result["layout"], result["device"]) == (2, 1, "pm0")
     assert node.of(fx.Reply)[-1].descriptors == -install.aperture
     assert node.quiet()
+
+
+def test_a_range_whose_map_no_answer_carries_is_refused_before_anything_is_done(node, monkeypatch):
+    monkeypatch.setattr(registration, "MAX_RUNS", 2)
+    node.file("/mnt/a", 1)
+    for n in range(1, 4):
+        node.file(f"/mnt/between-{n}", 1)
+        node.ask(rq.FsTruncate("/mnt/a", (n + 1) * BLOCK))
+        node.ask(rq.FsWrite("/mnt/a", n * BLOCK, b"x"))
+    node.pd()
+    code, sentence = node.refused(reg(node, length=4 * BLOCK))
+    assert code == "EMSGSIZE"
+    assert "4 extents" in sentence
+    assert node.ask(reg(node, length=2 * BLOCK))["length"] == 2 * BLOCK
+
+
+def test_the_largest_map_goes_through_the_door():
+    entry = [1 << 40, 1 << 40]
+    raw = codec.encode_reply(1 << 60, {"map": [entry] * registration.MAX_RUNS, "device": "d" * 255})
+    assert len(raw) <= DOOR_LIMIT - 1024
 
 
 def test_anonymous_memory_is_opened_first(node):
