@@ -152,8 +152,9 @@ class _Broker:
         self._stack.callback(os.close, held)
         if self.options.ephemeral:
             self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        os.ftruncate(held, 0)
-        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+        with files.named(path):
+            os.ftruncate(held, 0)
+            os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
 
     def _listen(self) -> socket.socket:
         path = self.directory / directory.DOOR
@@ -202,7 +203,9 @@ class _Broker:
     def _history_folder(self) -> Path | None:
         if not self.options.keep_history:
             return None
-        return new_run(self.options.history or self.directory / directory.RUNS, _told(self.options))
+        runs = self.options.history or self.directory / directory.RUNS
+        with files.named(runs):
+            return new_run(runs, _told(self.options))
 
     def _writer(self) -> EventsWriter | None:
         if self.run is None:

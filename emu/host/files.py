@@ -7,9 +7,11 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _KEEP_SIZE = 0x01
@@ -49,10 +51,25 @@ def open_sized(path: Path, size: int) -> int:
         raise OSError(errno.EEXIST, f"{path} has {found} bytes, not {size}")
     try:
         os.posix_fallocate(fd, 0, size)
-    except BaseException:
+    except OSError as error:
+        if not found:
+            os.ftruncate(
+                fd, 0
+            )  # part of it may be there: the next start would take it for a file of another size
         os.close(fd)
-        raise
+        raise OSError(error.errno, f"{size} bytes cannot be had: {error.strerror}", str(path)) from None
     return fd
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError that tells no file is about this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def lock(path: Path) -> int | None:
