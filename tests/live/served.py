@@ -7,11 +7,13 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Self
 
 from emu.wire.client import Connection, connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PATIENCE = 60
@@ -69,6 +71,13 @@ class Served:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def await_true(what: str, seen: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Ask until it is so; each asking is a round trip to the broker. Fails with `what`."""
+    deadline = time.monotonic() + patience
+    while not seen():
+        assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
 
 
 def emu(*arguments: str, **options) -> subprocess.CompletedProcess[str]:

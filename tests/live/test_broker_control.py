@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from served import COMMAND, PATIENCE, Served, emu
+from served import COMMAND, PATIENCE, Served, await_true, emu
 
 from emu.wire import codec
 from emu.wire.client import Dealer, connect_remote
@@ -156,8 +156,11 @@ def test_ctrl_c_takes_a_waiting_reclaim_back(served, node, party):
     node.call("hold_wait", point="quantum-half", timeout=PATIENCE)
     command = [*COMMAND, "fs", "--dir", str(served.directory), "truncate", "/other/a", "0"]
     shell = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not node.call("query_books").result["reclaims"]:
-        assert shell.poll() is None
+    await_true(
+        "the truncation waits, or has ended",
+        lambda: node.call("query_books").result["reclaims"] or shell.poll() is not None,
+    )
+    assert shell.poll() is None
     shell.send_signal(signal.SIGINT)
     _, words = shell.communicate(timeout=PATIENCE)
     node.call("hold_release", point="quantum-half")
@@ -196,8 +199,7 @@ def test_a_silent_remote_client_expires(tmp_path):
         far = Dealer(tcp_address(served))
         far.ask(codec.encode_request("hello", 1, {"version": 1}), PATIENCE)
         with served.connect() as node:
-            while node.call("query_books").result["sessions"] > 1:
-                pass
+            await_true("the silent session expires", lambda: node.call("query_books").result["sessions"] == 1)
             node.call("ping")
         far.close()
 
@@ -235,8 +237,7 @@ def test_a_killed_client_leaves_nothing(node, victim):
     victim.kill()
     victim.wait(PATIENCE)
     expected = {"sessions": before["sessions"] - 1, "pds": before["pds"] - 1, "mrs": before["mrs"] - 1}
-    while counts() != expected:
-        pass
+    await_true(f"of {before} remains {expected}", lambda: counts() == expected)
 
 
 def test_a_stopped_client_is_not_dead(node, victim):

@@ -8,7 +8,7 @@ import resource
 import signal
 
 import pytest
-from served import PATIENCE, Served
+from served import PATIENCE, Served, await_true
 
 from emu.history.events import read_events
 from emu.history.runs import latest_run
@@ -172,8 +172,8 @@ def test_a_commit_that_fails_in_mid_reclaim_is_tried_again_until_it_succeeds(ser
         os.close(mr.descriptors[0])
         _, hard = resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         pending = node.start("fs_truncate", path="/mnt/a", size=0)
-        while not node.call("stats").result["loop"]["undone"]:
-            assert not pending.done
+        await_true("a commit fails", lambda: node.call("stats").result["loop"]["undone"])
+        assert not pending.done
         resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         pending.result(PATIENCE)
         assert node.call("fs_stat", path="/mnt/a").result["size"] == 0

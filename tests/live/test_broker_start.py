@@ -9,7 +9,7 @@ import socket
 import subprocess
 
 import pytest
-from served import COMMAND, PATIENCE, Served, emu
+from served import COMMAND, PATIENCE, Served, await_true, emu
 
 from emu.history.events import read_events
 from emu.history.runs import latest_run, read_meta
@@ -170,6 +170,23 @@ def test_a_directory_that_is_too_deep_for_a_socket_is_refused(tmp_path):
     assert (ended.returncode, "107" in ended.stderr) == (64, True)
 
 
+def test_memory_that_cannot_be_had_is_refused_by_name_and_leaves_no_half_image(tmp_path):
+    ended = emu("broker", "--dir", tmp_path / "n", "--pmem", "pm0=4000T", "--mount", "/mnt=pm0")
+    assert ended.returncode == 64
+    assert f"{tmp_path}/n/pm0.img: " in ended.stderr
+    with Served(tmp_path / "n") as served:
+        assert served.end() == 0
+
+
+@pytest.mark.parametrize("where", ["dir", "history"])
+def test_a_place_that_takes_no_files_is_refused_by_name(tmp_path, where):
+    (tmp_path / "file").touch()
+    places = {"dir": tmp_path / "n", "history": tmp_path / "h", where: tmp_path / "file" / "x"}
+    ended = emu("broker", "--dir", places["dir"], "--history", places["history"], "--pmem", "pm0=8M")
+    assert ended.returncode == 64
+    assert f"ENOTDIR: {places[where]}" in ended.stderr
+
+
 def test_an_odd_time_scale_is_refused(tmp_path):
     ended = emu("broker", "--dir", tmp_path / "n", env={**os.environ, "EMU_TIME_SCALE": "fast"})
     assert (ended.returncode, "EMU_TIME_SCALE" in ended.stderr) == (64, True)
@@ -244,5 +261,7 @@ def test_a_hung_up_door_before_hello_is_forgotten(served):
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             sock.connect(str(served.directory / "door"))
             sock.close()
-        while node.call("stats").result["process"]["descriptors"] > before:
-            node.call("ping")
+        await_true(
+            "the hung-up doors' descriptors are closed",
+            lambda: node.call("stats").result["process"]["descriptors"] <= before,
+        )
