@@ -184,7 +184,7 @@ def test_a_place_that_takes_no_files_is_refused_by_name(tmp_path, where):
     places = {"dir": tmp_path / "n", "history": tmp_path / "h", where: tmp_path / "file" / "x"}
     ended = emu("broker", "--dir", places["dir"], "--history", places["history"], "--pmem", "pm0=8M")
     assert ended.returncode == 64
-    assert f"ENOTDIR: {places[where]}" in ended.stderr
+    assert any(f"{name}: {tmp_path}/file" in ended.stderr for name in ("ENOTDIR", "EEXIST"))
 
 
 def test_an_odd_time_scale_is_refused(tmp_path):
