@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Json = dict[str, Any]
+NOTES = (
+    "bytes; `in flight`: operations at the gate; `reclaim`: median; `hurt`: objects outside the range",
+    "`freed`, `lost`: bytes that operations moved, each write counted, so they may exceed the file; `foreign`: each byte once",
+)
 
 
 def render(result: Json) -> str:
@@ -60,8 +64,7 @@ def _figures(rows: Sequence[Json]) -> str:
         for row in rows
         if row["outcome"] != "N/A"
     ]  # fmt: skip
-    note = "bytes; `in flight`: operations at the gate; `reclaim`: median; `hurt`: objects outside the range"
-    return "\n".join(["figures", *_aligned([head, *body], right=True), f"  {note}"])
+    return "\n".join(["figures", *_aligned([head, *body], right=True), *(f"  {note}" for note in NOTES)])
 
 
 def _aligned(table: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:

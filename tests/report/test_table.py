@@ -49,6 +49,12 @@ def test_a_broken_promise_is_the_first_finding(make, seen):
     assert first.startswith("mr-revoke + truncate (dax, deaf holder) broke its promise S1: 64 stamped bytes")
 
 
+def test_the_figures_say_what_they_count(result):
+    text = render(result)
+    assert "each write counted" in text
+    assert text.index("hurt") < text.index("each write counted") < text.index("N/A:")
+
+
 def test_what_we_inferred_ourselves_is_counted_apart(result):
     said = {"agrees": True, "claimed_by": "Wilcox"}
     own = {"agrees": True, "claimed_by": "inferred"}
