@@ -43,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(lines_of(results[-1])), flush=True)
     code = worst([result.code for result in results])
     if args.json:
-        write(
-            args.json, {"schema": 1, "verdict": WORD[code], "rows": [result.as_row() for result in results]}
-        )
+        rows = [{**result.as_row(), "unchecked": unchecked(result)} for result in results]
+        write(args.json, {"schema": 1, "verdict": WORD[code], "rows": rows})
     return code
 
 
@@ -54,11 +53,17 @@ def worst(codes: list[int]) -> int:
     return next((code for code in (BREACH, UNKNOWN) if code in codes), HOLDS)
 
 
+def unchecked(result: Result) -> list[str]:
+    """Promises that this small world cannot judge: a verdict says nothing about them."""
+    return [name for name in result.promised if name not in result.as_row()["checked"]]
+
+
 def lines_of(result: Result) -> list[str]:
     row = result.as_row()
     speed = f"{result.states} states, {result.transitions} moves, depth {result.depth}, {row['states_per_second']}/s"
     lines = [f"{result.protocol} {result.event}: {row['verdict']} ({speed})"]
     lines += [f"  promised and checked: {', '.join(row['checked']) or 'nothing'}"]
+    lines += [f"  promised, not checked here: {', '.join(unchecked(result)) or 'nothing'}"]
     for word, findings in (("BREACH", result.breaches), ("cost", result.costs)):
         for finding in findings:
             lines.append(f"  {word} {finding.invariant}: {finding.sentence}")

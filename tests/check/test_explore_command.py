@@ -17,6 +17,16 @@ def test_holds_is_zero_and_says_what_was_checked(capsys):
     assert "reclaimer: unplug" in said
 
 
+def test_promises_that_are_not_checked_are_named(tmp_path, capsys):
+    target = tmp_path / "r.json"
+    assert main(["explore", "none", "--event", "unplug", "--json", str(target)]) == 0
+    said = capsys.readouterr().out
+    row = json.loads(target.read_text())["rows"][0]
+    assert {*row["checked"], *row["unchecked"]} == {"S3", "S5", "S6", "S7", "S10"}
+    assert not set(row["checked"]) & set(row["unchecked"])
+    assert f"promised, not checked here: {', '.join(row['unchecked'])}" in said
+
+
 def test_bound_is_two(capsys):
     assert main(["explore", "mr-revoke", "--event", "truncate", "--max-states", "50"]) == 2
     assert "--max-states" in capsys.readouterr().out
