@@ -128,7 +128,7 @@ class Context(PyverbsCM):
     """An open device.
 
     name: emu0 or nothing. dir: the node's directory. label: how the session is called in the broker's books. emu_events: deliver
-    emu's own events too (MR_REVOKING, MR_REVOKED, MR_RESTORED, MEMORY_FAULT).
+    MR_REVOKING, MR_REVOKED, MR_RESTORED too. MEMORY_FAULT is delivered always: its bytes would be lost in silence otherwise.
     Raises PyverbsRDMAError: ENODEV (no such device), ENOENT or ECONNREFUSED (nobody serves dir).
     """
 
