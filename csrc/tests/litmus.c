@@ -23,6 +23,7 @@ static long noted_syscall(long number, uint32_t *word, int op, uint32_t value, c
 #define ROUNDS 1500000u      /* with every fence in place, or one second */
 #define ROUNDS_TO_FIND 8000000u /* with one taken away: most are found in the first ten thousand */
 #define SECONDS_TO_FIND 7
+#define LINES 8u
 #define SPINS_BEFORE_YIELD 2000u
 
 unsigned emu_weakened;
@@ -37,6 +38,7 @@ static struct emu_qp *qp;
 static uint32_t arrived __attribute__((aligned(64)));
 static uint32_t finished __attribute__((aligned(64)));
 static uint32_t over;
+static uint32_t clutter[LINES][16] __attribute__((aligned(64)));
 
 static void await(const uint32_t *word, uint32_t value)
 {
@@ -45,13 +47,16 @@ static void await(const uint32_t *word, uint32_t value)
 			sched_yield();
 }
 
-/* Both go on within a few nanoseconds of each other, now this one first and now the other. */
+/* Both go on within a few nanoseconds of each other, now this one first and now the other. Their stores wait behind some to lines
+ * that the other has just written, so that what follows is late where no fence makes it wait. */
 static void meet(uint32_t round, unsigned delay)
 {
 	emu_fetch_add(&arrived, 1);
 	await(&arrived, 2 * round + 2);
 	for (volatile unsigned i = 0; i < delay; i++)
 		;
+	for (unsigned i = 0; i < LINES; i++)
+		emu_poke(&clutter[i][0], round);
 }
 
 struct pair {
