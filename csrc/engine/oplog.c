@@ -56,10 +56,23 @@ int emu_oplog_open(struct emu_engine *e, unsigned thread, const char *path, uint
 	return -EIO;
 }
 
+/* The space that was taken for records that never came goes back; the file keeps its length. Where that cannot be done (the
+ * file system knows no holes) it stays. */
+static void give_back(const struct oplog *log)
+{
+	size_t used = EMU_OPLOG_HEADER + log->written * sizeof(struct emu_oplog_record);
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), from = (used + page - 1) / page * page;
+
+	if (from < log->bytes)
+		(void)madvise((char *)log->header + from, log->bytes - from, MADV_REMOVE);
+}
+
 void oplog_close(struct oplog *log)
 {
-	if (log->header)
+	if (log->header) {
+		give_back(log);
 		munmap(log->header, log->bytes);
+	}
 	log->header = NULL;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../engine/internal.h"
@@ -296,6 +297,29 @@ static void a_full_log_keeps_the_newest(void)
 	done();
 }
 
+/* 16 kept runs of 16 MiB each were a quarter of a gigabyte of zeros. */
+static void a_log_keeps_no_empty_space(void)
+{
+	struct stat st;
+	struct log log;
+
+	fresh(100000);
+	write_one(1, 64, EMU_WC_SUCCESS);
+	emu_epoch_advance(w.e);
+	write_one(2, 64, EMU_WC_SUCCESS);
+	end_close(&a);
+	end_close(&b);
+	world_close(&w);
+	CHECK_EQ(stat(log_file, &st), 0);
+	CHECK_EQ(st.st_size, EMU_OPLOG_HEADER + 100000 * (off_t)sizeof(struct emu_oplog_record));
+	CHECK(st.st_blocks * 512 <= 65536);
+	log_read(log_file, &log);
+	CHECK_EQ(log.header.written, 2);
+	CHECK_EQ(log.records[1].wr_id, 2);
+	free(log.records);
+	unlink(log_file);
+}
+
 /* b listens to this one from now on. */
 static void answer_to(struct end *n)
 {
@@ -395,6 +419,7 @@ int main(void)
 	absent_memory_swallows_and_gives_ones();
 	a_full_log_keeps_the_newest();
 	a_slot_that_was_used_again_is_not_added_to();
+	a_log_keeps_no_empty_space();
 	a_flush_ends_the_sums();
 	swaps_under_load();
 	return 0;
