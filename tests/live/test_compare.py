@@ -121,7 +121,7 @@ def test_the_table_goes_to_stdout_and_progress_to_stderr(outcome):
 
 def test_the_page_has_the_table_the_plot_and_the_diagram(outcome):
     page = (outcome.folder / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3  # the plot, a run that corrupts, one that protects
     assert "Space-time diagram of one run" in page
     assert "MR_REVOKED" in page
 
