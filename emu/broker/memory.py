@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emu.engine.broker import memfd
-from emu.host.files import open_sized, zero_range
+from emu.host.files import open_sized, write_zeros, zero_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +110,7 @@ class Memory:
 
     def _blank(self, held: Aperture, offset: int, length: int) -> None:
         for at, size in pieces(offset, length, PIECE):
-            if not zero_range(held.fd, at, size):
+            if not zero_range(held.fd, at, size) and not write_zeros(held.fd, at, size):
                 self._engine.cpu_zero(held.number, at, size)
             self.breathe()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
 _ZERO_RANGE = 0x10
+_ZEROS = 1 << 20  # at a time
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -32,11 +33,21 @@ def punch(fd: int, offset: int, length: int) -> None:
 def zero_range(fd: int, offset: int, length: int) -> bool:
     """fallocate(ZERO_RANGE | KEEP_SIZE): zeros, with their space kept, at the price of extents and not of bytes; mappings see them.
 
-    False: not to be had here (tmpfs has none; the range is not all inside the file); whoever asks stores the zeros. Raises nothing.
+    False: not to be had here (tmpfs has none; the range is not all inside the file); whoever asks writes the zeros. Raises nothing.
     """
     if os.fstat(fd).st_size < offset + length:
         return False
     return not _libc.fallocate(fd, _ZERO_RANGE | _KEEP_SIZE, offset, length)
+
+
+def write_zeros(fd: int, offset: int, length: int) -> bool:
+    """The same by write(2), which costs bytes, but no page fault each. False: the range is not all inside the file. Raises OSError."""
+    end, zeros = offset + length, bytes(min(length, _ZEROS))
+    if os.fstat(fd).st_size < end:
+        return False
+    while offset < end:
+        offset += os.pwrite(fd, zeros[: end - offset], offset)
+    return True
 
 
 def open_sized(path: Path, size: int) -> int:

@@ -41,11 +41,13 @@ def memory(engine, tmp_path, worker):
     memory.drop(1)
 
 
-@pytest.fixture(params=["zero_range", "stores"])
+@pytest.fixture(params=["zero_range", "write_zeros", "stores"])
 def zeros(request, monkeypatch):
-    """By the filesystem where it can, and by stores where it cannot."""
-    if request.param == "stores":
+    """By the filesystem where it can, by writes where it cannot, by stores at last."""
+    if request.param != "zero_range":
         monkeypatch.setattr(module, "zero_range", lambda *_: False)
+    if request.param == "stores":
+        monkeypatch.setattr(module, "write_zeros", lambda *_: False)
 
 
 def generations(tmp_path):

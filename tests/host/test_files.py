@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from emu.host.files import named, open_sized, zero_range
+from emu.host.files import named, open_sized, write_zeros, zero_range
 
 SIZE = 64 << 10
 
@@ -48,6 +48,7 @@ def test_space_that_runs_out_leaves_no_half_file_and_is_said_with_its_name(tmp_p
 def test_a_range_past_the_end_is_not_zeroed(tmp_path):
     fd = open_sized(tmp_path / "a", SIZE)
     assert not zero_range(fd, SIZE // 2, SIZE)
+    assert not write_zeros(fd, SIZE // 2, SIZE)
     assert os.fstat(fd).st_size == SIZE
     os.close(fd)
 
