@@ -74,7 +74,7 @@ def pieces(extents: Extents, offset: int, length: int) -> tuple[Run, ...]:
     """Bytes [offset, offset + length) of the file as (device offset, bytes) in order; (-1, bytes) where there is a hole."""
     found: list[Run] = []
     at, end = offset, offset + length
-    for file, device, count, _since in cut(extents, offset // BLOCK, blocks_up(end)):
+    for file, device, count, _since in cut(extents, offset // BLOCK, blocks_up(end)) if length else ():
         low, high = max(at, file * BLOCK), min(end, (file + count) * BLOCK)
         if low > at:
             found.append((-1, low - at))
