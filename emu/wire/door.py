@@ -31,6 +31,7 @@ DOOR_LIMIT = 144 << 10  # fits in Linux' default send buffer of 208 KiB
 DOOR_DATA_LIMIT = 128 << 10  # data that one message through the door may carry
 DESCRIPTORS = 4  # at most, a packet
 PATH_LIMIT = 107  # bytes of a unix socket's path
+BACKLOG = 1024  # visitors who wait to be let in
 QUEUE_LIMIT = 1024  # packets that wait for a client that does not read
 QUEUE_BYTES = 32 << 20  # and their bytes
 _ANCILLARY = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
@@ -68,7 +69,7 @@ def listen(path: str) -> socket.socket:
             door.bind(check_path(path))
         finally:
             os.umask(before)
-        door.listen(128)
+        door.listen(BACKLOG)
     except BaseException:
         door.close()
         raise
