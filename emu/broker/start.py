@@ -132,6 +132,7 @@ class _Broker:
         for worker in (filler, host_worker):
             self.loop.watch(worker.fileno(), worker.finish)
         self._watch(signals)
+        self._served = True
 
     def _worker(self, name: str) -> Worker:
         worker = Worker(name)
@@ -150,11 +151,16 @@ class _Broker:
                 f"another broker (pid {pid}) serves this directory: stop it, or use another --dir",
             )
         self._stack.callback(os.close, held)
-        if self.options.ephemeral:
-            self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self._had_books, self._served = (self.directory / directory.BOOKS).exists(), False
+        self._stack.callback(self._remove)
         with files.named(path):
             os.ftruncate(held, 0)
             os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+
+    def _remove(self) -> None:
+        """--ephemeral. A start that was refused removes nothing that an earlier life left."""
+        if self.options.ephemeral and (self._served or not self._had_books):
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _listen(self) -> socket.socket:
         path = self.directory / directory.DOOR
@@ -187,7 +193,7 @@ class _Broker:
         host = self.options.host_protocol or DEFAULT_PROTOCOL
         for name in (host, *(mount.protocol for mount in self.options.mounts if mount.protocol)):
             known.get(name)
-        return Core(known.protocols, policy=self.options.allocator, host_protocol=host)
+        return Core(known.protocols, policy=self.options.allocator, host_protocol=host, broken=known.broken)
 
     def _recover(self, core: Core, steps: Steps) -> None:
         for warning in images.agree(self.directory, core.books, self.options.pmem):

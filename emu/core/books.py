@@ -87,8 +87,10 @@ class Book(Generic[K, R]):
 class Books:
     """All books of a node, their indexes, and the scratch of the running step."""
 
-    def __init__(self, protocols: Mapping[str, Deciding], policy: str) -> None:
-        self.protocols, self.policy = protocols, policy
+    def __init__(
+        self, protocols: Mapping[str, Deciding], policy: str, broken: Mapping[str, str] | None = None
+    ) -> None:
+        self.protocols, self.policy, self.broken = protocols, policy, broken or {}
         self.log: Log = []
         self.sessions: Book[int, rows.Session] = Book("sessions", self.log)
         self.devices: Book[str, rows.Device] = Book("devices", self.log)

@@ -57,6 +57,8 @@ def mount_added(b: Books, event: MountAdded) -> None:
 
 
 def known_protocol(b: Books, name: str) -> str:
+    if name in b.broken:
+        refuse(errno.EINVAL, f"protocol {name!r} cannot be loaded: {b.broken[name]}")
     if name not in b.protocols:
         refuse(errno.EINVAL, f"protocol {name!r} is unknown: use one of {', '.join(sorted(b.protocols))}")
     return b.protocols[name].name

@@ -44,7 +44,10 @@ Change = tuple[str, Any, tuple[Any, ...] | None]
 
 
 class Core:
-    """One node's state and its only door, `step`. `protocols`: by name, aliases too. `host_protocol`: of host files."""
+    """One node's state and its only door, `step`. `protocols`: by name, aliases too. `host_protocol`: of host files.
+
+    `broken`: names that are installed and cannot be used, with the reason: whoever asks for one is told.
+    """
 
     def __init__(
         self,
@@ -52,12 +55,13 @@ class Core:
         *,
         policy: str = "freed-first",
         host_protocol: str = "mr-revoke",
+        broken: Mapping[str, str] | None = None,
     ) -> None:
         if policy not in allocator.POLICIES:
             raise Refused(
                 errno.EINVAL, f"policy {policy!r} is unknown: use {' or '.join(allocator.POLICIES)}"
             )
-        self.books = Books(protocols, policy)
+        self.books = Books(protocols, policy, broken)
         name = devices.known_protocol(self.books, host_protocol)
         self.books.mounts.put(HOST, Mount("", False, name))
         self.books.log.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from emu.core import effects as fx
@@ -40,6 +42,15 @@ def test_bad_mounts(node, path, device, protocol):
     with pytest.raises(Refused, match=":"):
         node.step(ev.MountAdded(path, device, dax=True, protocol=protocol))
     assert node.core.canonical() == before
+
+
+def test_a_protocol_that_cannot_be_loaded_says_why():
+    core = Core(registry.load().protocols, broken={"ask": "ask:PROTOCOL: ImportError: no module"})
+    core.step(ev.SessionOpened(1, "s", door=True, wants=False))
+    (failed,) = core.step(ev.Requested(1, 1, rq.SetProtocol("host", "ask")))
+    assert (failed.errno, failed.sentence) == (
+        errno.EINVAL, "protocol: protocol 'ask' cannot be loaded: ask:PROTOCOL: ImportError: no module"
+    )  # fmt: skip
 
 
 def test_a_mount_within_a_mount_gets_its_own_files(node):

@@ -45,6 +45,7 @@ def test_files_whose_image_is_gone_are_not_served_as_zeros(served):
     image.rename(aside)
     said = again(served, *OPTIONS)
     assert f"ENOENT: --pmem pm0=8M: {image} is gone, and 2 files are on it (/mnt/a)" in said
+    again(served, *OPTIONS, "--ephemeral")
     assert not image.exists()
     aside.rename(image)
     served.start()
