@@ -7,8 +7,11 @@ or refused, 2 unknown, 64 usage, set-up, no broker. What goes wrong is said on s
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 USAGE = 64
@@ -29,6 +32,28 @@ class CommandError(Exception):
     def __init__(self, sentence: str, code: int = USAGE) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+def check_target(command: str, name: str | None, *, ours: Path | None = None) -> None:
+    """Before minutes are spent: can this result be stored? Nothing is made. `ours`: a folder below which folders will be made."""
+    if not name or name == "-":
+        return
+    path = Path(name)
+    number = _why_not(path, path.exists())
+    if number == errno.ENOENT and ours is not None and path.resolve().is_relative_to(ours.resolve()):
+        return
+    if number:
+        raise CommandError(
+            f"{command} {name}: {errno.errorcode[number]}: {os.strerror(number)}: choose a file that can be written"
+        )
+
+
+def _why_not(path: Path, exists: bool) -> int:
+    if path.is_dir():
+        return errno.EISDIR
+    if not exists and not path.parent.is_dir():
+        return errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+    return 0 if os.access(path if exists else path.parent, os.W_OK) else errno.EACCES
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.cli import CommandError
+from emu.cli import CommandError, check_target
 from emu.lab import names
 from emu.lab.compare import Options, compare, cores
 from emu.lab.plan import protocols_here, rows
@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
         out=Path(args.out), seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
         progress=partial(print, file=sys.stderr, flush=True),
     )  # fmt: skip
+    for target in (args.json, args.html):
+        check_target("compare", target, ours=options.out)
     _is_ours(options.out)
-    _can_write(args.json, args.html)
     _make_room(options.out, [spec.label for spec in specs])
     result = _interruptible(compare(specs, options))
     _deliver(args, result)
@@ -124,7 +125,7 @@ def _jobs(args: argparse.Namespace) -> int:
 
 
 def _is_ours(out: Path) -> None:
-    """The evidence folder: new, empty, or of an earlier comparison. Marked, so that results may be put into it."""
+    """The evidence folder: new, empty, or of an earlier comparison. Marked as ours."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / MARKER).exists() and any(out.iterdir()):
@@ -138,17 +139,6 @@ def _make_room(out: Path, labels: Sequence[str]) -> None:
     """Rows of the same names are replaced. Called when everything that was asked for has been found possible."""
     for label in labels:
         shutil.rmtree(out / label, ignore_errors=True)
-
-
-def _can_write(*targets: str | None) -> None:
-    """Before a minute is spent: results that could not be stored."""
-    for name in targets:
-        if name and name != "-":
-            try:
-                Path(name).parent.mkdir(parents=True, exist_ok=True)
-                Path(name).open("a").close()
-            except OSError as error:
-                raise CommandError(f"compare {name}: {_code(error)}: {error.strerror}") from error
 
 
 def _code(error: OSError) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.check.explore import BREACH, HOLDS, UNKNOWN, WORD, Result, explore
 from emu.check.world import KINDS
-from emu.cli import CommandError
+from emu.cli import CommandError, check_target
 from emu.protocols import registry
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"explore {args.protocol}: EINVAL: {error}") from None
     if args.max_states < 1:
         raise CommandError(f"explore {args.protocol}: EINVAL: --max-states {args.max_states}: use 1 or more")
+    check_target("explore", args.json)
     results = []
     for event in args.event or KINDS:
         results.append(explore(protocol, event, args.max_states))

@@ -59,3 +59,10 @@ def test_json_has_the_stories(tmp_path, capsys):
 def test_a_file_that_cannot_be_written_is_told(tmp_path, capsys):
     assert main(["explore", "none", "--event", "unplug", "--json", str(tmp_path)]) == 64
     assert "choose a file" in capsys.readouterr().err
+
+
+def test_and_before_anything_is_explored(tmp_path, capsys):
+    assert main(["explore", "none", "--event", "unplug", "--json", str(tmp_path / "none" / "r.json")]) == 64
+    said = capsys.readouterr()
+    assert (said.out, "ENOENT" in said.err, "choose a file" in said.err) == ("", True, True)
+    assert list(tmp_path.iterdir()) == []
