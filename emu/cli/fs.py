@@ -13,8 +13,9 @@ import errno
 import json
 import os
 import sys
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from emu.broker.options import OptionError, parse_size
 from emu.cli import USAGE, CommandError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 SUMMARY = "Files and devices of a node: create, read, truncate, punch, unlink, unplug, plug."
 REFUSED = 1
 PATIENCE = 10.0  # seconds that an interrupted reclaim gets to say how it ended
+STARTING = 2.0  # seconds that a broker gets to open its door: `emu broker ... &` and the next line run at the same time
+LOOK_AGAIN = 0.05
+LONGEST = (1 << 63) - 1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,16 +74,34 @@ def size(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     what = f"{args.command} {getattr(args, 'path', None) or getattr(args, 'target', '') or getattr(args, 'dev', '')}".strip()
-    with saying(what), connect(args.dir, name="emu fs") as node:
+    with saying(what), open_node(args.dir, "emu fs") as node:
         result = TABLE[args.command][2](node, args)
     if result is not None and args.json:
         print(json.dumps(result))
     return 0
 
 
+def open_node(where: str | None, name: str) -> Connection:
+    """A session; a door that is not there yet is waited for a little (a name in a directory: nothing to wait on but a look)."""
+    end = time.monotonic() + STARTING
+    while True:
+        try:
+            return connect(where, name=name)
+        except ConnectionLost as error:
+            if error.errno not in {errno.ENOENT, errno.ECONNREFUSED} or time.monotonic() > end:
+                raise
+        time.sleep(LOOK_AGAIN)
+
+
+def printable(text: str) -> str:
+    """One line, whatever somebody called a file."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 @contextmanager
-def saying(what: str) -> Iterator[None]:
+def saying(about: str) -> Iterator[None]:
     """Errors of the wire as one line: `emu: truncate /mnt/a: EBUSY: sentence`."""
+    what = printable(about)
     try:
         yield
     except ConnectionLost as error:
@@ -127,20 +149,35 @@ def stat(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
 
 def read(node: Connection, args: argparse.Namespace) -> None:
     at, left = args.off, args.len
+    if max(left, at + left) > LONGEST:
+        raise RequestRefused(
+            errno.EINVAL, f"length {left} from {at} is out of range: use 0 to {LONGEST} in all"
+        )
+    stdout = _stream(sys.stdout, "output")
     while True:
         data = node.call("fs_read", path=args.path, offset=at, length=min(left, DATA_LIMIT)).result["data"]
-        sys.stdout.buffer.write(data)
+        stdout.buffer.write(data)
         at, left = at + len(data), left - len(data)
         if not data or left <= 0:
             break
-    sys.stdout.flush()
+    stdout.flush()
 
 
 def write(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
-    at = args.off
-    while data := sys.stdin.buffer.read(DATA_LIMIT):
-        at += node.call("fs_write", path=args.path, offset=at, data=data).result["written"]
+    at, stdin = args.off, _stream(sys.stdin, "input")
+    try:
+        while data := stdin.buffer.read(DATA_LIMIT):
+            at += node.call("fs_write", path=args.path, offset=at, data=data).result["written"]
+    except RequestRefused as error:
+        sentence = f"{error}; {at - args.off} bytes were written before"
+        raise RequestRefused(error.errno, sentence, definite=error.definite) from None
     return {"written": at - args.off}
+
+
+def _stream(stream: TextIO | None, kind: str) -> TextIO:
+    if stream is None:
+        raise RequestRefused(errno.EBADF, f"standard {kind} is closed: give a file or a pipe")
+    return stream
 
 
 def truncate(node: Connection, args: argparse.Namespace) -> dict[str, Any]:

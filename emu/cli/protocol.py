@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from emu.cli.fs import saying
-from emu.wire.client import connect
+from emu.cli.fs import open_node, saying
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with saying(f"protocol {args.mount}"), connect(args.dir, name="emu protocol") as node:
+    with saying(f"protocol {args.mount}"), open_node(args.dir, "emu protocol") as node:
         result = node.call("protocol", mount=args.mount, name=args.name).result
     print(json.dumps(result) if args.json else result["protocol"])
     return 0

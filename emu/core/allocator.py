@@ -53,7 +53,7 @@ def take(b: Books, device: str, aperture: int, count: int) -> tuple[tuple[int, i
         if key is None:
             raise Refused(
                 errno.ENOSPC,
-                f"device {device} has {count - wanted} of {count} blocks free: truncate or unlink something",
+                f"device {device}: {count} blocks wanted, {count - wanted} free: truncate or unlink something",
             )
         run = b.free[key]
         part = min(run.blocks, wanted)

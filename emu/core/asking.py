@@ -71,8 +71,8 @@ def check_path(path: str) -> None:
     """An absolute path in its shortest form, or ENOENT, EINVAL, ENAMETOOLONG."""
     if not path:
         refuse(errno.ENOENT, "an empty path names nothing: use /MOUNT/NAME")
-    if "\0" in path:
-        refuse(errno.EINVAL, f"path {path!r} holds a NUL: use printable names")
+    if any(_unspeakable(char) for char in path):
+        refuse(errno.EINVAL, f"path {path!r} holds control characters or is not UTF-8: use printable names")
     if not path.startswith("/"):
         refuse(errno.EINVAL, f"path {path!r} is not absolute: use /MOUNT/NAME")
     if len(path.encode("utf-8", "surrogateescape")) > PATH_MAX:
@@ -89,6 +89,10 @@ def check_path(path: str) -> None:
                 errno.ENAMETOOLONG,
                 f"a name of {len(part)} characters is too long: use at most {NAME_MAX} bytes",
             )
+
+
+def _unspeakable(char: str) -> bool:
+    return char < " " or "\x7f" <= char < "\xa0" or "\ud800" <= char <= "\udfff"
 
 
 def mount_of(b: Books, path: str) -> tuple[str, Mount]:

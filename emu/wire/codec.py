@@ -198,6 +198,8 @@ def encode_request(op: str, request: int, values: Mapping[str, Any]) -> bytes:
     """Raises Malformed for what no message can hold, as 2^64."""
     try:
         return _pack({"op": op, "id": request, **values})
+    except UnicodeEncodeError:
+        raise Malformed(errno.EINVAL, f"op {op}: text that is not UTF-8: use UTF-8 names") from None
     except (OverflowError, TypeError, ValueError) as error:
         raise Malformed(errno.EINVAL, f"op {op}: a field that no message can carry: {error}") from None
 

@@ -53,7 +53,7 @@ def test_create_refuses_an_existing_name_and_a_full_device(node):
     node.file(blocks=60)
     assert node.refused(rq.FsCreate("/mnt/a", 1))[0] == "EEXIST"
     code, sentence = node.refused(rq.FsCreate("/mnt/b", 5 * BLOCK))
-    assert (code, "4 of 5" in sentence) == ("ENOSPC", True)
+    assert (code, "5 blocks wanted, 4 free" in sentence) == ("ENOSPC", True)
     assert node.refused(rq.FsCreate("/mnt/b", 1000 * BLOCK))[0] == "ENOSPC"
     assert node.blocks() == {"total": 64, "free": 4, "owned": 60, "quarantined": 0}
 

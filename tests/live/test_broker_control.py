@@ -35,7 +35,11 @@ def node(served):
 
 @pytest.fixture
 def fs(served):
-    return lambda *arguments, **options: emu("fs", "--dir", served.directory, *arguments, **options)
+    def run(*arguments, **options):
+        return emu("fs", "--dir", served.directory, *arguments, **options)
+
+    run.directory = served.directory
+    return run
 
 
 def test_files_from_the_shell(fs, node):
@@ -94,6 +98,73 @@ def test_a_path_beyond_every_limit_is_answered_at_once(fs):
     ended = fs("create", "/mnt/" + "x" * 5000, "1K")
     assert (ended.returncode, "ENAMETOOLONG" in ended.stderr) == (1, True)
     assert "use at most 4096" in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["new\nline", "escape\x1b[2J", "del\x7f", "c1\x9b", b"not-utf-8-\xff"])
+def test_a_name_that_no_terminal_should_see_is_refused(fs, name):
+    path = b"/mnt/" + name if isinstance(name, bytes) else f"/mnt/{name}"
+    ended = subprocess.run(
+        [*COMMAND, "fs", "--dir", str(fs.directory), "create", path, "0"],
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.decode("ascii").splitlines()
+    assert line.startswith("emu: create /mnt/")
+    assert ": EINVAL: " in line
+    assert "UTF-8" in line
+    assert line.isprintable()
+
+
+def test_a_closed_stream_is_told(fs):
+    fs("create", "/mnt/closed", "4K")
+    emu_fs = " ".join([*COMMAND, "fs", "--dir", str(fs.directory)])
+    for command, says in (("write /mnt/closed 0 <&-", "input"), ("read /mnt/closed 0 10 >&-", "output")):
+        ended = subprocess.run(
+            ["sh", "-c", f"{emu_fs} {command}"], capture_output=True, text=True, check=False
+        )
+        what = " ".join(command.split()[:2])
+        assert ended.returncode == 1
+        assert ended.stderr == f"emu: {what}: EBADF: standard {says} is closed: give a file or a pipe\n"
+    fs("unlink", "/mnt/closed")
+
+
+def test_a_write_that_does_not_fit_says_how_far_it_came(served, fs):
+    fs("create", "/mnt/full", "0")
+    command = [*COMMAND, "fs", "--dir", str(served.directory), "write", "/mnt/full", "0"]
+    ended = subprocess.run(command, input=bytes(9 << 20), capture_output=True, check=False)
+    said = ended.stderr.decode()
+    assert ended.returncode == 1
+    assert (
+        f"; {json.loads(fs('--json', 'stat', '/mnt/full').stdout)['size']} bytes were written before" in said
+    )
+    assert "ENOSPC: device pm0: 256 blocks wanted, " in said
+    assert " free: truncate" in said
+    fs("unlink", "/mnt/full")
+
+
+@pytest.mark.parametrize(
+    "numbers", [("0", str(1 << 63)), (str(1 << 63), "1"), ("1", str((1 << 63) - 1)), ("0", "-1")]
+)
+def test_a_read_beyond_what_a_file_can_have_is_refused(fs, numbers):
+    fs("create", "/mnt/short", "4K")
+    ended = fs("read", "/mnt/short", *numbers)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "EINVAL: " in ended.stderr
+    assert "out of range" in ended.stderr
+    fs("unlink", "/mnt/short")
+
+
+def test_a_command_waits_for_a_broker_that_is_just_starting(tmp_path):
+    command = [*COMMAND, "broker", "--dir", str(tmp_path / "n"), "--pmem", "pm0=1M", "--mount", "/mnt=pm0"]
+    early = subprocess.Popen(
+        [*COMMAND, "protocol", "--dir", str(tmp_path / "n"), "/mnt"], stdout=subprocess.PIPE
+    )
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as broker:
+        assert early.communicate(timeout=PATIENCE)[0] == b"mr-revoke\n"
+        broker.terminate()
+        assert broker.wait(PATIENCE) == 0
 
 
 def test_no_broker_is_exit_64(tmp_path):
