@@ -23,7 +23,7 @@ CASES = [
     (b"\xc1", 0, "EBADMSG"),
     (b"", 0, "EBADMSG"),
     (bytes(range(200, 255)), 0, "EBADMSG"),
-    (codec.encode_request("fs_ls", 5, {"path": ""})[:-3], 0, "EBADMSG"),
+    (codec.encode_request("fs_ls", 5, {"path": ""})[:-3], 5, "EBADMSG"),
     (msgpack.packb([1, 2]), 0, "EBADMSG"),
     (codec.encode_request("fs_ls", 0, {}), 0, "EINVAL"),
     (codec.encode_request("fs_ls", 5, {"path": 7}), 5, "EINVAL"),
