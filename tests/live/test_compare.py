@@ -119,10 +119,11 @@ def test_the_table_goes_to_stdout_and_progress_to_stderr(outcome):
     assert "[6/6]" not in outcome.stdout
 
 
-def test_the_page_has_the_table_the_plot_and_the_diagram(outcome):
+def test_the_page_has_the_table_the_plot_and_a_diagram_of_harm_and_of_none(outcome):
     page = (outcome.folder / "report.html").read_text()
     assert page.count("<svg") == 3  # the plot, a run that corrupts, one that protects
-    assert "Space-time diagram of one run" in page
+    assert page.count("Space-time diagram of one run") == 4  # each as a title and as a label
+    assert "last byte moved" in page
     assert "MR_REVOKED" in page
 
 
