@@ -25,7 +25,7 @@ CLOCKS = (
 def section(rows: Sequence[Json]) -> str:
     """Both are of the same event, if there are such rows; a comparison without either shows one run that it has."""
     kept = [row for row in rows if row["evidence"]]
-    harmed = _drawn(sorted((r for r in kept if r["foreign_bytes"]), key=_corrupting))
+    harmed = _drawn(sorted((r for r in kept if r["outcome"] == "CORRUPT"), key=_corrupting))
     event = harmed[0]["event"] if harmed else ""
     clean = [r for r in kept if r["outcome"] in {"OK", "OK+ERR"}]
     saved = _drawn(sorted(clean, key=lambda row: (row["event"] != event, *_telling(row))))

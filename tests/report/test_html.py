@@ -121,6 +121,17 @@ def test_a_corrupting_and_a_protecting_run_of_one_event_are_drawn(result, monkey
     assert drawn == ["none, truncate on dax, deaf holder", "mr-revoke, truncate on dax, prompt holder"]
 
 
+def test_a_run_that_may_not_be_believed_is_not_shown_for_harm(make, seen, monkeypatch):
+    monkeypatch.setattr(scene, "read", lambda _folder: Scene(0, 1000, "a run"))
+    corrupt = make(
+        seen("CORRUPT", foreign_bytes=64, notified=0.0), protocol="none", controls={"fifo": "UNKNOWN"}
+    )
+    clean = make(seen("OK+ERR", notified=1.0))
+    assert corrupt["rows"][0]["outcome"] == "UNKNOWN"
+    text = page({**clean, "rows": [*corrupt["rows"], *clean["rows"]]})
+    assert re.findall(r"<h3>([^<]*) <span", text) == ["mr-revoke, truncate on dax, deaf holder"]
+
+
 def test_where_nothing_was_harmed_or_saved_one_run_is_drawn(make, seen, monkeypatch):
     monkeypatch.setattr(scene, "read", lambda _folder: Scene(0, 1000, "a run"))
     text = page(make(seen("DENY", notified=0.0), protocol="ebusy"))
