@@ -55,6 +55,7 @@ class Mark:
     time: int
     kind: str  # phase, good, error, told, loss, bad
     label: str = ""
+    tip: str = ""  # what a pointer is told where there is no label
 
 
 @dataclass(frozen=True)
@@ -266,5 +267,5 @@ def _holder(scene: Scene, holder: JournalFile) -> None:
     for record in holder.of(Kind.EVENT):
         if scene.begin <= record.time <= scene.end:
             name = TOLD.get(record.code, f"event {record.code}")
-            scene.marks.append(Mark("holder", record.time, "told", "" if name in named else name))
+            scene.marks.append(Mark("holder", record.time, "told", "" if name in named else name, name))
             named.add(name)

@@ -155,7 +155,7 @@ def _marks(scene: Scene, layout: Layout) -> list[str]:
 def _mark(mark: Mark, x: float, y: float, since: int) -> str:
     if mark.kind in {"good", "error"}:
         return line(x, y - 6, x, y + 6, f"tick {mark.kind}")
-    return dot(x, y, 3.5, f"dot {mark.kind}", f"{mark.label}, {span(since / 1000)}")
+    return dot(x, y, 3.5, f"dot {mark.kind}", f"{mark.label or mark.tip}, {span(since / 1000)}")
 
 
 def _labels(layout: Layout) -> list[str]:

@@ -190,6 +190,19 @@ def test_labels_cover_neither_each_other_nor_a_leader(folder):
         assert not [o for o in others if o.level > one.level and one.left < o.x < right]
 
 
+def test_a_mark_without_a_label_still_has_a_tip(folder):
+    with Journal(folder / "journals" / "other.jrnl", "holder", 64) as holder:
+        holder.append(Record(Kind.EVENT, code=3, time=T0 + 100 * US))
+        holder.append(Record(Kind.EVENT, code=3, time=T0 + 120 * US))
+    (folder / "journals" / "holder.jrnl").unlink()
+    scene = read(folder)
+    assert [(m.label, m.tip) for m in scene.marks if m.lane == "holder"] == [
+        ("QP_ACCESS_ERR", "QP_ACCESS_ERR"),
+        ("", "QP_ACCESS_ERR"),
+    ]
+    assert draw(scene).count("<title>QP_ACCESS_ERR, ") == 2
+
+
 def test_marks_of_one_moment_are_stacked_in_order():
     labels = place([(100.0, "requested"), (100.0, "gated"), (100.0, "fenced"), (500.0, "ended")])
     assert [label.level for label in labels] == [2, 1, 0, 0]
