@@ -1,8 +1,8 @@
 """The client's face of the shared-memory rings: post, poll, sleep, map. No thread, no signal handler, no engine.
 
 What the door hands over as descriptors becomes a `ContextPage`, `QueuePair` or `CompletionQueue` here; `Memory` is the
-address range that a memory region covers. One thread at a time per object; posting and polling different objects from
-different threads is free, and the calls release the GIL.
+address range that a memory region covers. Any thread may use any object at any time, and close it while others are inside:
+the calls release the GIL, so each ring has a lock, and its pages go when the last thread has left. Nobody sleeps with a lock held.
 
 Only this module and emu.engine.rules touch the extension `emu.engine._ring`.
 """
@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.engine._ring import ffi, lib
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 MAX_SGE: int = lib.EMU_MAX_SGE
-_SLICE = 0.2  # seconds: a signal that came just before the sleep is handled after this at the latest
+_SLICE = (
+    0.05  # seconds: a signal, or a close, that came just before the sleep is seen after this at the latest
+)
 
 
 class Sge(NamedTuple):
@@ -76,6 +80,16 @@ class PostError(OSError):
         return (type(self), (int(self.errno or 0), str(self.strerror), self.bad))
 
 
+class Closed(OSError):
+    """The object has been closed, perhaps by another thread just now."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EBADF, f"the {what} has been closed")
+
+    def __reduce__(self) -> tuple[type[OSError], tuple[int, str]]:
+        return (OSError, (errno.EBADF, str(self.strerror)))
+
+
 def _checked(result: int, what: str) -> int:
     if result >= 0:
         return result
@@ -84,8 +98,53 @@ def _checked(result: int, what: str) -> int:
 
 def _alive(ring: Any, close: weakref.finalize[Any, Any], what: str) -> Any:
     if not close.alive:
-        raise OSError(errno.EBADF, f"the {what} has been closed")
+        raise Closed(what)
     return ring
+
+
+class _Ring:
+    """A mapped ring that may be closed while other threads are inside.
+
+    `held`: alone with it, for calls that return at once. `lent`: beside others, for the sleep; a close meanwhile leaves the
+    pages to the last borrower. An object that is let go without close() is unmapped by the collector: nobody is inside then.
+    """
+
+    def __init__(self, pointer: Any, free: Any, what: str, *rest: Any) -> None:
+        self._ring, self._what = pointer, what
+        self._lock, self._borrowers, self._dead = threading.Lock(), 0, False
+        self._free = weakref.finalize(self, _unmap, free, pointer, *rest)
+        self._free.atexit = False  # the kernel unmaps a process that ends; threads may still be inside
+
+    def _alive(self) -> Any:
+        if self._dead:
+            raise Closed(self._what)
+        return self._ring
+
+    @contextmanager
+    def _lent(self) -> Iterator[Any]:
+        with self._lock:
+            pointer = self._alive()
+            self._borrowers += 1
+        try:
+            yield pointer
+        finally:
+            with self._lock:
+                self._borrowers -= 1
+                if self._dead and not self._borrowers:
+                    self._free()
+
+    def close(self) -> None:
+        """Every later call raises Closed, and so do those that sleep. Idempotent."""
+        with self._lock:
+            self._dead = True
+            if not self._borrowers:
+                self._free()
+
+
+def _unmap(free: Any, pointer: Any, context: ContextPage | None = None, token: object = None) -> None:
+    free(pointer)
+    if context is not None:
+        context.leave(token)
 
 
 class ContextPage:
@@ -95,26 +154,57 @@ class ContextPage:
         out = ffi.new("struct emu_ring_ctx **")
         _checked(lib.emu_ring_ctx_open(ctx_fd, bell_fd, out), "map the context page")
         self.ring: Any = out[0]
-        self.close = weakref.finalize(self, lib.emu_ring_ctx_close, out[0])
+        self._open: set[object] = (
+            set()
+        )  # queue pairs that ring its bells; set operations are atomic, and finalizers leave
+        self._dead = False
+        self._free = weakref.finalize(self, lib.emu_ring_ctx_close, out[0])
+        self._free.atexit = False
 
     def pointer(self) -> Any:
-        return _alive(self.ring, self.close, "context")
+        if self._dead:
+            raise Closed("context")
+        return self.ring
+
+    def enter(self, token: object) -> Any:
+        """A queue pair rings its bells until it leaves: the pages stay until then."""
+        self._open.add(token)
+        try:
+            return self.pointer()
+        except Closed:
+            self.leave(token)
+            raise
+
+    def leave(self, token: object) -> None:
+        self._open.discard(token)
+        if self._dead and not self._open:
+            self._free()
+
+    def close(self) -> None:
+        """Nothing can be posted any more; unmapped with the last queue pair. Idempotent."""
+        self._dead = True
+        if not self._open:
+            self._free()
 
 
-class QueuePair:
+class QueuePair(_Ring):
     """A queue pair's send and receive ring."""
 
     def __init__(self, context: ContextPage, fd: int) -> None:
-        out = ffi.new("struct emu_ring_qp **")
-        _checked(lib.emu_ring_qp_open(context.pointer(), fd, out), "map a queue pair")
-        self._ring: Any = out[0]
-        self._context = context  # its pages must outlive this mapping
+        out, token = ffi.new("struct emu_ring_qp **"), object()
+        page = context.enter(token)
+        try:
+            _checked(lib.emu_ring_qp_open(page, fd, out), "map a queue pair")
+        except OSError:
+            context.leave(token)
+            raise
+        super().__init__(out[0], lib.emu_ring_qp_close, "queue pair", context, token)
+        self._context = context
         self._bad = ffi.new("unsigned *")
-        self.close = weakref.finalize(self, lib.emu_ring_qp_close, out[0])
 
     def pointer(self) -> Any:
         self._context.pointer()
-        return _alive(self._ring, self.close, "queue pair")
+        return self._alive()
 
     def post_send(self, requests: Sequence[WorkRequest]) -> None:
         """Post a batch and ring once. PostError: ENOMEM ring full, EINVAL too many pieces or a state that cannot post."""
@@ -134,18 +224,22 @@ class QueuePair:
             _fill(wqe, request)
             extra.extend((sge[0], sge[1], sge[2]) for sge in request.sges[1:])
         table = ffi.new("struct emu_sge[]", extra) if extra else ffi.NULL
-        result = post(self.pointer(), wqes, len(requests), table, self._bad)
-        if result < 0:
+        with self._lock:
+            result = post(self.pointer(), wqes, len(requests), table, self._bad)
             bad = int(self._bad[0])
+        if result < 0:
             raise PostError(-result, f"{what}, request {bad}: {os.strerror(-result)}", bad)
 
     def release(self, is_recv: int, head: int) -> None:
-        """A completion was polled: entries below `head` (its wq_head) are free again."""
-        lib.emu_ring_qp_release(self.pointer(), is_recv, head)
+        """A completion was polled: entries below `head` (its wq_head) are free again. Of a closed one nothing is left to free."""
+        with self._lock:
+            if not self._dead:
+                lib.emu_ring_qp_release(self._ring, is_recv, head)
 
     def reset(self) -> None:
         """The broker moved this queue pair to RESET: both rings are empty again."""
-        lib.emu_ring_qp_reset(self.pointer())
+        with self._lock:
+            lib.emu_ring_qp_reset(self.pointer())
 
 
 def _fill(wqe: Any, request: WorkRequest) -> None:
@@ -159,26 +253,23 @@ def _fill(wqe: Any, request: WorkRequest) -> None:
         wqe.addr, wqe.length, wqe.lkey = request.sges[0]
 
 
-class CompletionQueue:
+class CompletionQueue(_Ring):
     """A completion queue's ring."""
 
     def __init__(self, fd: int, batch: int = 64) -> None:
         out = ffi.new("struct emu_ring_cq **")
         _checked(lib.emu_ring_cq_open(fd, out), "map a completion queue")
-        self._ring: Any = out[0]
+        super().__init__(out[0], lib.emu_ring_cq_close, "completion queue")
         self._batch = ffi.new("struct emu_cqe[]", batch)
         self._size = batch
-        self.close = weakref.finalize(self, lib.emu_ring_cq_close, out[0])
-
-    def pointer(self) -> Any:
-        return _alive(self._ring, self.close, "completion queue")
 
     def poll(self, count: int = 1) -> list[Completion]:
         """Take up to `count` completions, at most the batch size at once. Returns at once."""
-        taken = lib.emu_ring_poll(self.pointer(), self._batch, min(count, self._size))
-        if taken == 0:
-            return []
-        return [_completion(cqe) for cqe in self._batch[0 : _checked(taken, "poll")]]
+        with self._lock:
+            taken = lib.emu_ring_poll(self._alive(), self._batch, min(count, self._size))
+            if taken == 0:
+                return []
+            return [_completion(cqe) for cqe in self._batch[0 : _checked(taken, "poll")]]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is a completion or `timeout` seconds have passed (None: for ever). Returns whether there is one.
@@ -188,7 +279,8 @@ class CompletionQueue:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _SLICE if deadline is None else min(_SLICE, max(0.0, deadline - time.monotonic()))
-            result = lib.emu_ring_wait(self.pointer(), int(left * 1e9))
+            with self._lent() as pointer:
+                result = lib.emu_ring_wait(pointer, int(left * 1e9))
             if result == 1:
                 return True
             if result != -errno.EINTR:
@@ -198,7 +290,8 @@ class CompletionQueue:
 
     def purge(self, qp_num: int) -> int:
         """Drop what was not polled of a queue pair that went to RESET or is gone. Returns how many."""
-        return _checked(lib.emu_ring_cq_purge(self.pointer(), qp_num), "purge completions")
+        with self._lock:
+            return _checked(lib.emu_ring_cq_purge(self._alive(), qp_num), "purge completions")
 
 
 def _completion(cqe: Any) -> Completion:

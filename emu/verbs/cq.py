@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from emu.engine.ring import Completion, CompletionQueue
+from emu.engine.ring import Closed, Completion, CompletionQueue
 from emu.verbs import enums as e
 from emu.verbs.base import PyverbsCM, PyverbsObject, close_weakrefs, closed, lines, refuse_unacknowledged
 from emu.verbs.pyverbs_error import PyverbsRDMAError
@@ -118,7 +119,12 @@ class CQ(PyverbsCM):
         self.handle  # noqa: B018 - refuses a closed one
         completions: list[WC] = []
         while len(completions) < num_entries:
-            taken = self.ring.poll(num_entries - len(completions))
+            try:
+                taken = self.ring.poll(num_entries - len(completions))
+            except Closed:
+                if completions:
+                    break  # what was taken before another thread closed it
+                raise closed("CQ") from None
             if not taken:
                 break
             completions += map(self._take, taken)
@@ -145,9 +151,16 @@ class CQ(PyverbsCM):
                     return True
             except InterruptedError:
                 continue  # Python has run the handler, which did not raise
+            except Closed:
+                raise closed("CQ") from None
             self.context.session.check()
             if end is not None and time.monotonic() >= end:
                 return False
+
+    def purge(self, qp_num: int) -> None:
+        """Drop what was not polled of a queue pair that is empty or gone."""
+        with suppress(Closed):  # by another thread: nothing is left to drop
+            self.ring.purge(qp_num)
 
     def close(self) -> None:
         """Close its queue pairs, then itself."""

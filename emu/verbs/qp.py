@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from emu.engine.ring import PostError, QueuePair
+from emu.engine.ring import Closed, PostError, QueuePair
 from emu.verbs import enums as e
 from emu.verbs.addr import AHAttr
 from emu.verbs.base import PyverbsCM, PyverbsObject, closed, lines, refuse_unacknowledged
@@ -208,9 +208,12 @@ class QP(PyverbsCM):
 
     def _forget(self) -> None:
         """Gone to RESET: both rings are empty, unpolled completions are dropped."""
-        self.ring.reset()
+        try:
+            self.ring.reset()
+        except Closed:
+            raise closed("QP") from None
         for cq in {self.scq, self.rcq}:
-            cq.ring.purge(self.qp_num)
+            cq.purge(self.qp_num)
 
     def query(self, attr_mask: int) -> tuple[QPAttr, QPInitAttr]:
         """(attributes, what it was made from). Those outside the mask keep their defaults."""
@@ -252,6 +255,8 @@ class QP(PyverbsCM):
             raise PyverbsRDMAError(
                 f"{what} on QP {self.qp_num}: {_why(error)}", error.errno or errno.EIO
             ) from None
+        except Closed:
+            raise closed("QP") from None
         except (OverflowError, TypeError, OSError) as error:
             _refuse(what, error)
 
@@ -265,7 +270,7 @@ class QP(PyverbsCM):
         try:
             self.context.destroy("destroy_qp", handle)
             for cq in {self.scq, self.rcq}:
-                cq.ring.purge(self.qp_num)
+                cq.purge(self.qp_num)
         finally:
             self.ring.close()
 
