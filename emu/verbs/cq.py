@@ -117,6 +117,7 @@ class CQ(PyverbsCM):
     def poll(self, num_entries: int = 1) -> tuple[int, list[WC]]:
         """(number, completions): those that are there, at most num_entries. Nothing there and the broker gone: EIO."""
         self.handle  # noqa: B018 - refuses a closed one
+        self.context.session.check_process()
         completions: list[WC] = []
         while len(completions) < num_entries:
             try:
@@ -143,6 +144,7 @@ class CQ(PyverbsCM):
     def wait(self, timeout: float | None = None) -> bool:
         """Of emu's own: sleep until there is a completion (True) or `timeout` seconds have passed (False). EIO: the broker is gone."""
         self.handle  # noqa: B018 - refuses a closed one
+        self.context.session.check_process()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = SLICE if end is None else min(SLICE, end - time.monotonic())
@@ -163,8 +165,11 @@ class CQ(PyverbsCM):
             self.ring.purge(qp_num)
 
     def close(self) -> None:
-        """Close its queue pairs, then itself."""
+        """Close its queue pairs, then itself. In a forked child only the copy is let go."""
         if self._handle is None:
+            return
+        if self.context.foreign:
+            self._handle = None
             return
         refuse_unacknowledged(self)
         close_weakrefs([self.qps])

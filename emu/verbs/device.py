@@ -140,6 +140,7 @@ class Context(PyverbsCM):
         emu_events: bool = False,
         label: str = "",
     ) -> None:
+        self._pid = os.getpid()
         self.pds: WeakSet[PyverbsCM] = WeakSet()
         self.cqs: WeakSet[PyverbsCM] = WeakSet()
         self.qps: WeakSet[PyverbsCM] = WeakSet()
@@ -183,7 +184,7 @@ class Context(PyverbsCM):
 
     def destroy(self, op: str, handle: int) -> None:
         """End an object. Of a dead device nothing is left to end."""
-        if not self.dead and not self.session.foreign:
+        if not self.dead and not self.foreign:
             self.call(op, handle=handle)
 
     def put_off(self, op: str, handle: int) -> None:
@@ -194,6 +195,11 @@ class Context(PyverbsCM):
     def register(self, kind: str, handle: int, element: PyverbsCM) -> None:
         """Events that name this handle are about this element."""
         self._elements[kind][handle] = element
+
+    @property
+    def foreign(self) -> bool:
+        """A forked child's copy: the rings and the node are the parent's, and are left alone."""
+        return os.getpid() != self._pid
 
     @property
     def dead(self) -> bool:

@@ -153,6 +153,9 @@ class MR(PyverbsCM):
         """Deregister: when it returns, the NIC touches nothing of it."""
         if self._handle is None:
             return
+        if self.pd.ctx.foreign:
+            self._handle = self._buffer = None
+            return
         refuse_unacknowledged(self)
         handle, self._handle = self._handle, None
         try:

@@ -78,6 +78,7 @@ class Node:
         if time_scale is not None:
             self._environment["EMU_TIME_SCALE"] = repr(time_scale)
         self._process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()  # who may end it: forked children share the object, not the broker
         self._lifeline = -1
         self._clerk: Context | None = None
         self._log: IO[bytes] | None = None  # without a name: nothing to be left over
@@ -103,6 +104,7 @@ class Node:
 
     def start(self) -> Self:
         """Start the broker (again, after kill()) and return when it serves."""
+        self._owner = os.getpid()
         self.path.mkdir(
             mode=0o700, parents=True, exist_ok=True
         )  # the broker refuses one that others may write
@@ -168,14 +170,23 @@ class Node:
         """The broker's counts (`query_books`): sessions, pds, mrs, ..., blocks by device. The clerk's session counts too."""
         return self.clerk.books()
 
+    @property
+    def foreign(self) -> bool:
+        """A forked child's copy of the parent's node."""
+        return os.getpid() != self._owner
+
     def kill(self) -> None:
-        """Kill -9. Contexts see DEVICE_FATAL; start() brings the node's files back."""
+        """Kill -9. Contexts see DEVICE_FATAL; start() brings the node's files back. In a forked child: nothing."""
+        if self.foreign:
+            return
         if self._process is not None:
             self._process.kill()
         self._reap()
 
     def stop(self) -> None:
-        """End the broker cleanly and remove what it left, if its directory was temporary. Idempotent."""
+        """End the broker cleanly and remove what it left, if its directory was temporary. Idempotent. In a forked child: nothing."""
+        if self.foreign:
+            return
         self._dismiss()
         if self._process is not None:
             self._process.terminate()

@@ -261,8 +261,11 @@ class QP(PyverbsCM):
             _refuse(what, error)
 
     def close(self) -> None:
-        """Destroy it. Nothing of it runs any more when this returns; peers get no answer."""
+        """Destroy it. Nothing of it runs any more when this returns; peers get no answer. In a forked child: its copy."""
         if self._handle is None:
+            return
+        if self.context.foreign:
+            self._handle = None  # the rings are the parent's, whose completions must stay
             return
         refuse_unacknowledged(self)
         handle, self._handle = self._handle, None

@@ -47,13 +47,17 @@ class Session:
         """A forked child's copy of the parent's session."""
         return os.getpid() != self._pid
 
-    def check(self) -> None:
-        """Refuse a forked child and a dead device."""
+    def check_process(self) -> None:
+        """Refuse a forked child."""
         if self.foreign:
             raise PyverbsUserError(
                 f"this context was opened by process {self._pid} and cannot be used by its forked child: open a Context "
                 "in the child (or start children by spawn)"
             )
+
+    def check(self) -> None:
+        """Refuse a forked child and a dead device."""
+        self.check_process()
         if self.lost:
             raise PyverbsRDMAError(
                 f"the broker in {self.directory} is gone: close this context and open another one",
@@ -96,8 +100,7 @@ class Session:
                 )  # one by one: what depends on others was let go before them
 
     def next_event(self, timeout: float | None) -> dict[str, Any] | None:
-        if self.foreign:
-            self.check()
+        self.check_process()
         self._sweep()
         return self._connection.next_event(timeout)
 

@@ -22,7 +22,7 @@ from emu.verbs.device import Context, get_device_list
 from emu.verbs.mr import MR
 from emu.verbs.node import Node
 from emu.verbs.pd import PD
-from emu.verbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
+from emu.verbs.pyverbs_error import PyverbsError, PyverbsRDMAError, PyverbsUserError
 from emu.verbs.qp import QP, QPAttr, QPInitAttr
 
 ALL = 7
@@ -195,6 +195,63 @@ def test_a_forked_child_is_refused_and_does_not_keep_the_session(node):
         os.waitpid(child, 0)
         for fd in (reading, writing, stop_reading, stop_writing):
             os.close(fd)
+
+
+def in_child(call) -> str:
+    """What `call` gives in a forked child, whose copies of this process's objects it uses."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(call())
+        except PyverbsError as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+def completed(here) -> None:
+    """A write of "q" to itself has completed, and nobody has polled the completion."""
+    here.connect("q", here.pair("q"))
+    target = here.mrs["m"]
+    here.post("q", "write", "m", length=8, rkey=target.rkey, addr=target.buf + 64)
+    assert here.cq.wait(30)
+
+
+@pytest.mark.parametrize("use", ["poll", "wait"])
+def test_a_forked_child_takes_no_completions(node, party, use):
+    here = party(node)
+    here.memory("m", 4096)
+    completed(here)
+    assert "forked child" in in_child({"poll": here.cq.poll, "wait": lambda: here.cq.wait(1)}[use])
+    assert here.cq.poll(4)[0] == 1
+
+
+@pytest.mark.parametrize("closed", ["qp", "cq", "pd", "ctx"])
+def test_what_a_forked_child_closes_is_its_copy(node, party, closed):
+    here = party(node)
+    here.memory("m", 4096)
+    completed(here)
+    thing = {"qp": here.qps["q"], "cq": here.cq, "pd": here.pds["main"], "ctx": here.ctx}[closed]
+    assert in_child(thing.close) == "None"
+    assert here.cq.poll(4)[0] == 1
+    assert here.state("q") == "RTS"
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_forked_child_does_not_end_the_node(fresh, end):
+    node = fresh()
+    files = node.fs
+    assert in_child(getattr(node, end)) == "None"
+    assert node.path.is_dir()
+    with node.context() as ctx:
+        assert ctx.books()["sessions"] == 2
+    assert files.ls() == node.fs.ls()
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
