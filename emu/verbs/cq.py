@@ -176,8 +176,12 @@ class CQ(PyverbsCM):
         handle, self._handle = self._handle, None
         try:
             self.context.destroy("destroy_cq", handle)
+        except PyverbsRDMAError:
+            self._handle = self.context.kept(handle)
+            raise
         finally:
-            self.ring.close()
+            if self._handle is None:
+                self.ring.close()
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)

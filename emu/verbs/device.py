@@ -187,6 +187,10 @@ class Context(PyverbsCM):
         if not self.dead and not self.foreign:
             self.call(op, handle=handle)
 
+    def kept(self, handle: int) -> int | None:
+        """What stays of an object whose end failed: it can be closed again, unless it ended with the device."""
+        return None if self.dead else handle
+
     def put_off(self, op: str, handle: int) -> None:
         """End an object that was let go, with the next call."""
         if not self.dead:

@@ -160,8 +160,12 @@ class MR(PyverbsCM):
         handle, self._handle = self._handle, None
         try:
             self.pd.ctx.destroy("dereg_mr", handle)
+        except PyverbsRDMAError:
+            self._handle = self.pd.ctx.kept(handle)
+            raise
         finally:
-            self._buffer = None
+            if self._handle is None:
+                self._buffer = None
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)

@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 from emu.verbs.base import PyverbsCM, close_weakrefs, closed
 from emu.verbs.device import Context
-from emu.verbs.pyverbs_error import PyverbsUserError
+from emu.verbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
 
 
 class PD(PyverbsCM):
@@ -34,7 +34,11 @@ class PD(PyverbsCM):
             return
         close_weakrefs([self.qps, self.mrs])
         handle, self._handle = self._handle, None
-        self.ctx.destroy("dealloc_pd", handle)
+        try:
+            self.ctx.destroy("dealloc_pd", handle)
+        except PyverbsRDMAError:
+            self._handle = self.ctx.kept(handle)
+            raise
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)

@@ -269,13 +269,17 @@ class QP(PyverbsCM):
             return
         refuse_unacknowledged(self)
         handle, self._handle = self._handle, None
-        self.context.numbered.pop(self.qp_num, None)
         try:
             self.context.destroy("destroy_qp", handle)
             for cq in {self.scq, self.rcq}:
                 cq.purge(self.qp_num)
+        except PyverbsRDMAError:
+            self._handle = self.context.kept(handle)
+            raise
         finally:
-            self.ring.close()
+            if self._handle is None:
+                self.context.numbered.pop(self.qp_num, None)
+                self.ring.close()
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)

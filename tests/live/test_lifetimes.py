@@ -146,6 +146,27 @@ def test_an_event_must_be_acknowledged_before_its_element_is_closed(ctx):
     qp.close()
 
 
+@pytest.mark.parametrize("kind", ["pd", "cq", "mr", "qp"])
+def test_a_close_that_failed_can_be_repeated(node, ctx, monkeypatch, kind):
+    before = counts(node)
+    things = dict(zip(("pd", "cq", "mr", "qp"), furnish(ctx), strict=True))
+    refused = PyverbsRDMAError("busy", errno.EBUSY)
+
+    def refuse(*_):
+        raise refused
+
+    for used in {"pd": ("qp", "mr"), "cq": ("qp",)}.get(kind, ()):
+        things[used].close()
+    with monkeypatch.context() as patch:
+        patch.setattr(ctx, "destroy", refuse)
+        with pytest.raises(PyverbsRDMAError):
+            things[kind].close()
+    assert things[kind].handle
+    for thing in ("qp", "mr", "cq", "pd"):
+        things[thing].close()
+    assert counts(node) == before
+
+
 def test_devices(node):
     assert [device.name for device in get_device_list()] == [b"emu0"]
     with Context(name="emu0", dir=node.dir) as ctx:
