@@ -257,7 +257,7 @@ class Context(PyverbsCM):
         session, self._session = self._session, None
         if session is None:
             return
-        for element in (*self.qps, *self.cqs):
+        for element in (*self.qps, *self.cqs, *self._elements["mr"].values()):
             element.unacknowledged = 0
         try:
             close_weakrefs([self.qps, self.cqs, self.pds])

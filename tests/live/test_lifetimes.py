@@ -146,6 +146,21 @@ def test_an_event_must_be_acknowledged_before_its_element_is_closed(ctx):
     qp.close()
 
 
+def test_closing_a_context_does_not_wait_for_acknowledgements(node):
+    before = counts(node)
+    ctx = node.context(emu_events=True)
+    pd = PD(ctx)
+    ctx.fs.create("/mnt/unacknowledged", 4096)
+    mr, other = MR(pd, 4096, ALL, file="/mnt/unacknowledged"), MR(pd, 4096, ALL)
+    ctx.fs.truncate("/mnt/unacknowledged", 0)
+    assert ctx.get_async_event(30).element is mr
+    ctx.close()
+    for thing in (mr, other, pd):
+        with pytest.raises(PyverbsUserError):
+            thing.handle  # noqa: B018
+    until(lambda: counts(node), before)
+
+
 @pytest.mark.parametrize("kind", ["pd", "cq", "mr", "qp"])
 def test_a_close_that_failed_can_be_repeated(node, ctx, monkeypatch, kind):
     before = counts(node)
