@@ -243,8 +243,16 @@ class Context(PyverbsCM):
         return self.call("query_books").result
 
     def get_async_event(self, timeout: float | None = None) -> AsyncEvent | None:
-        """The next asynchronous event; waits for it. timeout (emu's own) in seconds: None when it has passed."""
-        message = self.session.next_event(timeout)
+        """The next asynchronous event; waits for it. timeout (emu's own) in seconds: None when it has passed.
+
+        EIO at once when DEVICE_FATAL was taken. A context that another thread closes meanwhile ends the waiting with an error.
+        """
+        try:
+            message = self.session.next_event(timeout)
+        except PyverbsRDMAError:
+            if self._session is None:
+                raise closed("context") from None
+            raise
         return None if message is None else self._event_of(message)
 
     def _event_of(self, message: dict[str, Any]) -> AsyncEvent:

@@ -102,7 +102,8 @@ class Session:
     def next_event(self, timeout: float | None) -> dict[str, Any] | None:
         self.check_process()
         self._sweep()
-        return self._connection.next_event(timeout)
+        with pyverbs_errors("get_async_event"):
+            return self._connection.next_event(timeout)
 
     @property
     def event_fd(self) -> int:

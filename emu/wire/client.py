@@ -118,7 +118,8 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._lost: ConnectionLost | None = None
-        self._closing = self._closed_from_inside = False
+        self._closing = self._closed_from_inside = self._ended = False
+        self._listeners = 0  # threads in next_event, which use event_fd
         self.event_fd = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._heard = self._pinged = time.monotonic()
@@ -166,14 +167,39 @@ class Connection:
         return pending
 
     def next_event(self, timeout: float | None = None) -> dict[str, Any] | None:
-        """The oldest event that nobody has taken: {"event": name, "fields": {...}}. None after `timeout` s (None: for ever)."""
+        """The oldest event that nobody has taken: {"event": name, "fields": {...}}. None after `timeout` s (None: for ever).
+
+        Raises ConnectionLost when nothing can come any more: after DEVICE_FATAL was taken, or when this end was closed.
+        """
+        with self._lock:
+            self._refuse_closed()
+            self._listeners += 1
+        try:
+            return self._await_event(timeout)
+        finally:
+            with self._lock:
+                self._listeners -= 1
+                last = self._ended and not self._listeners
+            if last:
+                self._close_descriptors()
+
+    def _await_event(self, timeout: float | None) -> dict[str, Any] | None:
         poll = select.poll()
         poll.register(self.event_fd, select.POLLIN)
-        while poll.poll(None if timeout is None else max(0.0, timeout * 1000)):
-            with suppress(BlockingIOError):  # another thread took it
-                os.eventfd_read(self.event_fd)
-                return self._events.popleft()
+        end = None if timeout is None else time.monotonic() + timeout
+        while poll.poll(None if end is None else max(0.0, (end - time.monotonic()) * 1000)):
+            with self._lock:
+                self._refuse_closed()
+                if self._lost and not self._events:  # the descriptor stays readable, for the others who wait
+                    raise ConnectionLost(str(self._lost), self._lost.errno, definite=True)
+                with suppress(BlockingIOError):  # another thread took it
+                    os.eventfd_read(self.event_fd)
+                    return self._events.popleft()
         return None
+
+    def _refuse_closed(self) -> None:
+        if self._closing:
+            raise ConnectionLost("this connection has been closed", definite=True)
 
     def close(self) -> None:
         """End the session: the broker takes everything back. Idempotent."""
@@ -186,9 +212,18 @@ class Connection:
                 return
             self._closing = True
             self._closed_from_inside = threading.current_thread() is self._thread  # by the garbage collector
+            os.eventfd_write(self.event_fd, 1)  # who waits for an event looks, and goes
         os.eventfd_write(self._wake, 1)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            self._release_descriptors()
+
+    def _release_descriptors(self) -> None:
+        """Now, or by the last who waits for an event."""
+        with self._lock:
+            self._ended = True
+            waiting = self._listeners
+        if not waiting:
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -213,8 +248,7 @@ class Connection:
         with self._lock:
             if self._lost:
                 raise ConnectionLost(str(self._lost), self._lost.errno, definite=True)
-            if self._closing:
-                raise ConnectionLost("this connection has been closed", definite=True)
+            self._refuse_closed()
             self._pending[pending.request] = pending
 
     def _send_through_door(self, pending: Pending, raw: bytes, descriptors: Sequence[int]) -> None:
@@ -251,7 +285,7 @@ class Connection:
         finally:
             self._end(why)
             if self._closed_from_inside:
-                self._close_descriptors()
+                self._release_descriptors()
 
     def _turn(self) -> None:
         with suppress(BlockingIOError):
@@ -311,8 +345,9 @@ class Connection:
     def _note(self, event: dict[str, Any]) -> None:
         if event["event"] == DEVICE_FATAL:
             raise ConnectionLost("the device is gone: the broker ends")
-        self._events.append(event)
-        os.eventfd_write(self.event_fd, 1)
+        with self._lock:
+            self._events.append(event)
+            os.eventfd_write(self.event_fd, 1)
 
     def _end(self, why: str) -> None:
         """Nothing comes any more: say so to everybody who waits."""
@@ -320,7 +355,7 @@ class Connection:
             if not self._closing:
                 self._lost = ConnectionLost(why)
                 self._events.append({"event": DEVICE_FATAL, "fields": {}})
-                os.eventfd_write(self.event_fd, 1)
+                os.eventfd_write(self.event_fd, 2)  # one stays: no later wait is long
             orphans = list(self._pending.values())
             self._pending.clear()
         for pending in orphans:

@@ -47,7 +47,8 @@ def test_a_signal_ends_it_cleanly(served, number):
     assert served.end(number) == 0
     assert served.words == ""
     assert node.next_event(PATIENCE) == {"event": "DEVICE_FATAL", "fields": {}}
-    assert node.next_event(0) is None
+    with pytest.raises(ConnectionLost):
+        node.next_event(0)
     with pytest.raises(ConnectionLost) as caught:
         node.call("ping")
     assert caught.value.definite
