@@ -56,6 +56,17 @@ TO_RTS = (
     | e.IBV_QP_MAX_QP_RD_ATOMIC
 )  # fmt: skip
 
+OPCODES = frozenset(
+    {
+        e.IBV_WR_SEND,
+        e.IBV_WR_SEND_WITH_IMM,
+        e.IBV_WR_RDMA_WRITE,
+        e.IBV_WR_RDMA_WRITE_WITH_IMM,
+        e.IBV_WR_RDMA_READ,
+    }
+)
+FLAGS = int(e.IBV_SEND_FENCE | e.IBV_SEND_SIGNALED | e.IBV_SEND_SOLICITED)
+
 
 @dataclass
 class QPCap(PyverbsObject):
@@ -230,17 +241,25 @@ class QP(PyverbsCM):
 
     def post_send(self, wr: SendWR, bad_wr: SendWR | None = None) -> None:
         """Post wr and those chained behind it. ENOMEM: ring full, EINVAL: state or request; bad_wr: becomes the first not posted."""
-        self._post(self.ring.post_send, chain(wr), bad_wr, "post_send")
+        self._post(self._send, chain(wr), bad_wr, "post_send")
 
     def post_recv(self, wr: RecvWR, bad_wr: RecvWR | None = None) -> None:
         self._post(self.ring.post_recv, chain(wr), bad_wr, "post_recv")
 
     def post_send_batch(self, wrs: Sequence[SendWR]) -> None:
         """Of emu's own: post many with one doorbell, without chaining them. The first that was not posted is in the error."""
-        self._post(self.ring.post_send, wrs, None, "post_send")
+        self._post(self._send, wrs, None, "post_send")
 
     def post_recv_batch(self, wrs: Sequence[RecvWR]) -> None:
         self._post(self.ring.post_recv, wrs, None, "post_recv")
+
+    def _send(self, requests: Sequence[WorkRequest]) -> None:
+        """Post as far as this NIC has the operations; the first that it has not is refused, the queue pair goes on."""
+        for i, request in enumerate(requests):
+            if request.opcode not in OPCODES or request.flags & ~FLAGS:
+                self.ring.post_send(requests[:i])
+                raise PostError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), i)
+        self.ring.post_send(requests)
 
     def _post(
         self, post: Callable[[Sequence[WorkRequest]], None], wrs: Sequence[W], bad_wr: W | None, what: str
@@ -294,6 +313,8 @@ class QP(PyverbsCM):
 def _why(error: PostError) -> str:
     if error.errno == errno.ENOMEM:
         return f"the queue is full, {error.bad} were posted; poll completions first"
+    if error.errno == errno.EOPNOTSUPP:
+        return f"request {error.bad} has an opcode or a flag that this NIC lacks (atomics, invalidation, inline data)"
     return f"request {error.bad} has too many SGEs, or the queue pair is in a state in which posting fails"
 
 

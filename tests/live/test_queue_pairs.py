@@ -9,6 +9,7 @@ import pytest
 from emu.verbs import enums as e
 from emu.verbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
 from emu.verbs.qp import QP, QPAttr, QPCap, QPInitAttr
+from emu.verbs.wr import SGE, SendWR
 
 
 @pytest.fixture
@@ -116,3 +117,29 @@ def test_an_overflowing_completion_queue_is_an_error_of_its_own(node, party):
     names.add(small.event()["event"])
     assert "CQ_ERR" in names
     assert small.state("q") == "ERR"
+
+
+@pytest.mark.parametrize(
+    ("opcode", "flags"),
+    [
+        (e.IBV_WR_ATOMIC_FETCH_AND_ADD, e.IBV_SEND_SIGNALED),
+        (e.IBV_WR_SEND_WITH_INV, e.IBV_SEND_SIGNALED),
+        (e.IBV_WR_RDMA_WRITE, e.IBV_SEND_SIGNALED | e.IBV_SEND_INLINE),
+    ],
+)
+def test_what_the_nic_lacks_is_refused_when_it_is_posted(here, opcode, flags):
+    here.connect("q", here.pair("q"))
+    mr = here.mrs["m"]
+    good, lacking = (
+        SendWR(number, code, 1, sg=[SGE(mr.buf, 8, mr.lkey)], send_flags=bits)
+        for number, code, bits in ((1, e.IBV_WR_RDMA_WRITE, e.IBV_SEND_SIGNALED), (2, opcode, flags))
+    )
+    for wr in (good, lacking):
+        wr.set_wr_rdma(mr.rkey, mr.buf + 64)
+    good.next_wr, bad = lacking, SendWR(9, num_sge=1, sg=[SGE(0, 8, 0)])
+    with pytest.raises(PyverbsRDMAError) as error:
+        here.qps["q"].post_send(good, bad)
+    assert (error.value.error_code, bad.wr_id) == (errno.EOPNOTSUPP, 2)
+    assert here.cq.wait(30)
+    assert [wc.wr_id for wc in here.cq.poll(4)[1]] == [1]
+    assert here.state("q") == "RTS"
