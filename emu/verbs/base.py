@@ -23,7 +23,9 @@ T = TypeVar("T", bound="PyverbsCM")
 
 
 class PyverbsObject:
-    """Root of all objects."""
+    """Root of all objects. Those with __slots__ refuse attributes that they do not have."""
+
+    __slots__ = ()
 
     @property
     def logger(self) -> logging.Logger:
@@ -36,6 +38,7 @@ class PyverbsObject:
 class PyverbsCM(PyverbsObject):
     """Objects that are closed: by close(), at the end of a `with`, or by those they depend on."""
 
+    __slots__ = ()
     unacknowledged = 0  # asynchronous events about it that the program took and has not acknowledged
 
     def __enter__(self) -> Self:

@@ -80,12 +80,12 @@ class AsyncEvent(PyverbsObject):
         self.event_type, self.element, self.fields = event_type, element, fields or {}
         self.acknowledged = False
         if element is not None:
-            element.unacknowledged += 1
+            element.unacknowledged += 1  # type: ignore[misc]  # those with events have no __slots__
 
     def ack(self) -> None:
         """Say that it was seen: its element cannot be closed before. Idempotent."""
         if self.element is not None and not self.acknowledged:
-            self.element.unacknowledged -= 1
+            self.element.unacknowledged -= 1  # type: ignore[misc]  # those with events have no __slots__
         self.acknowledged = True
 
     def __str__(self) -> str:
@@ -266,7 +266,7 @@ class Context(PyverbsCM):
         if session is None:
             return
         for element in (*self.qps, *self.cqs, *self._elements["mr"].values()):
-            element.unacknowledged = 0
+            element.unacknowledged = 0  # type: ignore[misc]  # those with events have no __slots__
         try:
             close_weakrefs([self.qps, self.cqs, self.pds])
         finally:

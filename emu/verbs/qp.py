@@ -68,7 +68,7 @@ OPCODES = frozenset(
 FLAGS = int(e.IBV_SEND_FENCE | e.IBV_SEND_SIGNALED | e.IBV_SEND_SOLICITED)
 
 
-@dataclass
+@dataclass(slots=True)
 class QPCap(PyverbsObject):
     """Sizes of a queue pair. Inline data is not captured at posting: max_inline_data must be 0."""
 
@@ -79,7 +79,7 @@ class QPCap(PyverbsObject):
     max_inline_data: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class QPInitAttr(PyverbsObject):
     """What a queue pair is made from. qp_type: IBV_QPT_RC is the one that exists (pyverbs' default is UD)."""
 
@@ -100,7 +100,7 @@ class QPInitAttr(PyverbsObject):
         return self.rcq
 
 
-@dataclass
+@dataclass(slots=True)
 class QPAttr(PyverbsObject):
     """Attributes for modify and query; which of them count is said by the mask."""
 
@@ -270,7 +270,7 @@ class QP(PyverbsCM):
             post([wr.work_request() for wr in wrs])
         except PostError as error:
             if bad_wr is not None:
-                bad_wr.__dict__.update(wrs[error.bad].__dict__)
+                _become(bad_wr, wrs[error.bad])
             raise PyverbsRDMAError(
                 f"{what} on QP {self.qp_num}: {_why(error)}", error.errno or errno.EIO
             ) from None
@@ -308,6 +308,11 @@ class QP(PyverbsCM):
     def __str__(self) -> str:
         state = e.ibv_qp_state(self._state).name
         return lines("QP", [("QP type", self.qp_type), ("  number", self.qp_num), ("  state", state)])
+
+
+def _become(bad_wr: SendWR | RecvWR, wr: SendWR | RecvWR) -> None:
+    for name in (*type(wr).__slots__, "sg", "num_sge"):
+        setattr(bad_wr, name, getattr(wr, name))
 
 
 def _why(error: PostError) -> str:

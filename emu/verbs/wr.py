@@ -24,6 +24,8 @@ WITHOUT_SGE = frozenset({e.IBV_WR_LOCAL_INV, e.IBV_WR_BIND_MW, e.IBV_WR_SEND_WIT
 class SGE(PyverbsCM):
     """A piece of registered memory: `length` bytes from `addr` on, in the MR that `lkey` names."""
 
+    __slots__ = ("addr", "length", "lkey")
+
     def __init__(self, addr: int, length: int, lkey: int) -> None:
         self.addr, self.length, self.lkey = addr, length, lkey
 
@@ -43,29 +45,61 @@ def _elements(num_sge: int, sg: Sequence[SGE] | None) -> list[SGE]:
     return list(sg[:num_sge])
 
 
-class RecvWR(PyverbsCM):
+class _Pieces(PyverbsCM):
+    """A request's memory: the first num_sge of `sg`, which the setter of sg_list replaces (as pyverbs' takes one SGE)."""
+
+    __slots__ = ("num_sge", "sg")
+    num_sge: int
+    sg: list[SGE]
+
+    @property
+    def sg_list(self) -> list[SGE]:
+        return self.sg
+
+    @sg_list.setter
+    def sg_list(self, value: SGE | Sequence[SGE]) -> None:
+        self.sg = [value] if isinstance(value, SGE) else list(value)
+        self.num_sge = len(self.sg)
+
+    def _sges(self) -> tuple[Sge, ...]:
+        if not 0 <= self.num_sge <= len(self.sg):
+            raise PyverbsUserError(f"num_sge is {self.num_sge}, but the request has {len(self.sg)} SGEs")
+        return tuple(Sge(piece.addr, piece.length, piece.lkey) for piece in self.sg[: self.num_sge])
+
+
+class RecvWR(_Pieces):
     """Room for one message."""
+
+    __slots__ = ("next_wr", "wr_id")
 
     def __init__(
         self, wr_id: int = 0, num_sge: int = 0, sg: Sequence[SGE] | None = None, next_wr: RecvWR | None = None
     ) -> None:
-        self.sg = _elements(num_sge, sg)
+        self.sg_list = _elements(num_sge, sg)
         self.wr_id, self.next_wr = wr_id, next_wr
-
-    @property
-    def num_sge(self) -> int:
-        return len(self.sg)
 
     def work_request(self) -> WorkRequest:
         """As the ring takes it."""
-        return WorkRequest(self.wr_id, _sges(self.sg))
+        return WorkRequest(self.wr_id, self._sges())
 
     def __str__(self) -> str:
         return lines("", [("WR ID", self.wr_id), ("Num SGE", self.num_sge)])
 
 
-class SendWR(PyverbsCM):
+class SendWR(_Pieces):
     """SEND, RDMA WRITE or READ, with or without immediate data, or an atomic."""
+
+    __slots__ = (
+        "compare_add",
+        "imm_data",
+        "next_wr",
+        "opcode",
+        "remote_addr",
+        "rkey",
+        "send_flags",
+        "swap",
+        "wr_id",
+    )
 
     def __init__(
         self,
@@ -77,14 +111,10 @@ class SendWR(PyverbsCM):
         send_flags: int = e.IBV_SEND_SIGNALED,
         next_wr: SendWR | None = None,
     ) -> None:
-        self.sg = [] if opcode in WITHOUT_SGE and sg is None else _elements(num_sge, sg)
+        self.sg_list = [] if opcode in WITHOUT_SGE and sg is None else _elements(num_sge, sg)
         self.wr_id, self.opcode, self.imm_data = wr_id, opcode, imm_data
         self.send_flags, self.next_wr = send_flags, next_wr
         self.remote_addr = self.rkey = self.compare_add = self.swap = 0
-
-    @property
-    def num_sge(self) -> int:
-        return len(self.sg)
 
     def set_wr_rdma(self, rkey: int, addr: int) -> None:
         self.rkey, self.remote_addr = rkey, addr
@@ -95,7 +125,7 @@ class SendWR(PyverbsCM):
     def work_request(self) -> WorkRequest:
         """As the ring takes it."""
         return WorkRequest(
-            self.wr_id, _sges(self.sg), self.opcode, self.send_flags, self.imm_data,
+            self.wr_id, self._sges(), self.opcode, self.send_flags, self.imm_data,
             self.remote_addr, self.rkey, self.compare_add, self.swap,
         )  # fmt: skip
 
@@ -108,10 +138,6 @@ class SendWR(PyverbsCM):
             ("Send flags", repr(flags)),
         ]
         return lines("", [*rows, ("Imm Data", self.imm_data)])
-
-
-def _sges(sg: Sequence[SGE]) -> tuple[Sge, ...]:
-    return tuple(Sge(piece.addr, piece.length, piece.lkey) for piece in sg)
 
 
 def chain(wr: W) -> list[W]:

@@ -2,6 +2,7 @@
 
 import emu.verbs.enums as e
 from emu.verbs import libibverbs_enums
+from emu.verbs.base import PyverbsCM
 from emu.verbs.device import AsyncEvent, Device, DeviceAttr, PortAttr
 from emu.verbs.wr import SGE, RecvWR, SendWR
 
@@ -23,8 +24,12 @@ def test_devices_and_events_print_their_names():
     assert "IBV_PORT_ACTIVE" in str(PortAttr())
 
 
+class PyverbsThing(PyverbsCM):
+    pass
+
+
 def test_an_event_is_acknowledged_once():
-    sge = SGE(0, 8, 0)  # any element will do
+    sge = PyverbsThing()  # any element will do
     event, other = AsyncEvent(e.IBV_EVENT_QP_FATAL, sge), AsyncEvent(e.IBV_EVENT_QP_FATAL, sge)
     assert sge.unacknowledged == 2
     event.ack()

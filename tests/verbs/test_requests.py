@@ -114,3 +114,23 @@ def test_errors_carry_the_errno():
     assert str(error) == "truncate /mnt/a: held. Errno: 16, Device or resource busy"
     assert isinstance(error, PyverbsError)
     assert PyverbsUserError("no").errno == 22
+
+
+@pytest.mark.parametrize("make", [SendWR, RecvWR])
+def test_the_pieces_of_a_request_can_be_replaced(make):
+    wr = make(num_sge=1, sg=[SGE(0, 1, 0)])
+    wr.sg_list = SGE(64, 8, 3)
+    assert [tuple(s) for s in wr.work_request().sges] == [(64, 8, 3)]
+    wr.sg_list = [SGE(64, 8, 3), SGE(128, 8, 3)]
+    wr.num_sge = 1
+    assert [tuple(s) for s in wr.work_request().sges] == [(64, 8, 3)]
+    wr.num_sge = 3
+    with pytest.raises(PyverbsUserError):
+        wr.work_request()
+
+
+def test_attributes_that_do_not_exist_are_refused():
+    wr = {"num_sge": 1, "sg": [SGE(0, 1, 0)]}
+    for thing in (SGE(0, 1, 0), SendWR(**wr), RecvWR(**wr), WC(), QPAttr(), QPCap(), QPInitAttr()):
+        with pytest.raises(AttributeError):
+            thing.rq_psm = 9
