@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.check.explore import BREACH, HOLDS, UNKNOWN, WORD, Result, explore
-from emu.check.world import KINDS
+from emu.check.explorer.search import BREACH, HOLDS, UNKNOWN, WORD, Result, explore
+from emu.check.model.state import KINDS
 from emu.cli import CommandError, check_target
 from emu.protocols import registry
 

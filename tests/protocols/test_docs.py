@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emu.check.explore import HOLDS, explore
-from emu.check.world import KINDS
+from emu.check.explorer.search import HOLDS, explore
+from emu.check.model.state import KINDS
 from emu.core.decision import DISPOSALS, EVENTS, RULES, VERBS
 from emu.protocols.contract import Protocol, check
 

@@ -17,7 +17,7 @@ The shell carries out all effects of a step, in order, before it feeds the next 
 answers arrive in any order. A quantum looks at its key when it enters; a quiesce is answered when whoever was inside then
 has left.
 
-What is checked (CONTRACT's names) is in world_judge.py, what effects do in world_model.py. A block's generation is even while it is owned and odd while it is free.
+What is checked (CONTRACT's names) is in judge.py, what effects do in engine.py. A block's generation is even while it is owned and odd while it is free.
 """
 
 from __future__ import annotations
@@ -25,23 +25,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.world_judge import Judge
-from emu.check.world_model import (
-    ANSWERS,
-    BLOCKS,
-    DOING,
-    DOMAIN,
-    KINDS,
-    SIZE,
-    TRANSLATE,
-    Frozen,
-    Key,
-    Move,
-    Op,
-    State,
-    blocks_of,
-    renamed,
-)
+from emu.check.model.engine import ANSWERS, DOING, DOMAIN, TRANSLATE, blocks_of, renamed
+from emu.check.model.judge import Judge
+from emu.check.model.state import BLOCKS, KINDS, SIZE, Frozen, Key, Move, Op, State
 from emu.core import effects as do
 from emu.core import events, requests
 from emu.core.canonical import canonical_rows

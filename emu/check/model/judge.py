@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from emu.check.world_model import BLOCKS, SIZE, Op, State
+from emu.check.model.state import BLOCKS, SIZE, Op, State
 from emu.core.errors import errno_name
 from emu.core.rows import BLOCK
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from emu.check import explore as explorer
-from emu.check.explore import BREACH, HOLDS, UNKNOWN, explore
-from emu.check.world import KINDS
+from emu.check.explorer import search as explorer
+from emu.check.explorer.search import BREACH, HOLDS, UNKNOWN, explore
+from emu.check.model.state import KINDS
 from emu.core import scope
 from emu.core.decision import END, EVENTS, START
 from emu.core.pins import pins_over

@@ -16,13 +16,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.world import KINDS, World
+from emu.check.model.world import KINDS, World
 from emu.core.decision import CONTRACT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.check.world import State
+    from emu.check.model.state import State
     from emu.core.machine import Core
     from emu.protocols.contract import Protocol
 
