@@ -47,7 +47,7 @@ class History:
         """Lines by their type, in order; gaps under "gap"."""
         found: dict[str, list[Json]] = {}
         for line in self.events:
-            found.setdefault(line.get("type", line["kind"]), []).append(line)
+            found.setdefault(str(line.get("type", line["kind"])), []).append(line)
         return found
 
     def of(self, *types: str) -> list[Json]:
@@ -61,7 +61,7 @@ class History:
     @cached_property
     def gaps(self) -> int:
         """Lines, log records and journal records that are missing."""
-        lost = sum(line["last"] - line["first"] + 1 for line in self.of("gap"))
+        lost: int = sum(line["last"] - line["first"] + 1 for line in self.of("gap"))
         return (
             lost
             + sum(log.missing for log in self.logs)

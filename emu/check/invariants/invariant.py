@@ -44,7 +44,7 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        """breach (promised and broken), cost (broken), untested, kept"""
+        """The word for it: breach (promised and broken), cost (broken), untested, kept."""
         if self.breaches:
             return "breach" if self.promised else "cost"
         return "untested" if self.untested else "kept"

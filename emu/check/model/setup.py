@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KINDS = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
-
 
 @dataclass(frozen=True)
 class Setup:
     """holders: clients that register `mrs` MRs each over the file, every one with a peer that writes under its key.
 
-    reclaims: what the reclaimers ask for, one each, in no order; of KINDS, or "self-truncate" (the first holder truncates its own file).
+    reclaims: what the reclaimers ask for, one each, in no order; of state.KINDS, or "self-truncate" (the first holder truncates its own file).
     crashes: of holders, reclaimers and the broker together. refusals: quiesces and unmaps that the hardware refuses.
     returns: after a crash of the broker the clients open again and go on (else the story ends with the restart).
     registrations: how often a holder may register anew after it let go. cancels: reclaimers may interrupt their request.
