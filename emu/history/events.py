@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 HEAD = "events.jsonl"
 DEFAULT_LIMIT = 64 << 20
@@ -154,6 +154,11 @@ def event_files(folder: Path) -> list[Path]:
     """Head, then segments in order."""
     segments = {int(m[1]): path for path in folder.iterdir() if (m := _SEGMENT.fullmatch(path.name))}
     return [folder / HEAD, *(segments[number] for number in sorted(segments))]
+
+
+def write_events(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """A whole history at once, as `EventsWriter` leaves it while it is small. Raises OSError."""
+    (folder / HEAD).write_bytes(b"".join(_encode(line) + b"\n" for line in lines))
 
 
 def read_events(folder: str | Path) -> Iterator[dict[str, Any]]:

@@ -19,11 +19,11 @@ import struct
 import time
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import TracebackType
 
 MAGIC = b"EMUJRNL\0"
@@ -141,6 +141,14 @@ class JournalFile:
 
     def of(self, kind: Kind) -> Iterator[Record]:
         return (record for record in self.records if record.kind == kind)
+
+
+def write_journal(path: str | Path, journal: JournalFile) -> None:
+    """A whole journal at once, with no room for more; equal journals give equal bytes. Raises OSError."""
+    name = journal.name.encode()[:NAME_BYTES]
+    head = _HEAD.pack(MAGIC, VERSION, RECORD, len(journal.records), journal.written, name)
+    body = b"".join(_RECORD.pack(*record) for record in journal.records)
+    Path(path).write_bytes(head.ljust(HEADER, b"\0") + body)
 
 
 def read_journal(path: str | Path) -> JournalFile:

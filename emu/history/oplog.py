@@ -128,6 +128,18 @@ def _read(raw: mmap.mmap, path: str) -> OpLog:
     return OpLog(thread, quantum, capacity, written, written - len(kept) + lost, kept)
 
 
+def write_oplog(path: str | Path, log: OpLog) -> None:
+    """A whole log as the engine would have left it; equal logs give equal bytes. Raises OSError.
+
+    `log.records` are all of it: a log that lost records cannot be written, ValueError.
+    """
+    if log.missing or len(log.records) != log.written or log.written > log.capacity:
+        raise ValueError(f"{path}: the log lacks {log.missing} of its {log.written} records")
+    head = _HEAD.pack(MAGIC, VERSION, RECORD, log.capacity, log.written, log.thread, log.quantum, 0)
+    body = b"".join(_RECORD.pack(*record) for record in log.records)
+    Path(path).write_bytes(head.ljust(HEADER, b"\0") + body.ljust(log.capacity * RECORD, b"\0"))
+
+
 def read_oplogs(folder: str | Path) -> list[OpLog]:
     """Every thread's log of a run folder, by thread."""
     return sorted((read_oplog(path) for path in Path(folder).glob("oplog-*.bin")), key=lambda log: log.thread)

@@ -103,3 +103,11 @@ def test_run_folders_are_numbered_and_the_oldest_go(tmp_path):
 def test_no_run_at_all_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run"):
         runs.latest_run(tmp_path / "runs")
+
+
+def test_lines_that_are_written_at_once_come_back_equal(tmp_path):
+    lines = [
+        {"n": n, "t": 5 * n, "epoch": 1, "kind": "shell", "type": "X", "runs": [[0, n]]} for n in range(3)
+    ]
+    events.write_events(tmp_path, lines)
+    assert list(read_events(tmp_path)) == lines

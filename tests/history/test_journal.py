@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-from emu.history.journal import HEADER, RECORD, Journal, JournalError, Kind, read_journal
+from emu.history.journal import (
+    HEADER,
+    RECORD,
+    Journal,
+    JournalError,
+    JournalFile,
+    Kind,
+    Record,
+    read_journal,
+    write_journal,
+)
 
 VICTIM = """
 import os, signal, sys
@@ -68,3 +78,10 @@ def test_something_else_is_refused(tmp_path, raw):
     (tmp_path / "j").write_bytes(raw)
     with pytest.raises(JournalError):
         read_journal(tmp_path / "j")
+
+
+def test_a_journal_that_is_written_whole_comes_back_equal(tmp_path):
+    records = tuple(Record(Kind.MARK, code=n, time=n + 1) for n in range(3))
+    journal = JournalFile("peer", 3, 0, records)
+    write_journal(tmp_path / "peer.jrnl", journal)
+    assert read_journal(tmp_path / "peer.jrnl") == journal

@@ -92,3 +92,15 @@ def test_every_field_lies_where_the_c_header_puts_it(tmp_path):
         raw = bytearray(RECORD)
         raw[int(offset)] = 5
         assert getattr(OpRecord(*oplog._RECORD.unpack(raw)), name) == 5, f"{name} is at {offset} in C"
+
+
+def test_a_log_that_is_written_whole_comes_back_equal(tmp_path):
+    log = oplog.OpLog(3, 4096, 4, 4, 0, tuple(record(n, bytes=64, time_last=n) for n in range(4)))
+    oplog.write_oplog(tmp_path / "oplog-3.bin", log)
+    assert oplog.read_oplog(tmp_path / "oplog-3.bin") == log
+
+
+def test_a_log_with_a_gap_is_not_written_as_if_it_were_whole(tmp_path):
+    with pytest.raises(ValueError, match="lacks 2 of its 3 records"):
+        oplog.write_oplog(tmp_path / "oplog-0.bin", oplog.OpLog(0, 4096, 4, 3, 2, (record(0),)))
+    assert not (tmp_path / "oplog-0.bin").exists()
