@@ -1,0 +1,6 @@
+"""Makes `from build import Story` work in the tests of this folder, which are no package."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
