@@ -2,7 +2,9 @@
 
     meta      who ran: schema, versions, source ("live", "simulated"), seed
     events    the lines of events.jsonl, in order: what the core was told, what it ordered, what was committed (Commit lines carry the
-              durable rows that changed: "delta": [[book, key, row or null], ...])
+              durable rows that changed: "delta": [[book, key, row or null], ...]; a Loaded line of the same shape begins each life of
+              the broker, with all rows that it found: keys, sessions, requests and timers of the life before are gone, and their
+              numbers may come again)
     logs      what the engine's threads moved: quanta with epochs and block generations (emu.history.oplog)
     journals  the clients' receipts by name: what each posted, polled and was told (emu.history.journal)
     row       what was asked for and what clients answered; {} in a run that no lab made
