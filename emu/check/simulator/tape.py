@@ -31,8 +31,10 @@ class Tape(Protocol):
     def dropped(self) -> None:
         """What is left of the last step's effects is never carried out: the broker was killed."""
 
-    def restarted(self) -> None:
-        """The broker's next life: DeviceAdded, MountAdded and so on follow as steps. Sessions, keys and numbers begin anew."""
+    def loaded(self, rows: Sequence[Change]) -> None:
+        """A life of the broker begins, the first one too, with these durable rows (core.durable(), at a first start none). DeviceAdded,
+        MountAdded and so on follow as steps; sessions, keys, requests and timers of the life before are gone.
+        """
 
     def began(self, peer: int, key: int) -> None:
         """The peer posts a WRITE over the whole region under `key`."""
