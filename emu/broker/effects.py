@@ -110,6 +110,11 @@ class Effects:
 
     def _open_device(self, e: fx.OpenDevice) -> None:
         self._memory.open_device(e.aperture, e.name, e.blocks, e.owned, e.namespace)
+        self._numbered(e.aperture)
+
+    def _numbered(self, aperture: int) -> None:
+        """The engine's log has numbers of its own: which is which."""
+        self._record.shell("Aperture", aperture=aperture, number=self._memory.number(aperture))
 
     def _allocate(self, e: fx.Allocate) -> None:
         self._memory.allocate(e.aperture, e.runs)
@@ -156,10 +161,12 @@ class Effects:
 
     def _open_anon(self, e: fx.OpenAnon) -> None:
         self._keep(e.token, self._memory.open_anon(e.aperture, e.bytes), ("aperture", e.aperture))
+        self._numbered(e.aperture)
         self._submit(Answered(e.token))
 
     def _open_host(self, e: fx.OpenHost) -> None:
         self._memory.open_host(e.aperture, self._files.fd(e.handle), e.bytes)
+        self._numbered(e.aperture)
         self._submit(Answered(e.token))
 
     def _drop_aperture(self, e: fx.DropAperture) -> None:

@@ -13,6 +13,7 @@ from emu.history.events import fields_of
 if TYPE_CHECKING:
     from emu.core.effects import Effect
     from emu.core.events import Event
+    from emu.core.machine import Change
     from emu.engine.broker import Engine
     from emu.history.events import EventsWriter
 
@@ -40,9 +41,15 @@ class Record:
                 values["inflight"] = self._engine.mr_inflight(effect.keys) if effect.keys else 0
             self.writer.line("effect", self.epoch, type(effect).__name__, values)
 
-    def commit(self, changes: int) -> None:
+    def durable(self, delta: list[Change]) -> None:
+        """What has just become durable. Its rows are plain already: nothing is copied for the line."""
         if self.writer:
-            self.writer.line("commit", self.epoch, "Commit", {"changes": changes})
+            self.writer.line("commit", self.epoch, "Commit", {"changes": len(delta), "delta": delta})
+
+    def loaded(self, rows: list[Change]) -> None:
+        """A life begins, with the durable rows that it found."""
+        if self.writer:
+            self.writer.line("commit", self.epoch, "Loaded", {"changes": len(rows), "delta": rows})
 
     def shell(self, name: str, **values: Any) -> None:
         """What the shell itself has to say."""

@@ -44,6 +44,7 @@ from emu.host import files
 from emu.host.process import raise_descriptor_limit
 from emu.host.times import time_scale
 from emu.protocols import registry
+from emu.protocols.contract import declaration
 from emu.wire import door
 from emu.wire.errors import WireError
 from emu.wire.router import Router, check_address
@@ -109,6 +110,7 @@ class _Broker:
         journal = Journal(self.directory / directory.BOOKS)
         stack.callback(journal.close)
         core.load(journal.load())
+        record.loaded(core.durable())
         router = self._router()
         listener = self._listen()
         timers, sessions, host_files = Timers(time_scale()), Sessions(router), HostFiles()
@@ -211,7 +213,7 @@ class _Broker:
             return None
         runs = self.options.history or self.directory / directory.RUNS
         with files.named(runs):
-            return new_run(runs, _told(self.options))
+            return new_run(runs, _told(self.options), _declared(self.options))
 
     def _writer(self) -> EventsWriter | None:
         if self.run is None:
@@ -288,6 +290,14 @@ def _refuser(sessions: Sessions) -> Callable[[Requested, int, str], None]:
         sessions.fail(event.session, event.request, number, sentence)
 
     return refuse
+
+
+def _declared(options: Options) -> dict[str, Any] | None:
+    """What the node's protocol promises; None if its mounts have several: then whoever judges has to say which it is about."""
+    mounts = {mount.protocol or DEFAULT_PROTOCOL for mount in options.mounts}
+    names = mounts or {options.host_protocol or DEFAULT_PROTOCOL}
+    made = {registry.load().get(name).name: registry.load().get(name) for name in sorted(names)}
+    return declaration(next(iter(made.values()))) if len(made) == 1 else None
 
 
 def _told(options: Options) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Steps:
         if delta:
             self._visit("before-commit")
             self._journal.commit(delta)
-            self._record.commit(len(delta))
+            self._record.durable(delta)
         self._core.committed()
         if delta:
             self._visit("after-commit")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import emu
+from emu.history import journal, oplog
 
 META = "meta.json"
 KEEP = 16  # run folders of one node; the oldest go
@@ -48,15 +49,21 @@ def latest_run(runs: str | Path) -> Path:
     return folders[-1]
 
 
-def new_run(runs: Path, options: dict[str, Any]) -> Path:
-    """Make the next run folder and its meta.json; the oldest beyond KEEP are removed. Raises OSError."""
+def new_run(runs: Path, options: dict[str, Any], declared: dict[str, Any] | None = None) -> Path:
+    """Make the next run folder and its meta.json; the oldest beyond KEEP are removed. Raises OSError.
+
+    declared: what the protocol promises, as {"protocol", "promises", "excepts"}, for whoever judges the run.
+    """
     runs.mkdir(parents=True, exist_ok=True)
     folders = run_folders(runs)
     folder = runs / str(int(folders[-1].name) + 1 if folders else 1)
     folder.mkdir()
     meta = {
         "schema": 1,
+        "source": "live",
         "emu": emu.__version__,
+        "formats": {"events": 1, "oplog": oplog.VERSION, "journal": journal.VERSION},
+        "declared": declared,
         "pid": os.getpid(),
         "argv": sys.argv,
         "options": options,

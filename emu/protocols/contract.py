@@ -110,6 +110,12 @@ class Protocol:
         return tuple(name for name in self.promises if name not in self.excepts.get(kind, ()))
 
 
+def declaration(protocol: Protocol) -> dict[str, object]:
+    """What it promises, as a run's meta.json holds it under `declared`."""
+    excepts = {kind: list(names) for kind, names in protocol.excepts.items()}
+    return {"protocol": protocol.name, "promises": list(protocol.promises), "excepts": excepts}
+
+
 def phases(protocol: Protocol) -> tuple[str, ...]:
     """All phases but END, in order of appearance."""
     found: dict[str, None] = {START: None}

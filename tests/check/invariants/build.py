@@ -31,6 +31,7 @@ from emu.history.oplog import Flag, OpLog, OpRecord
 from emu.history.oplog import Kind as OpKind
 from emu.history.stamp import Cell, encode
 from emu.protocols import registry
+from emu.protocols.contract import declaration
 
 BLOCK = 4096
 PROTOCOLS = registry.load().protocols
@@ -383,12 +384,7 @@ class Story:
         }  # fmt: skip
 
     def meta(self):
-        made = self.protocols[self.protocol]
-        declared = {
-            "protocol": made.name,
-            "promises": list(made.promises),
-            "excepts": {k: list(v) for k, v in made.excepts.items()},
-        }
+        declared = declaration(self.protocols[self.protocol])
         return {"schema": 1, "source": "simulated", "seed": 1, "declared": declared}
 
     def history(self, **replaced):
