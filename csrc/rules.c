@@ -249,6 +249,13 @@ static void outcome(struct emu_qp_rules *qp, const struct emu_rule_in *in, struc
 		complete(qp, out, status_of[in->outcome]);
 }
 
+/* A long message is many packets; what is counted is how often *nothing* came through. */
+static void progress(struct emu_qp_rules *qp)
+{
+	if (qp->sq_busy)
+		refill(qp);
+}
+
 static void timer(struct emu_qp_rules *qp, struct emu_rule_out *out)
 {
 	uint32_t wait = qp->sq_waiting;
@@ -368,6 +375,9 @@ int emu_qp_step(struct emu_qp_rules *qp, const struct emu_rule_in *in, struct em
 		return 0;
 	case EMU_EV_PEER_DEAD:
 		to_error(qp, out);
+		return 0;
+	case EMU_EV_PROGRESS:
+		progress(qp);
 		return 0;
 	}
 	return -EINVAL;

@@ -274,6 +274,23 @@ static void a_success_refills_the_counts(void)
 	CHECK_EQ(qp.rnr_left, 2);
 }
 
+static void progress_refills_the_counts_of_a_busy_head(void)
+{
+	struct emu_qp_rules qp = in_state(EMU_QPS_RTS), before;
+	struct emu_rule_out out;
+
+	step(&qp, EMU_EV_HEAD, &out);
+	end_with(&qp, EMU_OUT_NO_ANSWER, &out);
+	before = qp;
+	CHECK_EQ(step(&qp, EMU_EV_PROGRESS, &out), 0); /* it waits for its timer */
+	CHECK_EQ(memcmp(&qp, &before, sizeof(qp)), 0);
+	step(&qp, EMU_EV_TIMER, &out);
+	CHECK_EQ(qp.retries_left, 1);
+	CHECK_EQ(step(&qp, EMU_EV_PROGRESS, &out), 0);
+	CHECK_EQ(qp.retries_left, 2);
+	CHECK_EQ(qp.sq_busy, 1);
+}
+
 static void not_ready_is_tried_again_after_the_peers_timer(void)
 {
 	struct emu_qp_rules qp = in_state(EMU_QPS_RTS);
@@ -420,6 +437,7 @@ int main(void)
 	each_error_completes_and_flushes();
 	no_answer_is_tried_again_until_the_count_is_used_up();
 	a_success_refills_the_counts();
+	progress_refills_the_counts_of_a_busy_head();
 	not_ready_is_tried_again_after_the_peers_timer();
 	rnr_retry_seven_is_for_ever();
 	a_late_timer_does_nothing();

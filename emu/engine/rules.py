@@ -1,7 +1,8 @@
 """The queue pair's rules as pure functions for the simulator and the explorer: the very C code that the engine runs.
 
 `step(qp, event)` returns a new `QpRules` and what to do; nothing is changed in place, so states can be kept, compared
-and hashed. See csrc/include/emu/rules.h for what each event and action means.
+and hashed. See csrc/include/emu/rules.h for what each event and action means. The link's rules, and both over plain bytes for
+whoever takes millions of steps, are in emu.engine.link.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class RuleEvent(IntEnum):
     BROKEN = 5
     CQ_ERROR = 6
     PEER_DEAD = 7
+    PROGRESS = 8
 
 
 class Outcome(IntEnum):

@@ -81,6 +81,7 @@ enum emu_rule_event {
 	EMU_EV_BROKEN,    /* the client's ring is garbage (index jumped, bad geometry) */
 	EMU_EV_CQ_ERROR,  /* one of its CQs overflowed */
 	EMU_EV_PEER_DEAD, /* device or context of this QP goes away */
+	EMU_EV_PROGRESS,  /* a part of the head WR was acknowledged: the counts of retries start anew */
 };
 
 /* How an attempt, or the check of an inbound request, ended. */
