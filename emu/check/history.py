@@ -1,6 +1,6 @@
 """One run as checkers see it, live or simulated: the same parts, whoever made them, in memory or in a folder.
 
-    meta      who ran: schema, versions, source ("live", "simulated"), seed
+    meta      who ran: schema, versions, source ("live", "simulated"), seed, what was declared
     events    the lines of events.jsonl, in order: what the core was told, what it ordered, what was committed (Commit lines carry the
               durable rows that changed: "delta": [[book, key, row or null], ...]; a Loaded line of the same shape begins each life of
               the broker, with all rows that it found: keys, sessions, requests and timers of the life before are gone, and their
@@ -13,13 +13,26 @@
 Events are ordered by `n`. Engine and core are ordered by epoch: a record whose last epoch is older than a line's ended before it,
 one whose first epoch is that or newer began behind it; within one epoch nothing is known. A file that is missing or broken raises
 BrokenHistory, which names it and says what is wrong; nothing is repaired.
+
+A folder whose meta.json says `"whole": true` (every simulated one, and those of `emu compare`) has been ended by a manifest.json: it is
+there, and agrees. A live broker's own folder has none, and may end in the middle of a line.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import os
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from emu.check import opening
+from emu.check.opening import BrokenHistory
+from emu.history.events import write_events
+from emu.history.journal import write_journal
+from emu.history.manifest import MANIFEST, differences, write_manifest
+from emu.history.oplog import write_oplog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +40,10 @@ if TYPE_CHECKING:
     from emu.history.journal import JournalFile
     from emu.history.oplog import OpLog, OpRecord
 
+__all__ = ["BrokenHistory", "History"]
+
 Json = dict[str, Any]
-
-
-class BrokenHistory(ValueError):
-    """A folder that is no whole run; the sentence names the file and what is wrong with it."""
+NAMING = frozenset({"protocol", "sentence", "error"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,54 @@ class History:
     row: Json = field(default_factory=dict)
     filemap: Json = field(default_factory=dict)
     image: Any = b""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """The run in this folder. Raises BrokenHistory."""
+        place = Path(folder)
+        _check_folder(place)
+        meta = opening.read_meta(place)
+        whole = meta["source"] == "simulated" or meta.get("whole") is True
+        _check_manifest(place, whole=whole)
+        filemap = opening.read_filemap(place)
+        for name in ("verdict.json", "script.json"):  # not judged, but part of what was left
+            if (place / name).exists():
+                opening.read_json(place, name, "one JSON object")
+        return cls(
+            meta,
+            opening.read_lines(place, whole=whole),
+            opening.read_logs(place),
+            opening.read_journals(place),
+            opening.read_row(place),
+            filemap,
+            opening.read_image(place, filemap),
+        )
+
+    def write(self, folder: str | Path) -> Path:
+        """Into a new or empty folder, as a whole run: what `read` gives back is equal. Raises OSError."""
+        place = Path(folder)
+        (place / "journals").mkdir(parents=True, exist_ok=True)
+        _write_json(place / "meta.json", {**self.meta, "whole": True})
+        write_events(place, self.events)
+        for log in self.logs:
+            write_oplog(place / f"oplog-{log.thread}.bin", log)
+        for name, journal in sorted(self.journals.items()):
+            write_journal(place / "journals" / f"{name}.jrnl", journal)
+        if self.row:
+            _write_json(place / "row.json", self.row)
+        if self.filemap:
+            _write_json(place / "filemap.json", self.filemap)
+            (place / str(self.filemap["image"])).write_bytes(self.image)
+        return place
+
+    def finish(self, folder: str | Path) -> None:
+        """Behind everything else that belongs into the folder (verdict.json, script.json): its manifest."""
+        write_manifest(folder)
+
+    @cached_property
+    def blind(self) -> History:
+        """The same without fields that name a protocol, or say in words what happened: what judges see."""
+        return replace(self, meta={}, events=[_blind(line) for line in self.events])
 
     @cached_property
     def by_type(self) -> dict[str, list[Json]]:
@@ -73,3 +133,45 @@ class History:
     def records(self) -> Iterator[tuple[int, OpRecord]]:
         """(thread, record) of all logs, thread by thread."""
         return ((log.thread, record) for log in self.logs for record in log.records)
+
+
+def _check_folder(place: Path) -> None:
+    if not place.exists():
+        raise BrokenHistory(f"{place} does not exist: name the folder of a run, as DIR/runs/N")
+    if not place.is_dir():
+        raise BrokenHistory(f"{place} is a file: name the folder of a run, as DIR/runs/N")
+    try:
+        empty = not os.listdir(place)  # noqa: PTH208 - iterdir would not tell an unreadable folder in time
+    except OSError as error:
+        raise BrokenHistory(f"{place} cannot be read: {error.strerror}") from error
+    if empty:
+        raise BrokenHistory(
+            f"{place} is empty: a run's folder has at least meta.json, events.jsonl and oplog-0.bin"
+        )
+
+
+def _check_manifest(place: Path, *, whole: bool) -> None:
+    if not whole and not (place / MANIFEST).exists():
+        return
+    opening.read_json(place, MANIFEST, "the lengths and digests of all files here, written last")
+    try:
+        found = differences(place)
+    except OSError as error:
+        raise BrokenHistory(f"{error.filename or MANIFEST} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BrokenHistory(str(error)) from error
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise BrokenHistory(
+            f"{found[0]}{more}: it should be as {MANIFEST} says, which was written when the run ended"
+        )
+
+
+def _write_json(path: Path, content: Json) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _blind(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _blind(item) for name, item in value.items() if name not in NAMING}
+    return [_blind(item) for item in value] if isinstance(value, list) else value

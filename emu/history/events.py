@@ -43,7 +43,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | frozenset | set):
         return [plain(item) for item in value]
     if is_dataclass(value):
-        return {"type": kind.__name__, **fields_of(value)}
+        named = fields_of(value)
+        if "type" in named:  # as in a line: a field never hides whose it is
+            named["type_"] = named.pop("type")
+        return {"type": kind.__name__, **named}
     return str(value)
 
 

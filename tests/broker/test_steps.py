@@ -46,10 +46,10 @@ class World:
     def commit(self, changes):
         if self.full:
             raise OSError(errno.ENOSPC, "disk full")
-        self.log.append("commit")
+        self.log.append(("commit", *changes)[0])
 
     def durable(self, changes):
-        assert self.log[-1] == "commit"
+        assert (self.log[-1], changes) == ("commit", self.changes)
 
     def carry_out(self, effect):
         if self.broken and effect is ALLOCATE:

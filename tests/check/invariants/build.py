@@ -98,7 +98,8 @@ class Story:
 
     def boot(self):
         """A life begins with a Loaded line: all durable rows that it found."""
-        self.line("commit", "Loaded", delta=plain(self.core.durable()))
+        rows = plain(self.core.durable())
+        self.line("commit", "Loaded", changes=len(rows), delta=rows)
         self.step(ev.DeviceAdded("pm0", self.blocks))
         self.step(ev.MountAdded("/mnt", "pm0", dax=True, protocol=self.protocol))
 
