@@ -25,7 +25,7 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from emu.check import opening
 from emu.check.opening import BrokenHistory
@@ -35,7 +35,7 @@ from emu.history.manifest import MANIFEST, differences, write_manifest
 from emu.history.oplog import write_oplog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from emu.history.journal import JournalFile
     from emu.history.oplog import OpLog, OpRecord
@@ -44,6 +44,7 @@ __all__ = ["BrokenHistory", "History"]
 
 Json = dict[str, Any]
 NAMING = frozenset({"protocol", "sentence", "error"})
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ class History:
     row: Json = field(default_factory=dict)
     filemap: Json = field(default_factory=dict)
     image: Any = b""
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, make: Callable[[History], T]) -> T:
+        """What `make` reads out of this history, made at the first call: indexes that several checkers share."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return cast("T", self._made[make])
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
