@@ -267,10 +267,9 @@ struct emu_qp { /* [section] */
 	uint32_t gen;              /* written under lock; grows when all that is under way becomes void */
 	uint64_t inbound;          /* [lock] number of the operation that has claimed the head receive WQE, or 0 */
 
-	uint32_t removed;
-	struct grace *goodbye;   /* [control] until removed is set, then [owner] */
-	struct emu_qp *kick_next; /* [kick_lock of the thread] */
-	int kicked, dead;         /* [kick_lock of the thread] */
+	struct grace *goodbye;      /* [control] until removed is set, then [owner] */
+	struct emu_qp *kick_next;   /* [kick_lock of the thread] */
+	int kicked, removed, dead; /* [kick_lock of the thread]; dead: its thread has seen it removed, and links it no more */
 
 	/* [owner] */
 	struct emu_qp *prev, *next; /* polled list */
@@ -362,6 +361,8 @@ void figures_add(uint64_t *counter, uint64_t n); /* one writer */
 void *thread_main(void *thread);
 /* Make the QP's thread look at it. Any thread, with or without the QP's lock. */
 void thread_kick(struct emu_qp *qp);
+/* [control] Make the QP's thread retire it. Precondition: unpublished, with its goodbye. Touch it no more. */
+void thread_remove(struct emu_qp *qp);
 void thread_wake(struct emu_thread *t);
 /* [owner] Report `due` when `ns` (unscaled) have passed; 0: never. */
 void timer_arm(struct emu_qp *qp, uint64_t ns);

@@ -388,7 +388,6 @@ int emu_qp_remove(struct emu_engine *e, uint32_t qp_num, uint64_t cookie)
 	emu_publish(&qp->ctx->qps[qp->slot], (struct emu_qp *)NULL);
 	qp->goodbye = g;
 	emu_count(&qp->gen, 1);
-	emu_publish(&qp->removed, 1);
-	thread_kick(qp);
+	thread_remove(qp);
 	return 0;
 }

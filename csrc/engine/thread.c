@@ -47,17 +47,35 @@ void thread_wake(struct emu_thread *t)
 	}
 }
 
+/* Precondition: kick_lock. */
+static void link_kick(struct emu_thread *t, struct emu_qp *qp)
+{
+	if (qp->kicked || qp->dead)
+		return;
+	qp->kicked = 1;
+	qp->kick_next = t->kicks;
+	t->kicks = qp;
+	emu_publish(&t->kicked, 1);
+}
+
 void thread_kick(struct emu_qp *qp)
 {
 	struct emu_thread *t = qp->thread;
 
 	pthread_mutex_lock(&t->kick_lock);
-	if (!qp->kicked && !qp->dead) {
-		qp->kicked = 1;
-		qp->kick_next = t->kicks;
-		t->kicks = qp;
-		emu_publish(&t->kicked, 1);
-	}
+	link_kick(t, qp);
+	pthread_mutex_unlock(&t->kick_lock);
+	thread_wake(t);
+}
+
+/* `removed` and the link under one hold: once its thread can see it removed, the queue pair may be freed at any moment. */
+void thread_remove(struct emu_qp *qp)
+{
+	struct emu_thread *t = qp->thread;
+
+	pthread_mutex_lock(&t->kick_lock);
+	qp->removed = 1;
+	link_kick(t, qp);
 	pthread_mutex_unlock(&t->kick_lock);
 	thread_wake(t);
 }
@@ -168,11 +186,9 @@ static uint64_t run_timers(struct emu_thread *t)
 
 /* ---- finding work */
 
+/* Precondition: `dead`, so nobody links it any more. */
 static void retire(struct emu_thread *t, struct emu_qp *qp)
 {
-	pthread_mutex_lock(&t->kick_lock);
-	qp->dead = 1;
-	pthread_mutex_unlock(&t->kick_lock);
 	if (qp->op.phase != OP_NONE)
 		op_forget(qp);
 	if (qp->polled)
@@ -193,12 +209,14 @@ static void take_kicks(struct emu_thread *t)
 	pthread_mutex_unlock(&t->kick_lock);
 	while (list) { /* `kicked` stays set until we look, so nobody links it elsewhere */
 		struct emu_qp *qp = list;
+		int dead;
 
-		pthread_mutex_lock(&t->kick_lock);
+		pthread_mutex_lock(&t->kick_lock); /* one hold: between `kicked` and `dead` somebody would link it again */
 		list = qp->kick_next;
 		qp->kicked = 0;
+		dead = qp->dead = qp->removed;
 		pthread_mutex_unlock(&t->kick_lock);
-		if (emu_observe(&qp->removed))
+		if (dead)
 			retire(t, qp);
 		else
 			poll_start(t, qp);
