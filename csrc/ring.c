@@ -403,20 +403,18 @@ static int64_t now_ns(void)
 	return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
-/* Other party: the engine's completion, which stores prod, handshakes and reads waiters. */
+/* Other party: the engine's completion, which stores prod, handshakes and reads waiters. Counted, since threads may share a
+ * CQ: whoever leaves must not speak for those that sleep on. */
 static int sleep_on(struct emu_ring_cq *cq, uint32_t seen, int64_t left_ns)
 {
 	struct timespec t = { left_ns / 1000000000, left_ns % 1000000000 };
-	long rc;
+	long rc = 0;
 
-	emu_publish(&cq->seg->waiters, 1);
+	emu_fetch_add(&cq->seg->waiters, 1);
 	emu_handshake();
-	if (is_there(cq, cq->cons)) {
-		emu_poke(&cq->seg->waiters, 0);
-		return 0;
-	}
-	rc = futex(&cq->seg->prod, FUTEX_WAIT, seen, left_ns < 0 ? NULL : &t);
-	emu_poke(&cq->seg->waiters, 0);
+	if (!is_there(cq, cq->cons))
+		rc = futex(&cq->seg->prod, FUTEX_WAIT, seen, left_ns < 0 ? NULL : &t);
+	emu_fetch_add(&cq->seg->waiters, -1);
 	return rc < 0 && errno == EINTR ? -EINTR : 0;
 }
 

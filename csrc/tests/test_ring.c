@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <emu/barrier.h>
 
+#include "../engine/internal.h"
 #include "check.h"
 
 #define HALF (512u << 10)
@@ -195,6 +197,42 @@ static void a_wait_ends_at_its_time(void)
 	end_close(&a);
 }
 
+static void *sleep_for_ever(void *arg)
+{
+	struct emu_ring_cq *cq = arg;
+
+	CHECK_EQ(emu_ring_wait(cq, -1), 1);
+	return NULL;
+}
+
+/* A thread whose time is up, and one that takes nothing, leave the others of the same CQ asleep, and to be woken. */
+static void waiting_threads_share_a_queue(void)
+{
+	struct timespec hung = { .tv_sec = time(NULL) + PATIENCE_NS / 1000000000 };
+	pthread_t sleepers[2];
+	struct end a, b;
+
+	end_open(&w, &a, &(struct end_config){ 0 });
+	end_open(&w, &b, &(struct end_config){ 0 });
+	end_connect(&a, &b);
+	for (uint64_t round = 0; round < 5; round++) {
+		struct emu_cq_seg *seg = w.e->cqs[a.cq_num]->seg;
+
+		for (int i = 0; i < 2; i++)
+			CHECK_EQ(pthread_create(&sleepers[i], NULL, sleep_for_ever, a.cq), 0);
+		while (!emu_observe(&seg->waiters))
+			emu_pause();
+		CHECK_EQ(emu_ring_wait(a.cq, 20000000), 0);
+		post(&a, rdma(EMU_WR_RDMA_WRITE, round, 0, 8, 0x100, HALF, 0x200));
+		for (int i = 0; i < 2; i++)
+			CHECK_EQ(pthread_timedjoin_np(sleepers[i], NULL, &hung), 0);
+		CHECK_EQ(emu_peek(&seg->waiters), 0);
+		expect_wc(&a, round, EMU_WC_SUCCESS);
+	}
+	end_close(&a);
+	end_close(&b);
+}
+
 int main(void)
 {
 	for (uint32_t threads = 1; threads <= 2; threads++) {
@@ -208,6 +246,7 @@ int main(void)
 		segments_that_are_none_are_refused();
 		purged_completions_are_gone_and_others_stay();
 		a_wait_ends_at_its_time();
+		waiting_threads_share_a_queue();
 		world_close(&w);
 	}
 	return 0;

@@ -199,7 +199,7 @@ struct emu_cq_seg {
 	uint32_t pad0[10];
 	/* client -> engine */
 	uint32_t cons;     /* completions taken; the engine sees an overflow by it */
-	uint32_t waiters;  /* 1: the client is about to sleep on `prod` */
+	uint32_t waiters;  /* threads of the client that sleep on `prod`, or are about to */
 	uint32_t pad1[14];
 	/* engine -> client */
 	uint32_t prod;     /* futex; completions written */
