@@ -16,7 +16,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.model.world import KINDS, World
+from emu.check.model.setup import Setup
+from emu.check.model.state import KINDS
+from emu.check.model.world import World
 from emu.core.decision import CONTRACT
 
 if TYPE_CHECKING:
@@ -28,17 +30,13 @@ if TYPE_CHECKING:
 
 HOLDS, BREACH, UNKNOWN = 0, 1, 2
 WORD: Final = {HOLDS: "holds", BREACH: "breach", UNKNOWN: "unknown"}
-HELP: Final = (
-    "holder",
-    "fault",
-    "crash",
-    "reclaimer: cancel",
-    "taker",
-    "reclaimer: plug",
-)  # moves that S7 does not count on
+HELP: Final = ("holder", "fault", "crash", "taker", "reclaimer")  # whose moves S7 does not count on
 GUARDS: Final = ("DMA in flight when the reclaim began", "holder crashed", "broker crashed")
 REVOKED: Final = "an MR was revoked"
-CHECKED: Final = ("S1", "S2", "S3", "S6", "S7")
+CHECKED: Final = (
+    *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S9"),
+    *("V1", "V3", "V4", "V9", "V10", "V11", "V12", "V13", "V15", "V19", "V20", "V22", "V24"),
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,8 @@ class Search:
 
     def __init__(self, protocol: Protocol, event: str, core: Callable[..., Core] | None = None) -> None:
         self.protocol = protocol
-        self.world = World(protocol, event) if core is None else World(protocol, event, core)
+        setup = Setup((event,), registrations=0)
+        self.world = World(protocol, setup) if core is None else World(protocol, setup, core)
         self.result = Result(protocol.name, event, promised=protocol.promised(promise_kind(event)))
         self.result.sometimes = dict.fromkeys(GUARDS, 0)
         if any(action.verb == "quiesce" for action in actions_of(protocol)):
@@ -148,7 +147,7 @@ class Search:
         self._seen[digest] = number
         self._from.append((source, label))
         self._depth.append(self._depth[source] + 1 if source >= 0 else 0)
-        self._under_way.append(state.alive and state.reclaimer == "asked")
+        self._under_way.append(state.alive and any(row.state == "asked" for row in state.reclaimers))
         self._back.append([])
         self._queue.append((number, state))
         return number

@@ -1,77 +1,129 @@
-"""The model of shell and engine: what each effect of the core does to a state.
+"""The model of the engine: what each effect of the core does to a state, and how the peers' operations move through it.
 
-Effects become small tuples (TRANSLATE); carrying one out is a function of the state (DOING). Answers of the engine wait in
-`answers` as (name, number, waits): a quiesce waits while a quantum runs that was inside when it came.
+Effects become small tuples (TRANSLATE); carrying one out is the engine's method of that name. A quantum looks at its key when it enters; a
+quiesce is answered when everybody who was inside as it came has left (the real engine's grace period). An operation under a key that
+is no more, is fenced, or does not permit it ends with an error.
+
+A block's generation is even while it is owned and odd while it is free. A changed engine (a mutant) is a subclass.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.model.state import BLOCKS, Key, State
+from emu.check.model.state import Answer, Key, Op, State
 from emu.core import effects as do
-from emu.core import events
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from emu.core.canonical import Names
+REMOTE_WRITE: Final = 2
+SUCCESS, REM_ACCESS_ERR = "SUCCESS", "REM_ACCESS_ERR"
+
+
+class Engine:
+    """Methods named for effects take (state, numbers...) and give the state behind. enter and leave give the completion too, if it ends there."""
+
+    # ---- blocks
+
+    def allocate(self, state: State, blocks: tuple[int, ...]) -> State:
+        return bump(state, blocks, 0)
+
+    def release(self, state: State, blocks: tuple[int, ...]) -> State:
+        return bump(state, blocks, 1)
+
+    def zero(self, state: State, token: int) -> State:
+        """Its answer will come; 0: nobody waits for one."""
+        return state._replace(answers=(*state.answers, Answer("answered", token))) if token else state
+
+    def offline(self, state: State, token: int) -> State:
+        return self.zero(state._replace(absent=True), token)
+
+    def online(self, state: State, token: int) -> State:
+        """A new namespace: every block has changed hands, and is free."""
+        return self.zero(bump(state, tuple(range(len(state.gens))), 1)._replace(absent=False), token)
+
+    # ---- keys
+
+    def install(self, state: State, key: int, blocks: tuple[int, ...], access: int) -> State:
+        gens = tuple([state.gens[block] for block in blocks])
+        keys = (*state.keys, Key(key, "live", blocks, gens, access))
+        return state._replace(keys=keys, answers=(*state.answers, Answer("installed", key)))
+
+    def quiesce(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
+        """No new work under the keys; whoever is inside now is waited for."""
+        keys = tuple([key._replace(state="fenced") if key.key in numbers else key for key in state.keys])
+        inside = tuple([at for at, op in enumerate(state.ops) if op is not None and op.inside])
+        return state._replace(keys=keys, answers=(*state.answers, Answer("quiesced", cookie, inside)))
+
+    def unmap(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
+        keys = tuple([key for key in state.keys if key.key not in numbers])
+        return state._replace(keys=keys, answers=(*state.answers, Answer("unmapped", cookie)))
+
+    def remove(self, state: State, number: int) -> State:
+        return state._replace(keys=tuple([key for key in state.keys if key.key != number]))
+
+    # ---- operations
+
+    def admits(self, key: Key | None) -> bool:
+        """May a quantum of a WRITE begin under this key?"""
+        return key is not None and key.state == "live" and bool(key.access & REMOTE_WRITE)
+
+    def enter(self, state: State, peer: int) -> tuple[State, str]:
+        """The next quantum of this peer's operation begins, or is refused."""
+        op = op_of(state, peer)
+        key = key_of(state, op.key)
+        if key is None or not self.admits(key):
+            return with_op(state, peer, None), REM_ACCESS_ERR
+        now = op._replace(inside=True, block=key.blocks[op.quantum], gen=key.gens[op.quantum])
+        return with_op(state, peer, now), ""
+
+    def leave(self, state: State, peer: int) -> tuple[State, str]:
+        """The quantum that runs has ended; who waited for it waits no more."""
+        op = op_of(state, peer)
+        state = self.release_waiters(state, peer)
+        if op.quantum + 1 < op.quanta:
+            return with_op(state, peer, op._replace(quantum=op.quantum + 1, inside=False, block=0, gen=0)), ""
+        return with_op(state, peer, None), SUCCESS
+
+    def release_waiters(self, state: State, peer: int) -> State:
+        if not any(peer in answer.waits for answer in state.answers):
+            return state
+        answers = [
+            a._replace(waits=tuple([at for at in a.waits if at != peer])) if peer in a.waits else a
+            for a in state.answers
+        ]
+        return state._replace(answers=tuple(answers))
+
+
+def op_of(state: State, peer: int) -> Op:
+    op = state.ops[peer]
+    assert op is not None, f"peer {peer} has no operation"
+    return op
+
+
+def with_op(state: State, peer: int, op: Op | None) -> State:
+    return state._replace(ops=(*state.ops[:peer], op, *state.ops[peer + 1 :]))
+
+
+def key_of(state: State, number: int) -> Key | None:
+    for key in state.keys:
+        if key.key == number:
+            return key
+    return None
 
 
 def blocks_of(runs: tuple[do.Run, ...]) -> tuple[int, ...]:
-    return tuple(block for at, size in runs for block in range(at // BLOCK, (at + size) // BLOCK))
-
-
-def allocate(state: State, blocks: tuple[int, ...]) -> State:
-    return bump(state, blocks, 0)
-
-
-def release(state: State, blocks: tuple[int, ...]) -> State:
-    return bump(state, blocks, 1)
+    return tuple(block for at, size in runs for block in range(at // BLOCK, -(-(at + size) // BLOCK)))
 
 
 def bump(state: State, blocks: tuple[int, ...], parity: int) -> State:
     """The next generation of this parity."""
     gens = list(state.gens)
     for block in blocks:
-        gens[block] += 2 - (gens[block] + parity) % 2 if (gens[block] - parity) % 2 == 0 else 1
+        gens[block] += 1 if (gens[block] + parity) % 2 else 2
     return state._replace(gens=tuple(gens))
-
-
-def zero(state: State, token: int) -> State:
-    """Its answer will come; 0: nobody waits for one."""
-    return state._replace(answers=(*state.answers, ("answered", token, False))) if token else state
-
-
-def offline(state: State, token: int) -> State:
-    return zero(state._replace(absent=True), token)
-
-
-def online(state: State, token: int) -> State:
-    """A new namespace: every block has changed hands, and is free."""
-    return zero(bump(state, tuple(range(BLOCKS)), 1)._replace(absent=False), token)
-
-
-def install(state: State, key: int, blocks: tuple[int, ...]) -> State:
-    gens = tuple(state.gens[block] for block in blocks)
-    keys = (*state.keys, Key(key, "live", blocks, gens))
-    return state._replace(keys=keys, answers=(*state.answers, ("installed", key, False)))
-
-
-def quiesce(state: State, cookie: int, numbers: tuple[int, ...]) -> State:
-    keys = tuple(key._replace(state="fenced") if key.key in numbers else key for key in state.keys)
-    waits = state.op is not None and state.op.inside
-    return state._replace(keys=keys, answers=(*state.answers, ("quiesced", cookie, waits)))
-
-
-def unmap(state: State, cookie: int, numbers: tuple[int, ...]) -> State:
-    keys = tuple(key for key in state.keys if key.key not in numbers)
-    return state._replace(keys=keys, answers=(*state.answers, ("unmapped", cookie, False)))
-
-
-def remove(state: State, number: int) -> State:
-    return state._replace(keys=tuple(key for key in state.keys if key.key != number))
 
 
 TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
@@ -80,52 +132,25 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.Zero: lambda e: ("zero", e.token),
     do.Offline: lambda e: ("offline", e.token),
     do.Online: lambda e: ("online", e.token),
-    do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents)),
+    do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents), e.access),
     do.Quiesce: lambda e: ("quiesce", e.cookie, e.keys),
     do.Unmap: lambda e: ("unmap", e.cookie, e.keys),
     do.RemoveKey: lambda e: ("remove", e.key),
-    do.Reply: lambda e: ("answer", e.request, 0, e.result.get("handle", 0)),
-    do.Fail: lambda e: ("answer", e.request, e.errno, 0),
+    do.Reply: lambda e: ("answer", e.session, e.request, 0, e.result.get("handle", 0), "lkey" in e.result),
+    do.Fail: lambda e: ("answer", e.session, e.request, e.errno, 0, False),
 }
 
 
-DOING: Mapping[str, Callable[..., State]] = {
-    "allocate": allocate,
-    "release": release,
-    "zero": zero,
-    "offline": offline,
-    "online": online,
-    "install": install,
-    "quiesce": quiesce,
-    "unmap": unmap,
-    "remove": remove,
-}
-
-
-ANSWERS: Mapping[str, Callable[[int], events.Event]] = {
-    "installed": events.KeyInstalled,
-    "quiesced": events.Quiesced,
-    "unmapped": events.Unmapped,
-    "answered": events.Answered,
-}
-
-
-DOMAIN: Mapping[str, str] = {
-    "installed": "key",
-    "quiesced": "cookie",
-    "unmapped": "cookie",
-    "answered": "token",
-}
-
-
-def renamed(effect: tuple[Any, ...], names: Names) -> tuple[Any, ...]:
+def renamed(effect: tuple[Any, ...], of: Callable[[str, int], int]) -> tuple[Any, ...]:
+    """An effect's numbers by other names."""
     name = effect[0]
     if name in {"quiesce", "unmap"}:
-        return (name, names.of("cookie", effect[1]), tuple(names.of("key", key) for key in effect[2]))
+        return (name, of("cookie", effect[1]), tuple([of("key", key) for key in effect[2]]))
     if name in {"install", "remove"}:
-        return (name, names.of("key", effect[1]), *effect[2:])
+        return (name, of("key", effect[1]), *effect[2:])
     if name in {"zero", "offline", "online"}:
-        return (name, names.of("token", effect[1]))
+        return (name, of("token", effect[1]))
     if name == "answer":
-        return (*effect[:3], names.of("key", effect[3]))
+        handle = of("key" if effect[5] else "pd", effect[4]) if effect[4] else 0
+        return (*effect[:4], handle, effect[5])
     return effect

@@ -1,119 +1,378 @@
-"""What must hold in the explorer's world, by CONTRACT's names: S1 and S2 at every move, S3 at an error, S6 at rest."""
+"""What must hold in the small world, by CONTRACT's names, judged where it can be seen: at a step of the core, at a quantum, at an answer, at rest.
+
+    a step of the core (judge_step)   V1 V12 V13 V15 V24 S8 S9, and the rules of the contract
+    a quantum (touch)                 S1 S4 S9 V3 V9 V10 V19
+    an effect carried out             V4 V11
+    an answer to a reclaimer          S2 S3 V20 V22
+    any state                         S2 (no live translation reaches a freed block), S6, S10
+
+What depends on the core's books alone is computed once for each of their states (Facts).
+"""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from emu.check.model.state import BLOCKS, SIZE, Op, State
+from emu.check.model.state import SELF_TRUNCATE, Finding, Frozen, State
+from emu.core import effects as do
+from emu.core import extents
+from emu.core.decision import CONTRACT
 from emu.core.errors import errno_name
+from emu.core.extents import blocks_up
+from emu.check.model.engine import blocks_of
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
-    from emu.core.machine import Core
+    from collections.abc import Callable
+
+    from emu.check.model.cores import Driver
+    from emu.check.model.setup import Setup
+    from emu.check.model.state import Key, Op
+
+Books = dict[str, dict[Any, Any]]
+
+DONE: Final = "0"
+FILE: Final = "/mnt/a"
+
+
+class Facts(NamedTuple):
+    """What the books of one moment say, in the state's names. owner: block -> path. layout: of /mnt/a, (file block, block) in order."""
+
+    owner: dict[int, str]
+    size: int  # of /mnt/a, -1: there is no such file
+    layout: tuple[tuple[int, int], ...]
+    online: bool
+    owned: tuple[int, ...]
+    adds_up: str  # or what is wrong
+    quiet: frozenset[int]  # keys whose quiesce was confirmed to a reclaim that is under way
+    unmapped: frozenset[int]
+    revoked: frozenset[int]
+
+
+def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
+    files, mrs = books["files"].values(), books["mrs"]
+    owner = {e[1] + at: row.path for row in files for e in row.extents for at in range(e[2])}
+    mine = next((row for row in files if row.path == FILE), None)
+    places = [e[1] + at for row in files for e in row.extents for at in range(e[2])]
+    owned = tuple(sorted(places))
+    for name in ("free", "limbo", "quarantine"):
+        places += [
+            block for run in books[name].values() for block in range(run.start, run.start + run.blocks)
+        ]
+    quiet = {
+        key
+        for row in books["reclaims"].values()
+        if row.fenced
+        for key in row.keys
+        if key in mrs and mrs[key].revoked
+    }
+    return Facts(
+        owner,
+        -1 if mine is None else mine.size,
+        () if mine is None else tuple((e[0] + at, e[1] + at) for e in mine.extents for at in range(e[2])),
+        books["devices"]["pm0"].online,
+        owned,
+        ""
+        if sorted(places) == list(range(blocks))
+        else f"blocks do not add up: {sorted(places)} of {blocks}",
+        frozenset(of("key", key) for key in quiet),
+        frozenset(of("key", key) for key, row in mrs.items() if row.state == "unmapped"),
+        frozenset(of("key", key) for key, row in mrs.items() if row.revoked),
+    )
 
 
 class Judge:
-    """Collects what broke and which guards were met since the last `begin`. It sees states, and the core's books in them."""
+    """Collects what broke and which guards were met since the last `begin`."""
 
-    def __init__(self, core: Core, kind: str) -> None:
-        self.core, self.kind = core, kind
+    def __init__(self, driver: Driver, setup: Setup) -> None:
+        self.driver, self.setup = driver, setup
+        self._sums: dict[tuple[Frozen, tuple[int, ...]], Finding | None] = {}
         self.begin()
 
     def begin(self) -> None:
-        self.broken: list[tuple[str, str]] = []
+        self.broken: list[Finding] = []
         self.met: list[str] = []
 
-    def breaks(self, finding: tuple[str, str]) -> None:
-        self.broken.append(finding)
+    def breaks(self, invariant: str, sentence: str) -> None:
+        self.broken.append((invariant, sentence))
 
     def meet(self, guard: str) -> None:
         self.met.append(guard)
 
+    def facts(self, state: State) -> Facts:
+        core = state.core
+        if core.facts is None:
+            core.facts = facts_of(
+                self.driver.books(core.snapshot), self.setup.blocks, self.driver.naming(core)
+            )
+        return core.facts  # type: ignore[no-any-return]
+
+    # ---- a state
+
     def judge(self, state: State) -> None:
-        if state.reclaimer == "0":
-            self.no_stale_translation(state)
+        self.no_stale_translation(state)
         if not state.todo:
             self.add_up(state)
 
-    def touch(self, state: State, op: Op) -> None:
-        if state.absent:
-            self.meet("DMA to absent memory")
-        elif state.gens[op.block] != op.gen or op.gen % 2:
-            now = state.gens[op.block]
-            self.breaks(("S1", f"a quantum ran on block {op.block}: translated at {op.gen}, now {now}"))
-
     def no_stale_translation(self, state: State) -> None:
-        owner = self.owners(state)
+        """S2: a reclaim has succeeded, and no live translation reaches what is not the file's any more."""
+        if not state.keys or not any(row.state == DONE for row in state.reclaimers):
+            return
+        facts = self.facts(state)
         for key in state.keys:
             for block in key.blocks:
-                if owner.get(block) != "/mnt/a" or self.kind.endswith("unplug"):
-                    who = owner.get(block, "nobody")
+                if facts.owner.get(block) != FILE or not facts.online or state.absent:
+                    if not self.answered_for(state, block, facts):
+                        continue
+                    who = facts.owner.get(block, "nobody")
                     self.breaks(
-                        (
-                            "S2",
-                            f"the reclaim succeeded, and key {key.key} translates to block {block} of {who}",
-                        )
+                        "S2", f"the reclaim succeeded, and key {key.key} translates to block {block} of {who}"
                     )
                     return
 
-    def books(self, state: State) -> dict[str, dict[Any, Any]]:
-        return {book.name: rows for book, rows in zip(self.core.books.all, state.core.snapshot, strict=True)}
-
-    def owners(self, state: State) -> dict[int, str]:
-        return {
-            extent[1] + at: row.path
-            for row in self.books(state)["files"].values()
-            for extent in row.extents
-            for at in range(extent[2])
-        }
+    def answered_for(self, state: State, block: int, facts: Facts) -> bool:
+        """Is nobody still at work on taking this block back? Who has not answered may still unmap it."""
+        return not any(row.state == "asked" for row in state.reclaimers)
 
     def add_up(self, state: State) -> None:
         """S6: every block is in exactly one place, and its generation says which."""
-        books = self.books(state)
-        places = [
-            block
-            for row in books["files"].values()
-            for e in row.extents
-            for block in range(e[1], e[1] + e[2])
-        ]
-        owned = sorted(places)
-        for name in ("free", "limbo", "quarantine"):
-            places += [
-                block for run in books[name].values() for block in range(run.start, run.start + run.blocks)
-            ]
-        if sorted(places) != list(range(BLOCKS)):
-            self.breaks(("S6", f"blocks do not add up: {sorted(places)} of {BLOCKS}"))
-        online = books["devices"]["pm0"].online
-        if online and [at for at, gen in enumerate(state.gens) if gen % 2 == 0] != owned:
-            self.breaks(("S6", f"generations {state.gens} do not say that {owned} are owned"))
+        where = (state.core, state.gens)
+        if where not in self._sums:
+            self._sums[where] = self._add_up(state)
+        found = self._sums[where]
+        if found is not None:
+            self.broken.append(found)
 
-    def returned(self, state: State, code: int) -> State:
-        """S2 and S3 at the moment of the answer."""
+    def _add_up(self, state: State) -> Finding | None:
+        facts = self.facts(state)
+        if facts.adds_up:
+            return ("S6", facts.adds_up)
+        even = tuple(at for at, gen in enumerate(state.gens) if gen % 2 == 0)
+        if facts.online and even != facts.owned:
+            return ("S6", f"generations {state.gens} do not say that {list(facts.owned)} are owned")
+        return None
+
+    # ---- a quantum
+
+    def touch(self, state: State, op: Op) -> Op:
+        """A quantum of this operation is about to move its first byte, or has just moved its last."""
+        if state.absent:
+            self.meet("DMA to absent memory")
+            return op._replace(spoilt=True) if op.late else op
+        now, facts = state.gens[op.block], self.facts(state)
+        if now != op.gen or now % 2:
+            self.breaks("S1", f"a quantum ran on block {op.block}: translated at {op.gen}, now {now}")
+            self.breaks(
+                "V10",
+                f"the use of key {op.key} reached block {op.block}, which had changed hands, and was no error",
+            )
+            if now % 2 == 0:
+                self.breaks("S9", f"a quantum wrote to block {op.block}, which was new and should be zero")
+        if op.key in facts.unmapped:
+            self.breaks("V3", f"a quantum ran under key {op.key}, whose translation was gone")
+        elif op.key in facts.quiet:
+            self.breaks("V9", f"a quantum ran under key {op.key}, whose quiesce was confirmed")
+        if facts.owner.get(op.block) != FILE:
+            return op._replace(spoilt=True)
+        return op
+
+    def entered(self, state: State, op: Op, key: Key | None) -> Op:
+        if key is None or key.state != "live" or op.key in self.facts(state).quiet:
+            self.breaks("V19", f"key {op.key} was revoked, and a use of it did not fail")
+        return self.touch(state, op)
+
+    def completed(self, op: Op, status: str) -> None:
+        if status == "SUCCESS" and op.spoilt:
+            self.breaks("S4", "a WRITE completed with success, and ran on memory that was the file's no more")
+        self.meet("a WRITE succeeded" if status == "SUCCESS" else "a WRITE failed")
+
+    # ---- an effect that is carried out
+
+    def carried_out(self, state: State, effect: tuple[Any, ...]) -> None:
+        if effect[0] in {"release", "allocate"}:
+            self.given_away(state, effect[1])
+        elif effect[0] == "install" and any(key.key == effect[1] for key in state.keys):
+            self.breaks("V11", f"key {effect[1]} was issued again before it was deregistered")
+
+    def given_away(self, state: State, blocks: tuple[int, ...]) -> None:
+        """V4: only behind both waits."""
+        for key in state.keys:
+            for block, gen in zip(key.blocks, key.gens, strict=True):
+                if block in blocks and gen == state.gens[block]:
+                    self.breaks("V4", f"block {block} was given away while key {key.key} translated to it")
+                    return
+        for op in state.ops:
+            if op is not None and op.inside and op.block in blocks and op.gen == state.gens[op.block]:
+                self.breaks("V4", f"block {op.block} was given away while a quantum ran on it")
+                return
+
+    # ---- answers
+
+    def returned(self, state: State, number: int, code: int) -> str:
+        """S2 and S3 at the moment of the answer. Reclaimer `number` from 0; the word for its answer."""
+        kind = self.setup.kind(number)
         if code:
             self.meet("the reclaim was interrupted" if code == errno.EINTR else "the reclaim was refused")
-            if not self.old_layout(state):
-                self.breaks(("S3", f"the reclaim failed with {errno_name(code)}, and changed the file"))
+            self.failed(state, number, code)
         else:
             self.meet("the reclaim succeeded")
-            self.core.restore(state.core.snapshot)
-            if not self.new_layout():
-                self.breaks(("S2", "the reclaim succeeded, and its change is not there"))
-        return state._replace(reclaimer=errno_name(code) if code else "0")
+            if not self.is_there(state, number):
+                self.breaks("S2", f"the {kind} succeeded, and its change is not there")
+            self.nobody_left(state, kind)
+        return errno_name(code) if code else DONE
 
-    def old_layout(self, state: State) -> bool:
-        books = self.books(state)
-        row = next((row for row in books["files"].values() if row.path == "/mnt/a"), None)
-        online = books["devices"]["pm0"].online
-        return row is not None and online and row.size == SIZE and [e[1:3] for e in row.extents] == [(0, 2)]
+    def failed(self, state: State, number: int, code: int) -> None:
+        """S3, where nobody else can have changed the file: no other reclaim, nor what an earlier life of the broker has left."""
+        others = [row.state for at, row in enumerate(state.reclaimers) if at != number]
+        lives = self.setup.returns and state.crashes < self.setup.crashes
+        if lives or any(other != "new" for other in others) or self.is_whole(state):
+            return
+        self.breaks("S3", f"the reclaim failed with {errno_name(code)}, and changed the file")
+        if code == errno.EINTR:
+            self.breaks("V22", "the reclaim was interrupted, and had freed something")
 
-    def new_layout(self) -> bool:
-        books = self.core.books
-        ino = books.file_at.first("/mnt/a")
-        if self.kind.endswith("unplug"):
-            return not books.devices["pm0"].online
-        if self.kind == "unlink":
-            return ino is None
-        row = books.files[ino] if ino is not None else None
-        size = BLOCK // 2 if self.kind == "truncate" else SIZE
-        return row is not None and row.size == size and all(e[0] + e[2] <= 1 for e in row.extents)
+    def nobody_left(self, state: State, kind: str) -> None:
+        """V20: everybody the reclaim met has lost its translation."""
+        facts = self.facts(state)
+        for key in state.keys:
+            if any(facts.owner.get(block) != FILE for block in key.blocks) or kind.endswith("unplug"):
+                self.breaks("V20", f"the {kind} succeeded, and key {key.key} was not unmapped")
+                return
+
+    def is_whole(self, state: State) -> bool:
+        facts, blocks = self.facts(state), self.setup.blocks - 1
+        return (
+            facts.online
+            and facts.size == self.setup.size
+            and facts.layout == tuple((at, at) for at in range(blocks))
+        )
+
+    def is_there(self, state: State, number: int) -> bool:
+        """Is the change of this reclaim there? Another may have gone further."""
+        facts, kind, op = self.facts(state), self.setup.kind(number), self.setup.asks(number)
+        if kind.endswith("unplug"):
+            return not facts.online
+        if kind == "unlink":
+            return facts.size < 0
+        if facts.size < 0 or not facts.online:
+            return True
+        if kind in {"truncate", SELF_TRUNCATE}:
+            size = op.size  # type: ignore[attr-defined]
+            alone = all(
+                self.setup.kind(at) not in {"truncate", SELF_TRUNCATE}
+                for at in range(len(state.reclaimers))
+                if at != number
+            )
+            return (facts.size == size or not alone) and all(
+                at < blocks_up(facts.size) for at, _block in facts.layout
+            )
+        lo, hi = blocks_up(op.offset), (op.offset + op.length) // BLOCK  # type: ignore[attr-defined]
+        return not any(lo <= at < hi for at, _block in facts.layout)
+
+
+def judge_step(
+    before: Books, after: Books, made: tuple[do.Effect, ...], protocol: str
+) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """What one step of the core shows, in the core's own numbers."""
+    broken: list[Finding] = []
+    met: list[str] = []
+    for effect in made:
+        if isinstance(effect, do.Phase):
+            if effect.detail.get("rule"):
+                broken.append(
+                    (
+                        f"{CONTRACT}{effect.detail['rule']}",
+                        f"{protocol} broke it, and its reclaim ended with EPROTO",
+                    )
+                )
+            if effect.phase == "unmapped" and effect.keys:
+                met.append("an MR was revoked")
+    broken += registered(before, after)
+    broken += revoked(before, after, made)
+    broken += tails(before, after, made)
+    if any(
+        isinstance(effect, do.Phase) and effect.phase == "returned" and not effect.detail["errno"]
+        for effect in made
+    ):
+        broken += lost_revokes(after)
+    return tuple(broken), tuple(met)
+
+
+def registered(before: Books, after: Books) -> list[Finding]:
+    """V1: behind a gate nobody registers the range. V24: every pin has an owner."""
+    found: list[Finding] = []
+    for key, row in after["mrs"].items():
+        if key not in before["mrs"]:
+            for number, reclaim in before["reclaims"].items():
+                if reclaim.gated and number in after["reclaims"] and meets(after, row.runs, reclaim):
+                    found.append(("V1", f"MR {key} was registered behind the gate of reclaim {number}"))
+        if row.session not in after["sessions"]:
+            found.append(("V24", f"MR {key} pins memory, and its session is gone"))
+    return found
+
+
+def meets(books: Books, runs: tuple[do.Run, ...], reclaim: Any) -> bool:
+    """Does a reclaim take a byte of these runs?"""
+    if reclaim.device:
+        return True
+    file = books["files"].get(reclaim.ino)
+    if file is None:
+        return False
+    taken = (
+        extents.runs(file.extents, reclaim.lo, min(reclaim.hi, file.size) - reclaim.lo)
+        if reclaim.lo < file.size
+        else ()
+    )
+    return any(at < to + count and to < at + size for at, size in runs for to, count in taken)
+
+
+def lost_revokes(books: Books) -> list[Finding]:
+    """V12: a reclaim has succeeded, and none that was being installed meanwhile is left out."""
+    owned = {e[1] + at for row in books["files"].values() for e in row.extents for at in range(e[2])}
+    return [
+        ("V12", f"the reclaim succeeded, and MR {key}, which was being installed, was not revoked")
+        for key, row in books["mrs"].items()
+        if row.state == "installing" and not row.revoked and not owned.issuperset(blocks_of(row.runs))
+    ]
+
+
+def tails(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Finding]:
+    """S9: what is past the end of a file is blanked before it can be read."""
+    found: list[Finding] = []
+    for ino, row in before["files"].items():
+        now = after["files"].get(ino)
+        if now is None or now.size <= row.size:
+            continue
+        end = min(now.size, blocks_up(row.size) * BLOCK)
+        shown = extents.runs(now.extents, row.size, end - row.size) if row.size < end else ()
+        blanked = [run for effect in made if isinstance(effect, do.Blank) for run in effect.runs]
+        if any(run not in blanked for run in shown):
+            found.append(
+                (
+                    "S9",
+                    f"{row.path} grew from {row.size} to {now.size} bytes, and what was past its end can be read",
+                )
+            )
+    return found
+
+
+def revoked(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Finding]:
+    """V13: told once. V15: a revoke is never taken back."""
+    found: list[Finding] = []
+    told = [
+        effect.fields.get("mr")
+        for effect in made
+        if isinstance(effect, do.Notify) and effect.name == "MR_REVOKED"
+    ]
+    for key in dict.fromkeys(told):
+        known = before["mrs"].get(key)
+        if told.count(key) > 1 or (known is not None and known.told):
+            found.append(("V13", f"the revoke of MR {key} was delivered twice"))
+    for key, row in before["mrs"].items():
+        now = after["mrs"].get(key)
+        if now is not None and (
+            (row.revoked and not now.revoked) or (row.state == "unmapped" and now.state != "unmapped")
+        ):
+            found.append(("V15", f"the revoke of MR {key} was taken back"))
+    return found

@@ -1,20 +1,31 @@
 """What stands at the beginning of a small world: how many of whom, who asks for what, what may go wrong.
 
 The explorer takes it small and walks through every interleaving; the simulator takes it large and lets a seed choose.
+
+    device pm0: `blocks` blocks       file /mnt/a owns all of them but the last, which is free
+    MR 1 of a holder is over the whole file, MR 2 over all but its first block, MR 3 over the whole file again, ...
+
+Reclaims of one kind overlap and differ: the first truncate leaves half a block, the second nothing; the first punch takes all but the first
+block, the second all. Numbers behind the kind say it: "truncate 1024", "punch 0 4096".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from emu.check.model.state import KINDS, SELF_TRUNCATE
+from emu.core import requests
+from emu.core.rows import BLOCK
 
 
 @dataclass(frozen=True)
 class Setup:
-    """holders: clients that register `mrs` MRs each over the file, every one with a peer that writes under its key.
+    """holders: clients that register `mrs` MRs each over the file, every one with a peer that writes under its keys.
 
     reclaims: what the reclaimers ask for, one each, in no order; of state.KINDS, or "self-truncate" (the first holder truncates its own file).
     crashes: of holders, reclaimers and the broker together. refusals: quiesces and unmaps that the hardware refuses.
-    returns: after a crash of the broker the clients open again and go on (else the story ends with the restart).
+    returns: after a crash clients open again and go on (else a crash of the broker ends the story).
     registrations: how often a holder may register anew after it let go. cancels: reclaimers may interrupt their request.
     fabric: peers write through queue pairs, the rules of csrc, and a network, instead of straight into the engine.
     """
@@ -30,3 +41,50 @@ class Setup:
     cancels: bool = True
     taker: bool = True
     fabric: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reclaims", tuple(self.reclaims))
+        low = {"holders": 1, "mrs": 1, "blocks": 3}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (not isinstance(value, int) or value < low.get(field.name, 0)):
+                raise ValueError(f"setup: {field.name} {value!r}: use a number from {low.get(field.name, 0)}")
+        for number in range(len(self.reclaims)):
+            self.asks(number)
+
+    @property
+    def size(self) -> int:
+        """Bytes of /mnt/a."""
+        return (self.blocks - 1) * BLOCK
+
+    def kind(self, number: int) -> str:
+        """The kind of reclaim `number` (from 0), without its numbers."""
+        return self.reclaims[number].split()[0]
+
+    def range_of_mr(self, ordinal: int) -> tuple[int, int]:
+        """Offset and bytes of a holder's MR, numbered from 1."""
+        offset = BLOCK if ordinal % 2 == 0 else 0
+        return offset, self.size - offset
+
+    def asks(self, number: int) -> requests.Request:
+        """What reclaimer `number` (from 0) asks for."""
+        kind, *words = self.reclaims[number].split()
+        given = [int(word) for word in words if word.isdigit()]
+        earlier = sum(self.kind(at) == kind for at in range(number))
+        if len(given) != len(words) or kind not in {*KINDS, SELF_TRUNCATE}:
+            raise ValueError(
+                f"setup: reclaim {self.reclaims[number]!r}: use {', '.join((*KINDS, SELF_TRUNCATE))}"
+            )
+        if kind in {"truncate", SELF_TRUNCATE}:
+            usual = BLOCK if kind == SELF_TRUNCATE else (BLOCK // 2, 0)[earlier % 2]
+            return requests.FsTruncate("/mnt/a", given[0] if given else usual)
+        if kind == "punch":
+            first = (BLOCK, 0)[earlier % 2]
+            lo, length = given if len(given) == 2 else (first, self.size - first)
+            return requests.FsPunch("/mnt/a", lo, length)
+        if kind == "unlink":
+            return requests.FsUnlink("/mnt/a")
+        return requests.FsUnplug("pm0", surprise=kind == "surprise-unplug")
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "reclaims": list(self.reclaims)}

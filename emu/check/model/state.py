@@ -1,74 +1,155 @@
-"""The state of the small world that the explorer and the simulator run a protocol through, as plain immutable tuples."""
+"""The state of the small world that explorer and simulator run a protocol through: plain immutable tuples of small numbers.
+
+Numbers of keys, cookies, tokens, timers and protection domains are the core's own in a linear run (cores.Direct), and its canonical names in an
+exploration (cores.Automaton); what the core no longer knows has a negative name there.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.core.canonical import Names
-from emu.core.rows import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KINDS: Final = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
+SELF_TRUNCATE: Final = "self-truncate"
 
-
-BLOCKS: Final = 3
-
-
-SIZE: Final = 2 * BLOCK
+Finding = tuple[str, str]  # an invariant's name, and what happened
 
 
 class Key(NamedTuple):
-    """A key in the engine: usable ("live") or not ("fenced"), and what it translates to."""
+    """A key in the engine: usable ("live") or not ("fenced"), what it permits, and what it translates to."""
 
     key: int
     state: str
     blocks: tuple[int, ...]
     gens: tuple[int, ...]
+    access: int = 7
 
 
 class Op(NamedTuple):
-    """The peer's WRITE: the quantum that comes next, or that runs (inside) on `block`, translated at generation `gen`."""
+    """A peer's WRITE under the `mr`th key of its holder: of `quanta` the one that comes next, or that runs (inside) on `block`, translated at `gen`.
+
+    late: posted when an unplug of the memory had been answered. spoilt: a quantum of it ran on memory that was the file's no more.
+    """
 
     key: int
-    quantum: int
+    mr: int
+    quanta: int
+    quantum: int = 0
     inside: bool = False
     block: int = 0
     gen: int = 0
+    late: bool = False
+    spoilt: bool = False
+
+
+class Mr(NamedTuple):
+    """What a holder knows of one of its MRs. state: idle, asked, has, letting. left: how often it may still register."""
+
+    left: int
+    state: str = "idle"
+    handle: int = 0
+    warned: bool = False
+
+
+class Holder(NamedTuple):
+    """session 0: it has none, since it or the broker has crashed. lives: how often it opened after a crash of its own."""
+
+    session: int
+    pd: int
+    mrs: tuple[Mr, ...]
+    lives: int = 0
+
+
+class Reclaimer(NamedTuple):
+    """state: new, asked, the answer ("0" or an errno's name), or lost (it crashed, or the broker did and nothing was answered)."""
+
+    state: str = "new"
+    open: bool = True
+    cancel: bool = False
+    plug: bool = False
+
+
+class Answer(NamedTuple):
+    """What the engine has yet to say, and the peers whose quanta it waits for."""
+
+    name: str
+    number: int
+    waits: tuple[int, ...] = ()
 
 
 class Frozen:
-    """The core's books at one moment, and their canonical form once somebody asked for it: many states share them."""
+    """The core's books at one moment; `facts` and the canonical form once somebody asked for them. Many states share one."""
 
-    __slots__ = ("names", "snapshot", "text")
+    __slots__ = ("digest", "facts", "names", "numbers", "snapshot", "steps", "twin")
 
     def __init__(self, snapshot: tuple[Any, ...]) -> None:
-        self.snapshot, self.text, self.names = snapshot, "", Names()
+        self.snapshot = snapshot
+        self.names: Names | None = None
+        self.digest = b""
+        self.facts: Any = None
+        self.numbers: dict[str, dict[int, int]] = {}
+        self.steps: dict[tuple[Any, ...], Any] = {}
+        self.twin: Any = None
 
 
 class State(NamedTuple):
     core: Frozen
     gens: tuple[int, ...]
-    absent: bool = False
+    ops: tuple[Op | None, ...]
+    holders: tuple[Holder, ...]
+    reclaimers: tuple[Reclaimer, ...]
+    crashes: int  # that may still happen
+    refusals: int
     keys: tuple[Key, ...] = ()
-    op: Op | None = None
+    absent: bool = False
     todo: tuple[tuple[Any, ...], ...] = ()  # effects that the shell has yet to carry out
-    answers: tuple[tuple[Any, ...], ...] = ()  # what the engine has yet to say
+    answers: tuple[Answer, ...] = ()
     timers: tuple[int, ...] = ()
-    holder: str = "new"  # asked, has, letting, idle, lost
-    handle: int = 0
-    warned: bool = False
-    reclaimer: str = "new"  # asked, 0, or an errno's name
-    cancel: bool = False
-    plug: bool = False
     taker: bool = False
-    refused: bool = False
-    crashed: bool = False
     alive: bool = True
 
 
 class Move(NamedTuple):
-    """A label for the story, the state behind it, what broke, and which `sometimes` guards it met."""
+    """A label for the story, the state behind it, what broke, which `sometimes` guards it met, and whose move it was.
+
+    actor: holderN, reclaimerN, peerN, engine, shell, timer, fault, crash, taker, network.
+    """
 
     label: str
     state: State
-    broken: tuple[tuple[str, str], ...] = ()
+    broken: tuple[Finding, ...] = ()
     met: tuple[str, ...] = ()
+    actor: str = ""
+
+    @property
+    def visible(self) -> bool:
+        """Whether a judge has to see it happen."""
+        return bool(self.broken or self.met)
+
+
+class Choice(NamedTuple):
+    """A move that can be taken: its label and whose it is, known before it is made."""
+
+    label: str
+    actor: str
+    make: Callable[[], State]
+
+
+__all__ = [
+    "KINDS",
+    "Answer",
+    "Choice",
+    "Finding",
+    "Frozen",
+    "Holder",
+    "Key",
+    "Move",
+    "Mr",
+    "Op",
+    "Reclaimer",
+    "State",
+]

@@ -1,323 +1,639 @@
-"""The small world that the explorer runs a protocol through: the real Core, a model of the engine, and four actors.
+"""The small world: the real Core, a model of shell and engine, and who acts on them (setup.py). One model, three drivers of it.
 
-    device pm0, 3 blocks       file /mnt/a owns blocks 0 and 1; block 2 is free
-    holder     registers /mnt/a once, may deregister, acknowledges MR_REVOKING, may crash
-    peer       writes under the key without end, one operation at a time, a quantum a block, as long as the engine lets it
-    reclaimer  asks once for the event, may interrupt it; after a surprise unplug it plugs the device again
-    taker      creates /mnt/b of one block, once
-    engine     may refuse one quiesce or unmap (its fault: keys fenced, no confirmation)
-    broker     may crash: what is durable is loaded again (one crash in all, the holder's or the broker's)
+    holderN     registers its MRs over /mnt/a, deregisters them, acknowledges MR_REVOKING, may crash, may come back
+    peerN       writes under holder N's keys without end, one operation at a time, a quantum a block, as long as the engine lets it
+    reclaimerN  asks once for its event, may interrupt it, may crash; after a surprise unplug it plugs the device again
+    taker       creates /mnt/b of one block, once
+    engine      may refuse quiesces and unmaps (its fault: keys fenced, no confirmation)
+    broker      may crash: what is durable is loaded again, the engine is empty
 
 Time is made of moves; between any two of them anything else may happen that the live shell allows:
 
-    one step of the core (its commit included) | the shell carries out one effect | the engine starts, enters or leaves a quantum |
-    one answer arrives
+    one step of the core (its commit included) | the shell carries out one effect | a peer posts, the engine enters or leaves a quantum |
+    one answer arrives | one timer fires
 
 The shell carries out all effects of a step, in order, before it feeds the next event; the engine's threads run meanwhile, and its
-answers arrive in any order. A quantum looks at its key when it enters; a quiesce is answered when whoever was inside then
-has left.
+answers arrive in any order. Effects that touch neither memory nor keys nor the reclaimers are done with at once.
 
-What is checked (CONTRACT's names) is in judge.py, what effects do in engine.py. A block's generation is even while it is owned and odd while it is free.
+    World(protocol, setup)           explored: moves(state), canonical(state)
+    World(protocol, setup, direct=True)   driven: choices(state), take(state, choice); with `tape` a list, every fact is appended as it happens
+
+Facts on the tape, in the order of the live shell: ("event", Event), ("commit", delta), ("effect", Effect) as it is carried out, ("posted", peer, op),
+("enter", peer, op), ("leave", peer, op), ("completed", peer, op, status), ("told", session, name, fields), ("restart",). Peers count from 0 there.
 """
 
 from __future__ import annotations
 
 import errno
+from collections import deque
+from functools import partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.model.engine import ANSWERS, DOING, DOMAIN, TRANSLATE, blocks_of, renamed
-from emu.check.model.judge import Judge
-from emu.check.model.state import BLOCKS, KINDS, SIZE, Frozen, Key, Move, Op, State
+from emu.check.model.cores import PD_REQUEST, Automaton, Direct, has_dead, with_names
+from emu.check.model.engine import TRANSLATE, Engine, key_of, op_of, with_op
+from emu.check.model.judge import DONE, Judge
+from emu.check.model.setup import Setup
+from emu.check.model.state import (
+    KINDS,
+    SELF_TRUNCATE,
+    Answer,
+    Choice,
+    Holder,
+    Move,
+    Mr,
+    Op,
+    Reclaimer,
+    State,
+)
 from emu.core import effects as do
-from emu.core import events, requests
-from emu.core.canonical import canonical_rows
-from emu.core.decision import CONTRACT
 from emu.core.machine import Core
-from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
+    from emu.check.model.cores import Step, Words
     from emu.core.decision import Deciding
 
-HOLDER, RECLAIMER, TAKER = 1, 2, 3  # sessions
-
-
-REG, DEREG, ACK, RECLAIM, CANCEL, PLUG, TAKE = 10, 11, 12, 20, 21, 22, 30  # requests
-
-
+RECLAIMER, TAKER = (
+    100_000,
+    200_000,
+)  # sessions: reclaimer N from 0, the taker; holders have N + 1, and a thousand more a life
+LIFE: Final = 1000
+CREATE, RECLAIM, CANCEL, PLUG, TAKE = (
+    1,
+    20,
+    21,
+    22,
+    30,
+)  # requests; of holders 2 (PD), 19 (self-truncate), and those of MRs
+SELF: Final = 19
+MR_REQUESTS: Final = 100  # of the first MR: 100 reg, 101 dereg, 102 ack, and 4 more a registration
 ACCESS: Final = 7
-
-
-REFUSED: Mapping[str, Callable[[int, int], events.Event]] = {
-    "quiesced": events.Quiesced,
-    "unmapped": events.Unmapped,
-}
-
-
-ASKS: Mapping[str, requests.Request] = {
-    "truncate": requests.FsTruncate("/mnt/a", BLOCK // 2),
-    "punch": requests.FsPunch("/mnt/a", BLOCK, BLOCK),
-    "unlink": requests.FsUnlink("/mnt/a"),
-    "unplug": requests.FsUnplug("pm0"),
-    "surprise-unplug": requests.FsUnplug("pm0", surprise=True),
-}
+REFUSED: Final = ("quiesced", "unmapped")
 
 
 class World:
-    """One core that is put into every state in turn. `core` may be a changed one: that is how mutants are tried."""
+    """One core that is put into every state in turn. `core` and `engine` may be changed ones: that is how mutants are tried."""
 
-    def __init__(self, protocol: Deciding, kind: str, core: Callable[..., Core] = Core) -> None:
-        self.protocol, self.kind = protocol, kind
+    def __init__(
+        self,
+        protocol: Deciding,
+        setup: Setup | None = None,
+        core: Callable[..., Core] = Core,
+        engine: Engine | None = None,
+        *,
+        direct: bool = False,
+    ) -> None:
+        self.protocol, self.setup = protocol, setup or Setup()
         self.core = core({protocol.name: protocol}, host_protocol=protocol.name)
-        self.blank = self.core.snapshot()
-        self.judge = Judge(self.core, kind)
+        self.engine = engine or Engine()
+        self.driver: Direct | Automaton = (Direct if direct else Automaton)(self.core, protocol.name)
+        self.blank = self.driver.start()
+        self.judge = Judge(self.driver, self.setup)
+        self.tape: list[tuple[Any, ...]] | None = None
+        self._queued: deque[tuple[str, Any, bool]] = deque()  # for the tape: (kind, what, waits for its turn)
+        self._digests: dict[Any, bytes] = {}
+
+    # ---- the beginning
 
     def start(self) -> State:
-        state = State(Frozen(self.blank), (1,) * BLOCKS)
-        asked = events.Requested
-        for event in (
-            *self._boot(),
-            events.SessionOpened(HOLDER, "holder", door=True, wants=True),
-            events.SessionOpened(RECLAIMER, "reclaimer", door=True, wants=False),
-            events.SessionOpened(TAKER, "taker", door=True, wants=False),
-            asked(HOLDER, 1, requests.FsCreate("/mnt/a", SIZE)),
-            asked(HOLDER, 2, requests.AllocPd()),
-        ):
-            state = self._step(state, event)
-            while state.todo:
-                state = self._carry_out(state)
+        setup = self.setup
+        holders = tuple(
+            Holder(0, 0, (Mr(1 + setup.registrations),) * setup.mrs) for _ in range(setup.holders)
+        )
+        state = State(
+            self.blank,
+            (1,) * setup.blocks,
+            (None,) * setup.holders,
+            holders,
+            tuple(Reclaimer(open=kind != SELF_TRUNCATE) for kind in setup.reclaims),
+            setup.crashes,
+            setup.refusals,
+        )
+        state = self._boot(state)
+        state = self._do(state, ("opened", TAKER, "taker", False))
+        state = self._do(state, ("ask", TAKER, CREATE, _create("/mnt/a", setup.size)))
+        for number in range(setup.holders):
+            state = self._open(state, number, "holder")
+        for number, kind in enumerate(setup.reclaims):
+            if kind != SELF_TRUNCATE:
+                state = self._do(state, ("opened", RECLAIMER + number, f"reclaimer{number + 1}", False))
         self.judge.begin()
         return state
 
-    def _boot(self) -> tuple[events.Event, ...]:
-        return (
-            events.DeviceAdded("pm0", BLOCKS),
-            events.MountAdded("/mnt", "pm0", dax=True, protocol=self.protocol.name),
-        )
+    def _boot(self, state: State) -> State:
+        state = self._do(state, ("device", "pm0", self.setup.blocks))
+        return self._do(state, ("mount", self.protocol.name))
 
-    def _move(self, label: str, state: State) -> Move:
-        if state.alive:
-            self.judge.judge(state)
-        return Move(label, state, tuple(self.judge.broken), tuple(self.judge.met))
-
-    def moves(self, state: State) -> Iterator[Move]:
-        """Everything that can happen next."""
-        if not state.alive:
-            return
-        for label, make in self._choices(state):
-            self.judge.begin()
-            yield self._move(label, make())
-
-    def _choices(self, state: State) -> Iterator[tuple[str, Callable[[], State]]]:
-        yield from self._engine_moves(state)
-        if state.todo:
-            yield f"shell: {' '.join(map(str, state.todo[0]))}", lambda: self._carry_out(state)
-        else:
-            yield from self._answer_moves(state)
-            yield from self._holder_moves(state)
-            yield from self._reclaimer_moves(state)
-            if not state.taker:
-                yield "taker: create /mnt/b", lambda: self._ask(state._replace(taker=True), TAKER, TAKE)
-        if not state.crashed:
-            yield "crash: broker, and its start", lambda: self._restart(state)
-
-    def _engine_moves(self, state: State) -> Iterator[tuple[str, Callable[[], State]]]:
-        op = state.op
-        if op is None:
-            for key in state.keys:
-                if key.state == "live":
-                    yield f"peer: WRITE under {key.key}", lambda key=key: state._replace(op=Op(key.key, 0))  # type: ignore[misc]
-        elif op.inside:
-            yield f"engine: quantum {op.quantum} ends", lambda: self._leave(state, op)
-        else:
-            yield f"engine: quantum {op.quantum} enters", lambda: self._enter(state, op)
-
-    def _answer_moves(self, state: State) -> Iterator[tuple[str, Callable[[], State]]]:
-        for at, answer in enumerate(state.answers):
-            name, number, waits = answer
-            if waits:
-                continue
-            rest = state._replace(answers=state.answers[:at] + state.answers[at + 1 :])
-            event = ANSWERS[name](number)
-            yield f"engine: {name} {number}", lambda rest=rest, event=event: self._step(rest, event)  # type: ignore[misc]
-            if name in REFUSED and not state.refused:
-                no, once = REFUSED[name](number, errno.EIO), rest._replace(refused=True)
-                yield f"fault: {name} {number} is refused", lambda no=no, once=once: self._step(once, no)  # type: ignore[misc]
-        for timer in state.timers:
-            rest = state._replace(timers=tuple(t for t in state.timers if t != timer))
-            fired = events.TimerFired(timer)
-            yield f"timer {timer} fires", lambda rest=rest, fired=fired: self._step(rest, fired)  # type: ignore[misc]
-
-    def _holder_moves(self, state: State) -> Iterator[tuple[str, Callable[[], State]]]:
-        if state.holder == "new":
-            yield "holder: reg_mr /mnt/a", lambda: self._ask(state._replace(holder="asked"), HOLDER, REG)
-        if state.holder == "has":
-            yield "holder: dereg_mr", lambda: self._ask(state._replace(holder="letting"), HOLDER, DEREG)
-        if state.warned and state.holder == "has":
-            yield "holder: acknowledges", lambda: self._ask(state._replace(warned=False), HOLDER, ACK)
-        if state.holder != "lost" and not state.crashed:
-            lost = state._replace(holder="lost", crashed=True, warned=False)
-            yield "crash: holder", lambda: self._hang_up(lost)
-
-    def _hang_up(self, state: State) -> State:
-        self.judge.meet("holder crashed")
-        return self._step(state, events.SessionLost(HOLDER))
-
-    def _reclaimer_moves(self, state: State) -> Iterator[tuple[str, Callable[[], State]]]:
-        if state.reclaimer == "new":
-            yield f"reclaimer: {self.kind}", lambda: self._request(state)
-        if state.reclaimer == "asked" and not state.cancel:
-            yield "reclaimer: cancel", lambda: self._ask(state._replace(cancel=True), RECLAIMER, CANCEL)
-        if state.reclaimer == "0" and self.kind == "surprise-unplug" and not state.plug:
-            yield "reclaimer: plug", lambda: self._ask(state._replace(plug=True), RECLAIMER, PLUG)
-
-    def _request(self, state: State) -> State:
-        if state.op is not None:
-            self.judge.meet("DMA in flight when the reclaim began")
-        return self._ask(state._replace(reclaimer="asked"), RECLAIMER, RECLAIM)
-
-    def _ask(self, state: State, session: int, request: int) -> State:
-        return self._step(state, events.Requested(session, request, self._op(state, request)))
-
-    def _op(self, state: State, request: int) -> requests.Request:
-        if request == RECLAIM:
-            return ASKS[self.kind]
-        if request == REG:
-            pd = 1
-            return requests.RegMr(pd, SIZE, ACCESS, 0, "dax", "/mnt/a")
-        if request in {DEREG, ACK}:
-            return (requests.DeregMr if request == DEREG else requests.Acknowledge)(state.handle)
-        return {
-            CANCEL: requests.Cancel(RECLAIM),
-            PLUG: requests.FsPlug("pm0"),
-            TAKE: requests.FsCreate("/mnt/b", BLOCK),
-        }[request]
-
-    def _step(self, state: State, event: events.Event) -> State:
-        """One step of the core, committed; its effects wait for the shell. Those that touch neither memory nor keys nor the
-        reclaimer are done with at once.
-        """
-        core = self.core
-        core.restore(state.core.snapshot)
-        made = core.step(event)
-        core.committed()
-        state = state._replace(core=Frozen(core.snapshot()))
-        todo: list[tuple[Any, ...]] = []
-        for effect in made:
-            translate = TRANSLATE.get(type(effect))
-            if translate is not None:
-                todo.append(translate(effect))
-            else:
-                state = self._at_once(state, effect)
-        state = state._replace(todo=state.todo + tuple(todo))
-        return self._replies(state)
-
-    def _at_once(self, state: State, effect: do.Effect) -> State:
-        if isinstance(effect, do.Phase):
-            rule = effect.detail.get("rule")
-            if rule:
-                self.judge.breaks(
-                    (f"{CONTRACT}{rule}", f"{self.protocol.name} broke it, and its reclaim ended with EPROTO")
-                )
-            if effect.phase == "unmapped" and effect.keys:
-                self.judge.meet("an MR was revoked")
-        elif isinstance(effect, do.Arm):
-            return state._replace(timers=(*state.timers, effect.timer))
-        elif isinstance(effect, do.Disarm):
-            return state._replace(timers=tuple(timer for timer in state.timers if timer != effect.timer))
-        elif isinstance(effect, do.Notify) and effect.name == "MR_REVOKING":
-            return state._replace(warned=True)
-        elif isinstance(effect, do.OpenDevice):
-            return state._replace(gens=self._recovered(state.gens, effect.owned), absent=False)
+    def _do(self, state: State, words: Words) -> State:
+        """A step and all its effects."""
+        state = self._step(state, words)
+        while state.todo:
+            state = self._carry_out(state)
         return state
 
-    def _recovered(self, gens: tuple[int, ...], owned: tuple[do.Run, ...]) -> tuple[int, ...]:
-        """Generations brought to the parity of free and owned."""
-        mine = {block for run in owned for block in blocks_of((run,))}
-        return tuple(gen if (gen % 2 == 0) == (at in mine) else gen + 1 for at, gen in enumerate(gens))
+    def _open(self, state: State, number: int, _why: str) -> State:
+        """Holder `number` opens its context and allocates a PD."""
+        holder = state.holders[number]
+        session = number + 1 + holder.lives * LIFE
+        state = _with_holder(state, number, holder._replace(session=session))
+        state = self._do(state, ("opened", session, f"holder{number + 1}", True))
+        return self._do(state, ("alloc_pd", session, PD_REQUEST))
+
+    # ---- moves
+
+    def moves(self, state: State) -> Iterator[Move]:
+        """Everything that can happen next, each made when it is asked for."""
+        for choice in self.choices(state):
+            yield self.take(choice)
+
+    def take(self, choice: Choice) -> Move:
+        """Make a move that `choices` offered for the state."""
+        self.judge.begin()
+        state = choice.make()
+        if state.alive:
+            self.judge.judge(state)
+        return Move(choice.label, state, tuple(self.judge.broken), tuple(self.judge.met), choice.actor)
+
+    def choices(self, state: State) -> Iterator[Choice]:
+        """The same, not yet made: labels and whose they are."""
+        if not state.alive:
+            return
+        yield from self._engine_moves(state)
+        if state.todo:
+            yield Choice(f"shell: {_words(state.todo[0])}", "shell", partial(self._carry_out, state))
+        else:
+            yield from self._answers(state)
+            yield from self._timers(state)
+            for number in range(len(state.holders)):
+                yield from self._holder_moves(state, number)
+            for number in range(len(state.reclaimers)):
+                yield from self._reclaimer_moves(state, number)
+            if self.setup.taker and not state.taker:
+                yield Choice("taker: create /mnt/b", "taker", partial(self._take, state))
+        if state.crashes:
+            yield Choice("crash: broker, and its start", "crash", partial(self._restart, state))
+
+    def _engine_moves(self, state: State) -> Iterator[Choice]:
+        for peer, op in enumerate(state.ops):
+            who = f"peer{peer + 1}"
+            if op is None:
+                for ordinal, mr in enumerate(state.holders[peer].mrs, 1):
+                    key = key_of(state, mr.handle) if mr.state == "has" else None
+                    if key is not None and key.state == "live":
+                        yield Choice(
+                            f"{who}: WRITE {ordinal}",
+                            who,
+                            partial(self._post, state, peer, ordinal, len(key.blocks)),
+                        )
+            elif op.inside:
+                yield Choice(f"engine: {who} leaves {op.quantum}", who, partial(self._leave, state, peer))
+            else:
+                yield Choice(f"engine: {who} enters {op.quantum}", who, partial(self._enter, state, peer))
+
+    def _answers(self, state: State) -> Iterator[Choice]:
+        for at, answer in enumerate(state.answers):
+            if answer.waits:
+                continue
+            name, number = answer.name, answer.number
+            words = (name, number)
+            yield Choice(f"engine: {name} {number}", "engine", partial(self._answer, state, at, words, 0))
+            if name in REFUSED and state.refusals:
+                refused = (name, number, errno.EIO)
+                yield Choice(
+                    f"fault: {name} {number} is refused",
+                    "fault",
+                    partial(self._answer, state, at, refused, 1),
+                )
+
+    def _answer(self, state: State, at: int, words: Words, refusal: int) -> State:
+        rest = state.answers[:at] + state.answers[at + 1 :]
+        return self._step(state._replace(answers=rest, refusals=state.refusals - refusal), words)
+
+    def _timers(self, state: State) -> Iterator[Choice]:
+        for timer in state.timers:
+            yield Choice(f"timer {timer} fires", "timer", partial(self._fire, state, timer))
+
+    def _fire(self, state: State, timer: int) -> State:
+        timers = tuple([other for other in state.timers if other != timer])
+        return self._step(state._replace(timers=timers), ("fired", timer))
+
+    # ---- holders
+
+    def _holder_moves(self, state: State, number: int) -> Iterator[Choice]:
+        holder, who = state.holders[number], f"holder{number + 1}"
+        if not holder.session:
+            if self.setup.returns:
+                yield Choice(f"{who}: comes back", who, partial(self._come_back, state, number))
+            return
+        free = next((at for at, mr in enumerate(holder.mrs) if mr.state == "idle" and mr.left), None)
+        if free is not None and not any(mr.state == "asked" for mr in holder.mrs):
+            yield Choice(f"{who}: reg_mr", who, partial(self._reg_mr, state, number, free))
+        for at, mr in enumerate(holder.mrs):
+            if mr.state == "has":
+                yield Choice(f"{who}: dereg_mr {at + 1}", who, partial(self._dereg_mr, state, number, at))
+                if mr.warned:
+                    yield Choice(
+                        f"{who}: acknowledges {at + 1}", who, partial(self._acknowledge, state, number, at)
+                    )
+        if state.crashes:
+            yield Choice(f"crash: {who}", "crash", partial(self._lose_holder, state, number))
+
+    def _reg_mr(self, state: State, number: int, at: int) -> State:
+        offset, length = self.setup.range_of_mr(at + 1)
+        size = self.judge.facts(state).size
+        if size > offset:
+            length = min(length, size - offset)
+        holder = state.holders[number]
+        mr = holder.mrs[at]
+        state = _with_mr(state, number, at, Mr(mr.left - 1, "asked"))
+        request = self._request_of(at, mr.left - 1)
+        return self._step(
+            state, ("reg_mr", holder.session, request, holder.pd, offset, length, "/mnt/a", ACCESS)
+        )
+
+    def _request_of(self, at: int, left: int) -> int:
+        """The number of a reg_mr: of MR `at` from 0, of which so many registrations are left."""
+        tries = 1 + self.setup.registrations
+        return MR_REQUESTS + 4 * (at * tries + tries - 1 - left)
+
+    def _dereg_mr(self, state: State, number: int, at: int) -> State:
+        holder = state.holders[number]
+        mr = holder.mrs[at]
+        state = _with_mr(state, number, at, mr._replace(state="letting"))
+        return self._step(state, ("dereg_mr", holder.session, self._request_of(at, mr.left) + 1, mr.handle))
+
+    def _acknowledge(self, state: State, number: int, at: int) -> State:
+        holder = state.holders[number]
+        mr = holder.mrs[at]
+        state = _with_mr(state, number, at, mr._replace(warned=False))
+        return self._step(state, ("ack", holder.session, self._request_of(at, mr.left) + 2, mr.handle))
+
+    def _lose_holder(self, state: State, number: int) -> State:
+        self.judge.meet("holder crashed")
+        holder = state.holders[number]
+        mrs = tuple([Mr(mr.left) for mr in holder.mrs])
+        state = _with_holder(state, number, Holder(0, 0, mrs, holder.lives + 1))
+        state = state._replace(crashes=state.crashes - 1)
+        if number == 0:
+            state = self._forsake(state, SELF_TRUNCATE)
+        return self._step(state, ("lost", holder.session))
+
+    def _forsake(self, state: State, kind: str) -> State:
+        """Whoever asked for it is gone; it may go on for nobody."""
+        rows = tuple(
+            [
+                row._replace(state="lost") if self.setup.kind(at) == kind and row.state == "asked" else row
+                for at, row in enumerate(state.reclaimers)
+            ]
+        )
+        return state._replace(reclaimers=rows)
+
+    def _come_back(self, state: State, number: int) -> State:
+        return self._open(state, number, "again")
+
+    # ---- reclaimers
+
+    def _reclaimer_moves(self, state: State, number: int) -> Iterator[Choice]:
+        row, kind = state.reclaimers[number], self.setup.reclaims[number]
+        own = self.setup.kind(number) == SELF_TRUNCATE
+        who = "holder1" if own else f"reclaimer{number + 1}"
+        if row.state == "new" and not (own and not state.holders[0].session):
+            yield Choice(f"{who}: {kind}", who, partial(self._reclaim, state, number))
+        if own:
+            return
+        if row.state == "asked" and not row.cancel and self.setup.cancels:
+            yield Choice(f"{who}: cancel", who, partial(self._cancel, state, number))
+        if row.state == DONE and kind == "surprise-unplug" and not row.plug:
+            yield Choice(f"{who}: plug", who, partial(self._plug, state, number))
+        if row.state == "asked" and state.crashes:
+            yield Choice(f"crash: {who}", "crash", partial(self._lose_reclaimer, state, number))
+
+    def _session_of(self, state: State, number: int) -> int:
+        return state.holders[0].session if self.setup.kind(number) == SELF_TRUNCATE else RECLAIMER + number
+
+    def _reclaim(self, state: State, number: int) -> State:
+        if any(op is not None for op in state.ops):
+            self.judge.meet("DMA in flight when the reclaim began")
+        row = state.reclaimers[number]
+        own = self.setup.kind(number) == SELF_TRUNCATE
+        if not (own or row.open):
+            state = self._do(state, ("opened", RECLAIMER + number, f"reclaimer{number + 1}", False))
+        state = _with_reclaimer(state, number, Reclaimer("asked"))
+        request = SELF if own else RECLAIM
+        return self._step(state, ("ask", self._session_of(state, number), request, self.setup.asks(number)))
+
+    def _cancel(self, state: State, number: int) -> State:
+        state = _with_reclaimer(state, number, state.reclaimers[number]._replace(cancel=True))
+        return self._step(state, ("cancel", RECLAIMER + number, CANCEL, RECLAIM))
+
+    def _plug(self, state: State, number: int) -> State:
+        state = _with_reclaimer(state, number, state.reclaimers[number]._replace(plug=True))
+        return self._step(state, ("ask", RECLAIMER + number, PLUG, _plug("pm0")))
+
+    def _lose_reclaimer(self, state: State, number: int) -> State:
+        self.judge.meet("reclaimer crashed")
+        state = _with_reclaimer(state, number, Reclaimer("lost", open=False))
+        return self._step(state._replace(crashes=state.crashes - 1), ("lost", RECLAIMER + number))
+
+    def _take(self, state: State) -> State:
+        return self._step(state._replace(taker=True), ("ask", TAKER, TAKE, _create("/mnt/b", 4096)))
+
+    # ---- peers
+
+    def _post(self, state: State, peer: int, ordinal: int, quanta: int) -> State:
+        late = state.absent and any(row.state == DONE for row in state.reclaimers)
+        op = Op(state.holders[peer].mrs[ordinal - 1].handle, ordinal, quanta, late=late)
+        self._note("posted", peer, op)
+        return with_op(state, peer, op)
+
+    def _enter(self, state: State, peer: int) -> State:
+        op = op_of(state, peer)
+        key = key_of(state, op.key)
+        after, status = self.engine.enter(state, peer)
+        now = after.ops[peer]
+        if now is None:
+            return self._ended(after, peer, op, status)
+        self._note("enter", peer, now)
+        return with_op(after, peer, self.judge.entered(state, now, key)) if now.inside else after
+
+    def _leave(self, state: State, peer: int) -> State:
+        op = self.judge.touch(state, op_of(state, peer))
+        state = with_op(state, peer, op)
+        self._note("leave", peer, op)
+        after, status = self.engine.leave(state, peer)
+        return after if after.ops[peer] is not None else self._ended(after, peer, op, status)
+
+    def _ended(self, state: State, peer: int, op: Op, status: str) -> State:
+        if status:
+            self._note("completed", peer, op, status)
+            self.judge.completed(op, status)
+        else:
+            self.judge.breaks("S5", f"the WRITE of peer {peer + 1} ended, and was not completed")
+        return state
+
+    # ---- the core and the shell
+
+    def _step(self, state: State, words: Words) -> State:
+        """One step of the core, committed; its effects wait for the shell."""
+        if self.tape is not None:
+            return self._step_on_tape(state, words)
+        return self._behind(state, self.driver.step(state.core, words))
+
+    def _behind(self, state: State, step: Step) -> State:
+        if step.names is not None:
+            names = step.names
+            state = with_names(state, lambda domain, number: names[domain].get(number, number))
+        state = state._replace(core=step.core, todo=state.todo + step.todo)
+        for armed, timer in step.timers:
+            timers = tuple([other for other in state.timers if other != timer])
+            state = state._replace(timers=(*timers, timer) if armed else timers)
+        for session, name, key in step.told:
+            state = self._told(state, session, name, key)
+        if step.opened is not None:
+            state = state._replace(gens=recovered(state.gens, step.opened), absent=False)
+        if step.broken:
+            self.judge.broken.extend(step.broken)
+        if step.met:
+            self.judge.met.extend(step.met)
+        return self._replies(state)
+
+    def _told(self, state: State, session: int, name: str, key: int) -> State:
+        if name != "MR_REVOKING":
+            return state
+        for number, holder in enumerate(state.holders):
+            if holder.session == session:
+                for at, mr in enumerate(holder.mrs):
+                    if mr.handle == key and mr.state == "has":
+                        return _with_mr(state, number, at, mr._replace(warned=True))
+        return state
 
     def _carry_out(self, state: State) -> State:
         effect = state.todo[0]
-        state = DOING[effect[0]](state._replace(todo=state.todo[1:]), *effect[1:])
+        self._next_on_tape()
+        self.judge.carried_out(state, effect)
+        state = getattr(self.engine, effect[0])(state._replace(todo=state.todo[1:]), *effect[1:])
         return self._replies(state)
 
     def _replies(self, state: State) -> State:
         """Answers that stand first in line reach their client now."""
         while state.todo and state.todo[0][0] == "answer":
-            _name, request, code, handle = state.todo[0]
+            _name, session, request, code, handle, _is_key = state.todo[0]
+            self._next_on_tape()
             state = state._replace(todo=state.todo[1:])
-            if request == REG:
-                holder = "idle" if code else "has"
-                state = state._replace(holder=holder, handle=handle) if state.holder == "asked" else state
-                if code == errno.EBUSY:
-                    self.judge.meet("a registration was refused or taken back")
-            elif request == DEREG and state.holder == "letting":
-                state = state._replace(holder="idle", handle=0, warned=False)
-            elif request == RECLAIM:
-                state = self.judge.returned(state, code)
+            if RECLAIMER <= session < TAKER:
+                if request == RECLAIM:
+                    state = self._returned(state, session - RECLAIMER, code)
+            elif session < RECLAIMER:
+                state = self._answered(state, (session - 1) % LIFE, session, request, code, handle)
         return state
+
+    def _answered(
+        self, state: State, number: int, session: int, request: int, code: int, handle: int
+    ) -> State:
+        """A holder's request has been answered."""
+        holder = state.holders[number]
+        if holder.session != session:
+            return state
+        if request == PD_REQUEST:
+            return _with_holder(state, number, holder._replace(pd=handle))
+        if request == SELF:
+            at = next(
+                at
+                for at, row in enumerate(state.reclaimers)
+                if self.setup.kind(at) == SELF_TRUNCATE and row.state == "asked"
+            )
+            return self._returned(state, at, code)
+        at = (request - MR_REQUESTS) // (4 * (1 + self.setup.registrations))
+        mr = holder.mrs[at]
+        if request % 4 == 0:
+            if code == errno.EBUSY:
+                self.judge.meet("a registration was refused or taken back")
+            return _with_mr(state, number, at, Mr(mr.left) if code else Mr(mr.left, "has", handle))
+        if request % 4 == 1:
+            return _with_mr(state, number, at, mr._replace(state="has") if code else Mr(mr.left))
+        return state
+
+    def _returned(self, state: State, number: int, code: int) -> State:
+        row = state.reclaimers[number]
+        if row.state != "asked":
+            return state
+        return _with_reclaimer(state, number, row._replace(state=self.judge.returned(state, number, code)))
+
+    # ---- the broker's end
 
     def _restart(self, state: State) -> State:
         """A kill -9 of the broker: only the durable rows, the image and the table of generations are left."""
         self.judge.meet("broker crashed")
-        core = self.core
-        core.restore(state.core.snapshot)
-        rows = core.durable()
-        core.restore(self.blank)
-        core.load(rows)
-        core.committed()
-        fresh = State(Frozen(core.snapshot()), state.gens, crashed=True, reclaimer=state.reclaimer)
-        for event in self._boot():
-            fresh = self._step(fresh, event)
-        if core.books.files.rows != self.judge.books(state)["files"]:
+        self._queued.clear()
+        self._note("restart")
+        before = self.judge.facts(state)
+        again = self.setup.returns
+        fresh = State(
+            self.driver.restart(state.core, self.blank),
+            state.gens,
+            (None,) * len(state.ops),
+            tuple(
+                [
+                    Holder(0, 0, tuple([Mr(mr.left) for mr in holder.mrs]), holder.lives)
+                    for holder in state.holders
+                ]
+            ),
+            tuple(
+                [
+                    Reclaimer(
+                        "new"
+                        if again and row.state == "asked"
+                        else "lost"
+                        if row.state == "asked"
+                        else row.state,
+                        open=False,
+                        plug=row.plug,
+                    )
+                    for row in state.reclaimers
+                ]
+            ),
+            state.crashes - 1,
+            state.refusals,
+            taker=state.taker,
+        )
+        fresh = self._boot(fresh)
+        if again and not state.taker:
+            fresh = self._do(fresh, ("opened", TAKER, "taker", False))
+        after = self.judge.facts(fresh)
+        if (before.owner, before.size, before.layout) != (after.owner, after.size, after.layout):
             self.judge.breaks(
-                ("S2", "what was committed, and may have been answered, is not there after the restart")
+                "S2", "what was committed, and may have been answered, is not there after the restart"
             )
-        self.judge.add_up(fresh)
-        return fresh._replace(todo=(), alive=False)
+        if not again:
+            self.judge.add_up(fresh)
+        return fresh._replace(alive=again)
 
-    def _key(self, state: State, number: int) -> Key | None:
-        return next((key for key in state.keys if key.key == number), None)
+    # ---- the tape
 
-    def _enter(self, state: State, op: Op) -> State:
-        key = self._key(state, op.key)
-        if key is None or key.state != "live":
-            return state._replace(op=None)  # cut: the peer gets REM_ACCESS_ERR
-        op = Op(op.key, op.quantum, inside=True, block=key.blocks[op.quantum], gen=key.gens[op.quantum])
-        self.judge.touch(state, op)
-        return state._replace(op=op)
+    def _note(self, *fact: Any) -> None:
+        if self.tape is not None:
+            self.tape.append(fact)
 
-    def _leave(self, state: State, op: Op) -> State:
-        self.judge.touch(state, op)
-        key = self._key(state, op.key)
-        more = key is not None and op.quantum + 1 < len(key.blocks)
-        answers = tuple((name, number, False) for name, number, _waits in state.answers)
-        return state._replace(op=Op(op.key, op.quantum + 1) if more else None, answers=answers)
+    def _step_on_tape(self, state: State, words: Words) -> State:
+        driver = self.driver
+        assert isinstance(driver, Direct), "a tape needs World(direct=True)"
+        self._note("event", driver.event(words))
+        driver.taped, driver.delta = True, []
+        step = driver.step(state.core, words)
+        first = sum(effect.before_commit for effect in step.effects)
+        facts = [("effect", effect, type(effect) in TRANSLATE) for effect in step.effects]
+        commit = [("commit", driver.delta, False)] if driver.delta else []
+        self._queued.extend((*facts[:first], *commit, *facts[first:]))
+        self._at_once_on_tape()
+        return self._behind(state, step)
+
+    def _at_once_on_tape(self) -> None:
+        """What stands first in line and waits for nobody."""
+        while self._queued and not self._queued[0][2]:
+            self._fact_on_tape()
+
+    def _next_on_tape(self) -> None:
+        if self.tape is not None and self._queued:
+            self._fact_on_tape()
+            self._at_once_on_tape()
+
+    def _fact_on_tape(self) -> None:
+        kind, what, _waits = self._queued.popleft()
+        self._note(kind, what)
+        if isinstance(what, do.Notify):
+            self._note("told", what.session, what.name, what.fields)
+
+    # ---- the canonical form
 
     def canonical(self, state: State) -> bytes:
-        """Equal bytes: the same future. The core's own form, and the model's, with the same names for keys and cookies."""
-        frozen = state.core
-        if not frozen.text:
-            self.core.restore(frozen.snapshot)
-            frozen.text = repr(canonical_rows(self.core.books, frozen.names))
-        names = frozen.names.copy()
-        op = state.op
-        model = (
-            state.gens,
-            state.absent,
-            tuple((names.of("key", key.key), *key[1:]) for key in state.keys),
-            None if op is None else (names.of("key", op.key), *op[1:]),
-            tuple(renamed(effect, names) for effect in state.todo),
-            tuple(
-                sorted((name, names.of(DOMAIN[name], number), waits) for name, number, waits in state.answers)
+        """Equal bytes: the same future, whichever driver made the state, in whichever process."""
+        names = self.driver.canonical_names(state.core)
+        if names is not None:
+            state = with_names(state, names)
+        elif has_dead(state):
+            state = with_names(state, _same)
+        parts = (
+            self._digest_memory((state.gens, state.ops, state.keys)),
+            self._digest(
+                (state.holders, state.reclaimers, state.timers, state[-2:], state[5:7], state.absent)
             ),
-            tuple(names.of("timer", timer) for timer in state.timers),
-            names.of("key", state.handle),
-            state[8:9],
-            state[10:],
+            self._digest((state.todo, state.answers), state.answers),
         )
-        return f"{frozen.text}{model!r}".encode()
+        return state.core.digest + b"".join(parts)
+
+    def _digest_memory(self, part: tuple[Any, ...]) -> bytes:
+        """Of generations only what they decide: owned or not, and whether who translated is still right."""
+        known = self._digests.get(part)
+        if known is None:
+            gens, ops, keys = part
+            now = tuple(gen % 2 for gen in gens)
+            right = [
+                None if op is None else (*op[:5], op.gen == gens[op.block] if op.inside else None, *op[6:])
+                for op in ops
+            ]
+            table = sorted(
+                (
+                    key.key,
+                    key.state,
+                    key.blocks,
+                    tuple(gens[b] == g for b, g in zip(key.blocks, key.gens, strict=True)),
+                    key.access,
+                )
+                for key in keys
+            )
+            known = self._digests[part] = _short((now, right, table))
+        return known
+
+    def _digest(self, part: tuple[Any, ...], answers: tuple[Answer, ...] | None = None) -> bytes:
+        known = self._digests.get(part)
+        if known is None:
+            whole = part if answers is None else (part[0], sorted(answers))
+            known = self._digests[part] = _short(whole)
+        return known
 
 
-__all__ = ["KINDS", "State", "World"]
+def _short(part: Any) -> bytes:
+    return blake2b(repr(part).encode(), digest_size=12).digest()
+
+
+def _same(_domain: str, number: int) -> int:
+    return number
+
+
+def recovered(gens: tuple[int, ...], owned: tuple[int, ...]) -> tuple[int, ...]:
+    """Generations brought to the parity of free and owned."""
+    return tuple(gen if (gen % 2 == 0) == (at in owned) else gen + 1 for at, gen in enumerate(gens))
+
+
+def _words(effect: tuple[Any, ...]) -> str:
+    return " ".join(map(str, effect))
+
+
+def _with_holder(state: State, number: int, holder: Holder) -> State:
+    return state._replace(holders=(*state.holders[:number], holder, *state.holders[number + 1 :]))
+
+
+def _with_mr(state: State, number: int, at: int, mr: Mr) -> State:
+    holder = state.holders[number]
+    return _with_holder(state, number, holder._replace(mrs=(*holder.mrs[:at], mr, *holder.mrs[at + 1 :])))
+
+
+def _with_reclaimer(state: State, number: int, row: Reclaimer) -> State:
+    return state._replace(reclaimers=(*state.reclaimers[:number], row, *state.reclaimers[number + 1 :]))
+
+
+def _create(path: str, size: int) -> Any:
+    from emu.core.requests import FsCreate  # noqa: PLC0415
+
+    return FsCreate(path, size)
+
+
+def _plug(device: str) -> Any:
+    from emu.core.requests import FsPlug  # noqa: PLC0415
+
+    return FsPlug(device)
+
+
+__all__ = ["KINDS", "Choice", "Move", "Setup", "State", "World"]

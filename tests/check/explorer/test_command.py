@@ -14,7 +14,7 @@ def test_holds_is_zero_and_says_what_was_checked(capsys):
     said = capsys.readouterr().out
     assert "none unplug: holds" in said
     assert "cost S2" in said
-    assert "reclaimer: unplug" in said
+    assert "reclaimer1: unplug" in said
 
 
 def test_promises_that_are_not_checked_are_named(tmp_path, capsys):
