@@ -131,7 +131,11 @@ def do_apply(b: Books, number: int, _action: Action) -> bool:
 
 
 def _apply_truncate(b: Books, number: int, row: Reclaim) -> bool:
-    files.shrink(b, row.ino, row.lo, number)
+    """It was asked of a larger file; behind another truncate it may find one that is smaller than what it wants."""
+    if row.lo > b.files[row.ino].size:
+        files.grow(b, row.ino, row.lo)
+    else:
+        files.shrink(b, row.ino, row.lo, number)
     return False
 
 
