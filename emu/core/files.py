@@ -199,8 +199,14 @@ def shrink(b: Books, ino: int, size: int, reclaim: int) -> None:
 
 
 def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> bool:
-    """A hole: whole blocks retire, unaligned edges become zero. The size stays. True: the zeroing is yet to be answered."""
+    """A hole: whole blocks retire, unaligned edges become zero. The size stays. True: the zeroing is yet to be answered.
+
+    Of the last block of the file, as long as it is now, nothing stays behind a hole that reaches the end. Whoever has pinned that
+    block has pinned its first byte (MRs start at a block's), so no pin is met here that `hi` did not cover.
+    """
     row = b.files[ino]
+    if hi >= row.size:
+        hi = extents.blocks_up(hi) * BLOCK
     aperture = b.devices[row.device].aperture
     first, end = extents.blocks_up(lo), hi // BLOCK
     kept: extents.Extents = row.extents

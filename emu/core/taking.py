@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import asking, devices, extents, files, reclaim, registration
+from emu.core import asking, devices, files, reclaim, registration
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
-from emu.core.rows import BLOCK, FOREVER, HOST, Reclaim
+from emu.core.rows import FOREVER, HOST, Reclaim
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -45,8 +45,7 @@ def fs_punch(b: Books, event: Requested, op: FsPunch) -> None:
     if op.offset >= row.size:
         reply(b, event)
         return
-    hi = extents.blocks_up(row.size) * BLOCK if end >= row.size else end
-    reclaim.begin(b, _asked(b, event, "punch", op.path)._replace(ino=ino, lo=op.offset, hi=hi))
+    reclaim.begin(b, _asked(b, event, "punch", op.path)._replace(ino=ino, lo=op.offset, hi=end))
 
 
 def fs_unlink(b: Books, event: Requested, op: FsUnlink) -> None:

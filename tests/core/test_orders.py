@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emu.core import effects as fx
 from emu.core import events as ev
@@ -94,6 +96,49 @@ class Memory:
         return self.ask(rq.FsRead(PATH, 0, BLOCKS * BLOCK))["data"]
 
 
+EDGES = st.sampled_from([0, 50, 3000, 4096, 4999, 5000, 6000, 8192, 9000])
+SPANS = st.tuples(EDGES, EDGES).filter(lambda span: span[0] < span[1])
+DRAWN = st.one_of(
+    st.sampled_from(orders.OPERATIONS),
+    EDGES.map(lambda size: ("fs_truncate", {"size": size})),
+    SPANS.map(lambda span: ("fs_punch", {"offset": span[0], "length": span[1] - span[0]})),
+    SPANS.map(lambda span: ("fs_write", {"offset": span[0], "data": b"x" * (span[1] - span[0])})),
+)
+
+
+def request_of(operation):
+    name, fields = operation
+    return rq.REQUESTS[name](path=PATH, **fields)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["mr-revoke", "none"]),
+    st.lists(DRAWN, min_size=2, max_size=4),
+    st.lists(st.integers(0, 5), max_size=12),
+)
+def test_s10_concurrent_operations_leave_what_some_order_leaves(protocol, operations, choices):
+    """choices: 0 and 1 ask the next, others deliver one of the answers that wait; in the end all are asked and delivered."""
+    node, asked, earlier = Memory(protocol).prepared(), [], set()
+
+    def ask_next():
+        done = {at for at, request in enumerate(asked) if request in node.replies}
+        earlier.update((at, len(asked)) for at in done)
+        asked.append(node.send(request_of(operations[len(asked)])))
+
+    for choice in choices:
+        if choice < 2 and len(asked) < len(operations):
+            ask_next()
+        elif node.waiting:
+            node.deliver(choice)
+    while len(asked) < len(operations):
+        ask_next()
+    while node.waiting:
+        node.deliver(0)
+    assert all(isinstance(node.replies[request], fx.Reply) for request in asked)
+    assert orders.differs(node.content(), operations, earlier) == ""
+
+
 @pytest.mark.parametrize("sizes", [(50, 4000), (0, 4999), (4097, 4999)])
 def test_a_truncate_that_finds_the_file_smaller_brings_no_old_bytes_back(sizes):
     """Both were asked while the file was larger than either; the second waited for the first."""
@@ -103,3 +148,10 @@ def test_a_truncate_that_finds_the_file_smaller_brings_no_old_bytes_back(sizes):
         node.deliver(0)
     assert all(isinstance(node.replies[request], fx.Reply) for request in requests)
     assert node.content() == orders.serial([("fs_truncate", {"size": size}) for size in sizes])
+
+
+def test_a_punch_up_to_the_end_spares_what_was_written_behind_it_meanwhile():
+    node = Memory("mr-revoke").prepared()
+    node.send(rq.FsPunch(PATH, 0, 5000))
+    node.ask(rq.FsWrite(PATH, 5000, b"W" * 3000))
+    assert node.content() == bytes(5000) + b"W" * 3000
