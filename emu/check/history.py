@@ -109,8 +109,11 @@ class History:
 
     @cached_property
     def blind(self) -> History:
-        """The same without fields that name a protocol, or say in words what happened: what judges see."""
-        return replace(self, meta={}, events=[_blind(line) for line in self.events])
+        """The same without fields that name a protocol, or say in words what happened: what judges see. Of what was declared they
+        see the unit of loss.
+        """
+        loss = (self.meta.get("declared") or {}).get("loss", "")
+        return replace(self, meta={"loss": loss}, events=[_blind(line) for line in self.events])
 
     @cached_property
     def by_type(self) -> dict[str, list[Json]]:

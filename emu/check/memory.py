@@ -12,21 +12,48 @@ from typing import TYPE_CHECKING, Any
 from emu.history.stamp import CELL, MAGIC, cells_in_free, decode, foreign_cells, is_foreign, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 Json = dict[str, Any]
 
 BLOCK = 4096
 
 
-def foreign_bytes(image: Any, filemap: Json) -> int:
-    """Distinct stamped bytes that lie in memory which has changed hands since they were meant for it: a lower bound."""
-    found = {cell.position for cell in foreign_cells(image, filemap)}
+def foreign_by_file(image: Any, filemap: Json) -> dict[str, int]:
+    """Distinct stamped bytes that lie in memory which has changed hands since they were meant for it, by the file that owns it now
+    ("" for nobody): a lower bound.
+    """
+    found = {cell.position: cell.path for cell in foreign_cells(image, filemap)}
     if filemap.get(
         "replaced"
     ):  # a namespace that was plugged in later: nobody may have written to its free blocks
-        found |= {cell.position for cell in cells_in_free(image, filemap)}
-    return CELL * len(found)
+        found |= {cell.position: cell.path for cell in cells_in_free(image, filemap)}
+    return {path: CELL * count for path, count in sorted(Counter(found.values()).items())}
+
+
+def foreign_bytes(image: Any, filemap: Json) -> int:
+    """All of them."""
+    return sum(foreign_by_file(image, filemap).values())
+
+
+def victim(image: Any, filemap: Json, path: str, wanted: Json) -> Iterator[str]:
+    """What is wrong with a file that should have this size, these holes, and these ranges as they were stored; or be gone."""
+    file = file_of(filemap, path)
+    if wanted.get("gone"):
+        if file:
+            yield "the reclaim reported success, and the file is still there"
+        return
+    if file is None:
+        yield "the file is gone"
+        return
+    if file["size"] != wanted["size"]:
+        yield f"the file has {file['size']} bytes and should have {wanted['size']}"
+    for start, end in wanted["holes"]:
+        if holes(file, start, end) != end - start:
+            yield f"bytes {start} to {end} of the file should be a hole"
+    wrong = misplaced_cells(image, file, wanted["kept"])
+    if wrong:
+        yield f"{wrong * CELL} bytes that should have stayed are not what was stored there"
 
 
 def file_of(filemap: Json, path: str) -> Json | None:

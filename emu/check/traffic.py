@@ -73,14 +73,14 @@ def add_up(logs: Iterable[OpLog], moments: Moments, acknowledged: Mapping[int, i
     total = Traffic()
     for log in logs:
         total.missing += log.missing
-        in_vain = _in_vain(log, acknowledged)
+        vain = in_vain(log, acknowledged)
         for record in log.records:
-            _add(total, record, moments.returned, in_vain.get(record.seq, 0))
+            _add(total, record, moments.returned, vain.get(record.seq, 0))
             _late(total, record, moments)
     return total
 
 
-def _in_vain(log: OpLog, acknowledged: Mapping[int, int]) -> dict[int, int]:
+def in_vain(log: OpLog, acknowledged: Mapping[int, int]) -> dict[int, int]:
     """Record -> how many of its good bytes belong to operations that failed later, or were never answered.
 
     Operations of a queue pair run one behind the other, and the first that fails is its last: what moved beyond the bytes that were

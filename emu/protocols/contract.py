@@ -113,7 +113,12 @@ class Protocol:
 def declaration(protocol: Protocol) -> dict[str, object]:
     """What it promises, as a run's meta.json holds it under `declared`."""
     excepts = {kind: list(names) for kind, names in protocol.excepts.items()}
-    return {"protocol": protocol.name, "promises": list(protocol.promises), "excepts": excepts}
+    return {
+        "protocol": protocol.name,
+        "promises": list(protocol.promises),
+        "excepts": excepts,
+        "loss": protocol.loss,
+    }
 
 
 def phases(protocol: Protocol) -> tuple[str, ...]:

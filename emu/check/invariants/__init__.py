@@ -2,8 +2,61 @@
 
     judge(history, promised) -> Judgement a invariant: kept, broken (each occasion a Breach), or untested (why this history cannot show it)
 
-A function looks at what happened and never at a protocol's name. Whether a broken invariant is a *breach* (it was promised) or the
-protocol's *cost* is the reader's to say: `Judgement.promised`.
+A function looks at what happened and never at a protocol's name: lines come to it without that and without the sentences it may occur
+in. Whether a broken invariant is a *breach* (it was promised) or the protocol's *cost* is the reader's to say: `Judgement.promised`. What
+the core itself found to break the contract is a breach whatever was promised (`contract:RULE`).
 
 If you add one: its module's INVARIANTS, a history that keeps it and one that breaks it in tests/check/invariants, docs/invariants.md.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.check.invariants import safety
+from emu.check.invariants.invariant import Breach, Invariant, Judgement
+from emu.core.decision import CONTRACT, RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from emu.check.history import History
+
+INVARIANTS: tuple[Invariant, ...] = safety.INVARIANTS
+
+
+def judge(history: History, promised: Collection[str] = ()) -> list[Judgement]:
+    """All invariants, in the order of their numbers; then the core's rules that were broken."""
+    seen = history.blind
+    return [_judge(invariant, seen, invariant.name in promised) for invariant in INVARIANTS] + _rules(seen)
+
+
+def _judge(invariant: Invariant, history: History, promised: bool) -> Judgement:
+    breaches = tuple(invariant.breaches(history))
+    untested = "" if breaches else invariant.untested(history)
+    if not breaches and not untested and history.gaps:
+        untested = f"{history.gaps} lines or records are missing: what was not seen may have been there"
+    return Judgement(invariant.name, promised, breaches, untested)
+
+
+def _rules(history: History) -> list[Judgement]:
+    """What the core found a protocol to break, and stopped."""
+    found: dict[str, list[Breach]] = {}
+    for line in history.of("Phase"):
+        if line["phase"] == "broken":
+            rule = str(line["detail"].get("rule", "?"))
+            name = f"{CONTRACT}{rule}"
+            found.setdefault(name, []).append(
+                Breach(name, f"the core stopped it: {RULES.get(rule, rule)}", (line["n"],))
+            )
+    return [Judgement(name, True, tuple(breaches)) for name, breaches in found.items()]
+
+
+def promised_in(
+    history: History, promises: Collection[str], excepts: dict[str, Collection[str]]
+) -> tuple[str, ...]:
+    """What holds for all kinds of reclaims that this history has."""
+    details = (line["detail"] for line in history.of("Phase") if line["phase"] == "requested")
+    kinds = {str(detail.get("kind", "")) for detail in details}
+    spared = {name for kind, names in excepts.items() if kind in kinds for name in names}
+    return tuple(name for name in promises if name not in spared)

@@ -1,0 +1,336 @@
+"""What the lines of a history come to, for the invariants of safety: lives, steps, reclaims, keys, and who owns which block when.
+
+Read are the lines up to the first gap: behind one nobody knows who owns what. Numbers of keys, sessions and reclaims come again in
+the broker's next life, so everything here says in which life it was. A *step* is an event and all lines that it led to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emu.core.rows import BLOCK, FOREVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.check.history import History
+
+Json = dict[str, Any]
+Span = tuple[int, int]  # device blocks, first and one past the last
+ALWAYS = 1 << 62
+
+
+class FileRow(NamedTuple):
+    """A file's durable row."""
+
+    path: str
+    device: str
+    size: int
+    extents: tuple[tuple[int, int, int, int], ...]
+    layout: int = 1
+    nlink: int = 1
+    gone: bool = False
+
+    @property
+    def blocks(self) -> set[int]:
+        """Its blocks in the device."""
+        return {block for _, start, count, _ in self.extents for block in range(start, start + count)}
+
+    def within(self, lo: int, hi: int) -> set[int]:
+        """Device blocks of which some byte lies in lo..hi of the file."""
+        return {
+            start + at - first
+            for first, start, count, _ in self.extents
+            for at in range(max(first, lo // BLOCK), min(first + count, -(-min(hi, FOREVER) // BLOCK)))
+        }
+
+
+@dataclass
+class Step:
+    """One event and what came of it. `event` is None in front of the first one of a life."""
+
+    life: int
+    event: Json | None
+    lines: list[Json] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Json]:
+        return [line for line in self.lines if line["type"] == kind]
+
+    @property
+    def op(self) -> Json:
+        """The request of a Requested; {} of anything else."""
+        event = self.event
+        return event["op"] if event and event["type"] == "Requested" else {}
+
+
+@dataclass
+class Reclaim:
+    """A reclaim by its Phase lines. `taken`: device blocks that left their file, and the file's rows before and after."""
+
+    number: int
+    life: int
+    phases: dict[str, Json] = field(default_factory=dict)  # the first line of each phase
+    keys: set[int] = field(default_factory=set)
+    request: tuple[int, int] = (0, 0)
+    definite: bool = True
+    aperture: int = 0
+    range: set[int] = field(default_factory=set)  # blocks of the file under reclaim, when it began
+    fenced: list[KeyLife] = field(default_factory=list)  # whom it told the engine to stop
+    taken: set[int] = field(default_factory=set)
+    before: FileRow | None = None
+    after: FileRow | None = None
+
+    @property
+    def target(self) -> Json:
+        """kind, and path, ino, lo, hi; or device; or host, lo, hi."""
+        found: Json = self.phases["requested"]["detail"] if "requested" in self.phases else {}
+        return found
+
+    @property
+    def kind(self) -> str:
+        return str(self.target.get("kind", ""))
+
+    def at(self, phase: str) -> int:
+        """The number of the line, or far behind the end."""
+        line = self.phases.get(phase)
+        return int(line["n"]) if line else ALWAYS
+
+    @property
+    def errno(self) -> int | None:
+        """0: it succeeded; None: it was not answered."""
+        line = self.phases.get("returned")
+        return int(line["detail"].get("errno", 0)) if line else None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.errno == 0
+
+    @property
+    def told(self) -> tuple[int, ...]:
+        """The lines that tell it."""
+        names = ("requested", "applied", "freed", "returned")
+        return tuple(sorted(self.phases[name]["n"] for name in names if name in self.phases))
+
+    def words(self) -> str:
+        target = self.target
+        what = target.get("path") or target.get("device") or target.get("host") or "?"
+        return f"reclaim {self.number} ({self.kind or 'unknown'} of {what})"
+
+
+@dataclass
+class KeyLife:
+    """A key from InstallKey to RemoveKey; line numbers, far behind the end where it did not come."""
+
+    key: int
+    life: int
+    installed: Json
+    quiesced: int = ALWAYS
+    unmapped: int = ALWAYS
+    removed: int = ALWAYS
+
+    @property
+    def aperture(self) -> int:
+        return int(self.installed["aperture"])
+
+    @property
+    def blocks(self) -> set[int]:
+        return blocks_of(self.installed["extents"])
+
+    def mapped_at(self, n: int) -> bool:
+        return bool(self.installed["n"] < n < min(self.unmapped, self.removed))
+
+
+class Change(NamedTuple):
+    """One row of `files` that a Commit or Loaded line changed."""
+
+    line: Json
+    step: Step
+    ino: int
+    old: FileRow | None
+    new: FileRow | None
+
+
+@dataclass
+class Digest:
+    steps: list[Step] = field(default_factory=list)
+    reclaims: list[Reclaim] = field(default_factory=list)
+    keys: list[KeyLife] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    apertures: dict[tuple[int, str], int] = field(default_factory=dict)  # (life, device) -> aperture
+    numbers: dict[int, int] = field(default_factory=dict)  # the operation log's number -> aperture
+    files: dict[int, FileRow] = field(default_factory=dict)  # at the end
+    lost: list[tuple[Json, int]] = field(
+        default_factory=list
+    )  # a Loaded line, and an ino that it should have and has not
+
+    def aperture_of(self, life: int, device: str) -> int:
+        return self.apertures.get((life, device), 0)
+
+    def key_at(self, key: int, epoch: int) -> KeyLife | None:
+        """The key's life in which an operation that started in this epoch found it: the last that was installed by then."""
+        lives = [life for life in self.keys if life.key == key and life.installed["epoch"] <= epoch]
+        return lives[-1] if lives else None
+
+
+def read(history: History) -> Digest:
+    """Use as history.once(digest.read)."""
+    reading = _Reading(Digest())
+    for step in _steps(history.events):
+        reading.step(step)
+    reading.made.files = reading.files
+    return reading.made
+
+
+def _steps(lines: list[Json]) -> Iterator[Step]:
+    step, life = Step(0, None), 0
+    for line in lines:
+        if line["kind"] == "gap":
+            break
+        if line["type"] == "Loaded":
+            life += 1
+        if line["kind"] == "event" or line["type"] == "Loaded":
+            if step.lines:
+                yield step
+            step = Step(life, line if line["kind"] == "event" else None)
+        step.lines.append(line)
+    if step.lines:
+        yield step
+
+
+class _Reading:
+    """One pass over the steps."""
+
+    def __init__(self, made: Digest) -> None:
+        self.made = made
+        self.files: dict[int, FileRow] = {}
+        self.keys: dict[int, KeyLife] = {}
+        self.reclaims: dict[int, Reclaim] = {}
+        self.asked: dict[tuple[str, int], tuple[int, ...]] = {}
+        self.answer: Json = {}
+        self.fencing: Reclaim | None = None
+
+    def step(self, step: Step) -> None:
+        self.made.steps.append(step)
+        self.answer, self.fencing = {}, None
+        before = dict(self.files) if any(line["type"] == "Commit" for line in step.lines) else self.files
+        for line in step.lines:
+            method = _READ.get(line["type"])
+            if method:
+                method(self, step, line)
+        for line in step.of("Phase"):
+            if line["phase"] == "applied" and line["reclaim"] in self.reclaims:
+                self._applied(self.reclaims[line["reclaim"]], before)
+
+    def _applied(self, row: Reclaim, before: dict[int, FileRow]) -> None:
+        ino = row.target.get("ino", 0)
+        row.before, row.after = before.get(ino), self.files.get(ino)
+        if row.before:
+            row.aperture = self.made.aperture_of(row.life, row.before.device)
+            row.taken = row.before.blocks - (row.after.blocks if row.after else set())
+
+    # ---- durable rows
+
+    def loaded(self, step: Step, line: Json) -> None:
+        rows = {key: file_row(row) for book, key, row in line["delta"] if book == "files" and row}
+        if step.life > 1:
+            lost = [
+                ino for ino in sorted(self.files.keys() | rows.keys()) if self.files.get(ino) != rows.get(ino)
+            ]
+            self.made.lost += [(line, ino) for ino in lost]
+        self.files = rows
+        self.keys, self.reclaims, self.asked = {}, {}, {}
+        self.made.numbers = {}
+
+    def commit(self, step: Step, line: Json) -> None:
+        for book, key, row in line["delta"]:
+            if book == "files":
+                new = file_row(row) if row else None
+                self.made.changes.append(Change(line, step, key, self.files.get(key), new))
+                self.files.pop(key, None)
+                if new:
+                    self.files[key] = new
+
+    def device(self, step: Step, line: Json) -> None:
+        self.made.apertures[step.life, line["name"]] = line["aperture"]
+
+    def aperture(self, _step: Step, line: Json) -> None:
+        self.made.numbers[line["number"]] = line["aperture"]
+
+    # ---- keys
+
+    def install(self, step: Step, line: Json) -> None:
+        self.keys[line["key"]] = life = KeyLife(line["key"], step.life, line)
+        self.made.keys.append(life)
+
+    def ask(self, _step: Step, line: Json) -> None:
+        self.asked[line["type"], line["cookie"]] = tuple(line["keys"])
+        if line["type"] == "Quiesce" and self.fencing:
+            self.fencing.fenced += [self.keys[key] for key in line["keys"] if key in self.keys]
+            self.fencing = None
+
+    def answered(self, _step: Step, line: Json) -> None:
+        asked, name = ("Quiesce", "quiesced") if line["type"] == "Quiesced" else ("Unmap", "unmapped")
+        for key in () if line.get("errno") else self.asked.pop((asked, line["cookie"]), ()):
+            if key in self.keys and getattr(self.keys[key], name) == ALWAYS:
+                setattr(self.keys[key], name, line["n"])
+
+    def remove(self, _step: Step, line: Json) -> None:
+        life = self.keys.pop(line["key"], None)
+        if life:
+            life.removed = line["n"]
+
+    # ---- reclaims
+
+    def replied(self, _step: Step, line: Json) -> None:
+        self.answer = line
+
+    def phase(self, step: Step, line: Json) -> None:
+        number = line["reclaim"]
+        row = self.reclaims.get(number)
+        if row is None:
+            row = self.reclaims[number] = Reclaim(number, step.life)
+            self.made.reclaims.append(row)
+        row.phases.setdefault(line["phase"], line)
+        row.keys |= set(line.get("keys", ()))
+        self.fencing = row if line["phase"] == "fencing" else None
+        if line["phase"] == "returned" and self.answer:
+            row.request = (self.answer["session"], self.answer["request"])
+            row.definite = bool(self.answer.get("definite", True))
+        if line["phase"] == "requested":
+            self._begun(row)
+
+    def _begun(self, row: Reclaim) -> None:
+        target, file = row.target, self.files.get(row.target.get("ino", 0))
+        if "device" in target:
+            row.aperture = self.made.aperture_of(row.life, target["device"])
+        elif file:
+            row.aperture = self.made.aperture_of(row.life, file.device)
+            row.range = file.within(target["lo"], target["hi"])
+
+
+_READ = {
+    "Loaded": _Reading.loaded,
+    "Commit": _Reading.commit,
+    "OpenDevice": _Reading.device,
+    "Aperture": _Reading.aperture,
+    "InstallKey": _Reading.install,
+    "Quiesce": _Reading.ask,
+    "Unmap": _Reading.ask,
+    "Quiesced": _Reading.answered,
+    "Unmapped": _Reading.answered,
+    "RemoveKey": _Reading.remove,
+    "Reply": _Reading.replied,
+    "Fail": _Reading.replied,
+    "Phase": _Reading.phase,
+}
+
+
+def blocks_of(runs: list[list[int]]) -> set[int]:
+    """Device blocks of which some byte lies in these runs."""
+    return {block for at, size in runs for block in range(at // BLOCK, -(-(at + size) // BLOCK))}
+
+
+def file_row(row: list[Any]) -> FileRow:
+    """A row of `files` as a line has it."""
+    return FileRow._make([*row[:3], tuple(tuple(extent) for extent in row[3]), *row[4:]])

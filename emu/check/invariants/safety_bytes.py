@@ -1,0 +1,250 @@
+"""S1, S2 and S4, as far as bytes tell: what the engine moved, what lies in the memory afterwards, what was acknowledged.
+
+A quantum carries the generations that its thread saw, so none of this rests on the core's opinion of who owned a block. A record is
+laid at a reclaim's door if the key that it used was one of the reclaim's, or translates to blocks that the reclaim took.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.check.invariants import digest
+from emu.check.invariants.invariant import Breach
+from emu.check.memory import foreign_by_file, holes, misplaced_cells, victim
+from emu.check.traffic import READ, SUCCESS, in_vain, started_after
+from emu.history.journal import Kind
+from emu.history.oplog import Flag
+from emu.history.oplog import Kind as OpKind
+from emu.history.stamp import CELL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.check.history import History
+    from emu.check.invariants.digest import Digest, Reclaim
+    from emu.history.oplog import OpRecord
+
+FOREIGN = Flag.SRC_FOREIGN | Flag.DST_FOREIGN
+GONE = Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_ABSENT | Flag.DST_ABSENT
+MISSED = Flag.DST_FREED | Flag.DST_FOREIGN | Flag.DST_ABSENT
+SHOWN = 8  # records that a breach names
+
+
+class Moved(NamedTuple):
+    """A record of a thread's log."""
+
+    thread: int
+    record: OpRecord
+
+
+# ---- S1
+
+
+def foreign(history: History) -> Iterator[Breach]:
+    """S1: no byte in memory whose generation is another than at translation."""
+    made = history.once(digest.read)
+    found: dict[int, list[Moved]] = {}
+    for thread, record in history.records():
+        if record.bytes and is_foreign(record):
+            found.setdefault(used_key(record, FOREIGN), []).append(Moved(thread, record))
+    for key, moved in found.items():
+        count = sum(one.record.bytes for one in moved)
+        sentence = f"the engine moved {count} bytes under key {key:#x} in memory that had changed hands"
+        yield Breach("S1", sentence, causes(history, made, key, moved[0].record), named(moved))
+    yield from _foreign_memory(history)
+
+
+def _foreign_memory(history: History) -> Iterator[Breach]:
+    if history.filemap:
+        for path, count in foreign_by_file(history.image, history.filemap).items():
+            where = path or "blocks of nobody"
+            yield Breach("S1", f"{count} stamped bytes lie in memory that had changed hands ({where})")
+    leaked = CELL * len(history.row.get("leaked", ()))
+    if leaked:
+        yield Breach("S1", f"{leaked} bytes of somebody else's were read")
+
+
+def is_foreign(record: OpRecord) -> bool:
+    """By the engine's flag, or by the generations that a single quantum carries."""
+    if Flag(record.flags) & FOREIGN:
+        return True
+    last = max(record.gen_first, record.gen_last)
+    return record.kind == OpKind.QUANTUM and record.gen_translated > 0 and last >= record.gen_translated + 2
+
+
+def nobody_moved(history: History) -> str:
+    return "" if any(record.bytes for _, record in history.records()) else "the engine moved no byte"
+
+
+# ---- S2
+
+
+def reached_afterwards(history: History) -> Iterator[Breach]:
+    """S2: what a successful reclaim took is not reached by operations that began behind its answer, nor by a live translation."""
+    made = history.once(digest.read)
+    for row in made.reclaims:
+        if row.succeeded:
+            yield from _translations(history, made, row)
+            epoch = row.phases["returned"]["epoch"]
+            moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & GONE]
+            late = [one for one in moved if started_after(one.record, epoch)]
+            count = sum(started_after(one.record, epoch) for one in late)
+            if count:
+                sentence = (
+                    f"{count} bytes moved in freed or absent memory after {row.words()} had returned success"
+                )
+                yield Breach("S2", sentence, row.told, named(late))
+
+
+def _translations(history: History, made: Digest, row: Reclaim) -> Iterator[Breach]:
+    n = row.at("returned")
+    free = _released(history, row, n)
+    for life in made.keys:
+        if life.life != row.life or life.aperture != row.aperture or not life.mapped_at(n):
+            continue
+        reached = len(life.blocks if row.target.get("device") else life.blocks & free)
+        if reached:
+            sentence = f"{row.words()} returned success while key {life.key:#x} translated to {reached} blocks that it had taken"
+            yield Breach("S2", sentence, tuple(sorted({life.installed["n"], *row.told})))
+
+
+def _released(history: History, row: Reclaim, n: int) -> set[int]:
+    """Blocks that this reclaim took and that were free when it answered."""
+    freed: set[int] = set()
+    for line in history.of("Release", "Allocate"):
+        if row.at("requested") < line["n"] < n and line["aperture"] == row.aperture:
+            blocks = digest.blocks_of(line["runs"])
+            freed = freed | blocks if line["type"] == "Release" else freed - blocks
+    return row.taken & freed
+
+
+def expected_file(history: History) -> Iterator[Breach]:
+    """S2: the victim of a lab's run is what the reclaim's success says it is."""
+    row = history.row
+    if row and history.filemap and row["reclaim"]["returned"] and row["reclaim"]["errno"] is None:
+        for sentence in victim(history.image, history.filemap, row["victim"]["path"], row["expected"]):
+            yield Breach("S2", sentence)
+
+
+# ---- S4
+
+
+def lost(history: History) -> Iterator[Breach]:
+    """S4: what was acknowledged with success is there, unless the range was detached later."""
+    made = history.once(digest.read)
+    vain = {log.thread: in_vain(log, acknowledged(history)) for log in history.logs}
+    for row in made.reclaims:
+        if not row.succeeded:
+            continue
+        detached = row.phases.get("applied", row.phases["returned"])["epoch"]
+        moved = [one for one in _under(history, made, row) if _silent(one.record, detached)]
+        count = sum(max(0, one.record.bytes - vain[one.thread].get(one.record.seq, 0)) for one in moved)
+        if count:
+            sentence = f"{count} bytes were acknowledged behind {row.words()}, and are not in the file"
+            yield Breach("S4", sentence, row.told, named(moved))
+    yield from _overwritten(history, made)
+
+
+def _silent(record: OpRecord, detached: int) -> bool:
+    written = record.opcode != READ and record.status == SUCCESS and record.epoch_first >= detached
+    return written and bool(Flag(record.flags) & MISSED)
+
+
+def acknowledged(history: History) -> dict[int, int]:
+    """Queue pair -> bytes whose requests its owner saw succeed; a queue pair whose journal is not whole is left out."""
+    found: Counter[int] = Counter()
+    for journal in history.journals.values():
+        if journal.missing:
+            continue
+        length = {(r.qp_num, r.wr_id): r.length for r in journal.of(Kind.POSTED)}
+        found.update(dict.fromkeys((qp for qp, _ in length), 0))
+        for done in {(r.qp_num, r.wr_id) for r in journal.of(Kind.POLLED) if not r.code}:
+            found[done[0]] += length.get(done, 0)
+    return found
+
+
+def _overwritten(history: History, made: Digest) -> Iterator[Breach]:
+    """Whoever wrote to a file that no reclaim and no CPU touched finds it in the memory at the end."""
+    if not history.filemap:
+        return
+    touched = {row.target.get("ino", 0) for row in made.reclaims}
+    stored = {"Store", "Blank", "Zero", "Online"} & history.by_type.keys()
+    for file in history.filemap["files"]:
+        spans = sorted(_written(history, file["ino"])) if file["ino"] not in touched and not stored else []
+        there = [(lo, hi) for lo, hi in spans if hi <= file["size"] and not holes(file, lo, hi)]
+        wrong = misplaced_cells(history.image, file, there)
+        if wrong:
+            yield Breach(
+                "S4", f"{wrong * CELL} bytes that were written to {file['path']} with success are not there"
+            )
+
+
+def _written(history: History, ino: int) -> set[tuple[int, int]]:
+    """Byte ranges of a file that stamped writes covered, as their writers noted them."""
+    found = set()
+    for journal in history.journals.values():
+        good = {(r.qp_num, r.wr_id) for r in journal.of(Kind.POLLED) if not r.code}
+        found |= {
+            (r.offset, r.offset + r.length)
+            for r in journal.of(Kind.POSTED)
+            if r.ino == ino and r.opcode != READ and (r.qp_num, r.wr_id) in good and not r.length % CELL
+        }
+    return found
+
+
+def nothing_acknowledged(history: History) -> str:
+    if any(acknowledged(history).values()):
+        return ""
+    return "no client saw a request succeed, or none kept a journal"
+
+
+# ---- what belongs together
+
+
+def used_key(record: OpRecord, mask: Flag) -> int:
+    """The key under which the side with these flags was reached: the remote side of a one-sided operation, else the local one."""
+    remote = Flag.SRC_FOREIGN | Flag.SRC_FREED | Flag.SRC_ABSENT if record.opcode == READ else MISSED
+    flags = Flag(record.flags) & mask
+    return record.rkey if record.rkey and (flags & remote or not flags) else record.lkey
+
+
+def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
+    """Records under keys that the reclaim concerned."""
+    keys = set(row.keys)
+    keys |= {
+        life.key
+        for life in made.keys
+        if life.life == row.life and life.aperture == row.aperture and life.blocks & row.taken
+    }
+    both = ((thread, record) for thread, record in history.records() if record.bytes)
+    return [Moved(thread, record) for thread, record in both if record.rkey in keys or record.lkey in keys]
+
+
+def named(moved: list[Moved]) -> tuple[tuple[int, int], ...]:
+    """The first of them, for a breach."""
+    return tuple((one.thread, one.record.seq) for one in moved[:SHOWN])
+
+
+def causes(history: History, made: Digest, key: int, record: OpRecord) -> tuple[int, ...]:
+    """The lines without which this would not have happened: the key's installation, the reclaim, the memory's next owner."""
+    life = made.key_at(key, record.op_epoch)
+    if life is None:
+        return ()
+    found = {int(life.installed["n"])}
+    for row in made.reclaims:
+        if row.life == life.life and (
+            key in row.keys or (row.aperture == life.aperture and row.taken & life.blocks)
+        ):
+            found |= set(row.told)
+    for line in history.of("Allocate", "Online"):
+        later = line["n"] > life.installed["n"] and line["epoch"] <= record.epoch_last
+        if later and line["aperture"] == life.aperture and _meets(line, life.blocks):
+            found.add(line["n"])
+            break
+    return tuple(sorted(found))
+
+
+def _meets(line: digest.Json, blocks: set[int]) -> bool:
+    """Does this line give blocks to a new owner? Another namespace gives all of them."""
+    return line["type"] == "Online" or bool(digest.blocks_of(line["runs"]) & blocks)

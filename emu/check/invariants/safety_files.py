@@ -1,0 +1,538 @@
+"""S2, S3, S6, S9 and S10, as far as the durable rows and the order of effects tell: layouts, owners of blocks, zeros, one order.
+
+Everything is replayed from Commit lines and from the effects beside them; a folder's file map, a lab's row and the answers of query_books and
+fs_stat are compared with what comes of that.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from emu.check.invariants import digest
+from emu.check.invariants.digest import ALWAYS, blocks_of
+from emu.check.invariants.invariant import Breach
+from emu.check.memory import file_of, shared_blocks, vanished_cells, victim
+from emu.core.rows import BLOCK, FOREVER
+from emu.history.stamp import CELL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.check.history import History
+    from emu.check.invariants.digest import Change, Digest, FileRow, Json, Reclaim, Step
+
+# ---- S2: the change is there
+
+
+def applied(history: History) -> Iterator[Breach]:
+    """S2: a reclaim that reported success has changed what it was to change; a restart loses nothing of it."""
+    made = history.once(digest.read)
+    for row in made.reclaims:
+        if row.succeeded and not _is_there(made, row):
+            yield Breach("S2", f"{row.words()} returned success, and its change is not there", row.told)
+    for line, ino in made.lost:
+        sentence = f"file {ino} is not as it was committed before the restart"
+        yield Breach("S2", sentence, (line["n"],))
+
+
+def _is_there(made: Digest, row: Reclaim) -> bool:
+    target = row.target
+    if "host" in target or row.kind == "surprise" or not target:
+        return True  # the host's own files; a fact that was there before
+    if "device" in target:
+        return any(
+            change[0] == "devices" and change[1] == target["device"] and change[2] and not change[2][2]
+            for step in made.steps
+            for line in step.of("Commit")
+            if row.at("requested") < line["n"] < row.at("returned") or _same_step(step, row)
+            for change in line["delta"]
+        )
+    mine = [
+        c for c in made.changes if c.ino == target["ino"] and c.step.life == row.life and _in_time(c, row)
+    ]
+    return any(_fits(target, change) for change in mine)
+
+
+def _same_step(step: Step, row: Reclaim) -> bool:
+    return any(
+        line["n"] in {row.at("requested"), row.at("applied"), row.at("returned")} for line in step.lines
+    )
+
+
+def _in_time(change: Change, row: Reclaim) -> bool:
+    """A commit stands in front of the effects of its step, the reclaim's own phases among them."""
+    first = change.step.lines[0]["n"]
+    return bool(
+        first < row.at("returned")
+        and (row.at("requested") < change.line["n"] or _same_step(change.step, row))
+    )
+
+
+def _fits(target: Json, change: Change) -> bool:
+    new, lo, hi = change.new, target["lo"], target["hi"]
+    if target["kind"] == "unlink":
+        return new is None
+    if new is None:
+        return False
+    if target["kind"] == "unplug":
+        return new.gone
+    if target["kind"] == "truncate":
+        return new.size == lo and not new.within(-(-lo // BLOCK) * BLOCK, FOREVER)
+    return not new.within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
+
+
+def nothing_succeeded(history: History) -> str:
+    made = history.once(digest.read)
+    if any(row.succeeded for row in made.reclaims) or made.lost:
+        return ""
+    lab = history.row.get("reclaim", {})
+    return "" if lab.get("returned") and lab.get("errno") is None else "no reclaim succeeded"
+
+
+# ---- S3
+
+
+def unchanged(history: History) -> Iterator[Breach]:
+    """S3: a reclaim that reported an error, and did not say that it may have done something, left everything as it was."""
+    made = history.once(digest.read)
+    for row in made.reclaims:
+        if row.errno and row.definite:
+            for step in made.steps:
+                yield from _touched(made, row, step)
+    lab = history.row
+    if lab and history.filemap and lab["reclaim"]["returned"] and lab["reclaim"]["errno"] is not None:
+        for sentence in victim(history.image, history.filemap, lab["victim"]["path"], lab["before"]):
+            yield Breach("S3", sentence)
+
+
+def _touched(made: Digest, row: Reclaim, step: Step) -> Iterator[Breach]:
+    """What a step that was this reclaim's alone did to its target."""
+    phases = step.of("Phase")
+    if step.life != row.life or not any(line["reclaim"] == row.number for line in phases):
+        return
+    name = errno.errorcode.get(row.errno or 0, str(row.errno))
+    words = f"{row.words()} failed with {name}"
+    others = [line for line in phases if line["reclaim"] != row.number and line["phase"] == "applied"]
+    for change in () if others else made.changes:
+        if (
+            change.step is step
+            and change.ino == row.target.get("ino")
+            and change.old
+            and _layout(change.old) != _layout(change.new)
+        ):
+            yield Breach("S3", f"{words}, and changed the file", (*row.told, change.line["n"]))
+    for line in () if others else step.of("Zero"):
+        yield Breach("S3", f"{words}, and bytes of the file were zeroed", (*row.told, line["n"]))
+
+
+def _layout(row: FileRow | None) -> object:
+    return row and (row.path, row.size, row.blocks, row.gone)
+
+
+def nothing_failed(history: History) -> str:
+    made = history.once(digest.read)
+    if any(row.errno and row.definite for row in made.reclaims):
+        return ""
+    lab = history.row.get("reclaim", {})
+    return (
+        ""
+        if lab.get("returned") and lab.get("errno") is not None
+        else "no reclaim was refused or interrupted"
+    )
+
+
+# ---- S6
+
+
+def owners(history: History) -> Iterator[Breach]:
+    """S6: each block has the owners that the files say, and is in exactly one place."""
+    yield from _replayed(history, history.once(digest.read))
+    yield from _counted(history)
+    if history.filemap:
+        shared = shared_blocks(history.filemap)
+        if shared:
+            yield Breach("S6", f"{len(shared)} blocks have two owners, block {shared[0]} first")
+        yield from _mapped(history)
+
+
+def _replayed(history: History, made: Digest) -> Iterator[Breach]:
+    """Allocations, releases and files, step by step."""
+    books = _Blocks(made)
+    resting: dict[int, set[int]] = {}
+    for step in made.steps:
+        resting = books.nobody(step.life)
+        for line in step.lines:
+            yield from books.line(line)
+        yield from books.files_agree(step)
+    still = books.nobody(books.life)
+    for aperture, blocks in still.items():
+        stuck = blocks & resting.get(aperture, set())
+        if stuck and not history.gaps:
+            yield Breach("S6", f"{len(stuck)} blocks are nobody's and not free, block {min(stuck)} first")
+
+
+class _Blocks:
+    """What is allocated, by aperture, and the files that should have it."""
+
+    def __init__(self, made: Digest) -> None:
+        self.made, self.life = made, 0
+        self.taken: dict[int, set[int]] = {}
+        self.files: dict[int, FileRow] = {}
+        self.offline: set[int] = set()
+        self.n = 0
+
+    def line(self, line: Json) -> Iterator[Breach]:
+        self.n = line["n"]
+        match line["type"]:
+            case "Loaded":
+                self.life, self.taken = self.life + 1, {}
+                self.files = {
+                    k: digest.file_row(row) for book, k, row in line["delta"] if book == "files" and row
+                }
+            case "OpenDevice":
+                self.taken[line["aperture"]] = blocks_of(line["owned"])
+            case "Online":
+                self.taken[line["aperture"]] = set()
+            case "Allocate":
+                yield from self._allocate(line, blocks_of(line["runs"]))
+            case "Release":
+                yield from self._release(line, blocks_of(line["runs"]))
+            case "Commit":
+                for book, key, row in line["delta"]:
+                    if book == "files":
+                        self.files.pop(key, None)
+                        if row:
+                            self.files[key] = digest.file_row(row)
+
+    def _allocate(self, line: Json, blocks: set[int]) -> Iterator[Breach]:
+        had = self.taken.setdefault(line["aperture"], set())
+        twice = had & blocks
+        if twice:
+            yield Breach("S6", f"block {min(twice)} was given away while it had an owner", (line["n"],))
+        had |= blocks
+
+    def _release(self, line: Json, blocks: set[int]) -> Iterator[Breach]:
+        had = self.taken.setdefault(line["aperture"], set())
+        free, owned = blocks - had, blocks & self._owned(line["aperture"]).keys()
+        if free:
+            yield Breach("S6", f"block {min(free)} was freed, and was free already", (line["n"],))
+        if owned:
+            yield Breach("S6", f"block {min(owned)} was freed while a file had it", (line["n"],))
+        had -= blocks
+
+    def _owned(self, aperture: int) -> dict[int, str]:
+        mine = [
+            row for row in self.files.values() if self.made.aperture_of(self.life, row.device) == aperture
+        ]
+        return {block: row.path for row in mine for block in row.blocks}
+
+    def files_agree(self, step: Step) -> Iterator[Breach]:
+        """Behind a commit: no block has two files, none that a file has is free."""
+        for line in step.of("Commit"):
+            if not any(change[0] == "files" for change in line["delta"]):
+                continue
+            seen: dict[tuple[str, int], str] = {}
+            for row in self.files.values():
+                for block in row.blocks:
+                    other = seen.setdefault((row.device, block), row.path)
+                    if other != row.path:
+                        yield Breach(
+                            "S6", f"block {block} belongs to {other} and to {row.path}", (line["n"],)
+                        )
+                aperture = self.made.aperture_of(self.life, row.device)
+                wild = row.blocks - self.taken[aperture] if aperture in self.taken else set()
+                if wild:
+                    yield Breach("S6", f"block {min(wild)} of {row.path} is free", (line["n"],))
+
+    def nobody(self, life: int) -> dict[int, set[int]]:
+        """Blocks that are neither free nor a file's, that no reclaim is about and no translation reaches."""
+        if life != self.life or self._busy():
+            return {}
+        found = {}
+        for aperture, taken in self.taken.items():
+            pinned = {
+                block
+                for key in self.made.keys
+                if key.life == life
+                and key.aperture == aperture
+                and key.installed["n"] <= self.n < min(key.unmapped, key.removed)
+                for block in key.blocks
+            }
+            found[aperture] = taken - self._owned(aperture).keys() - pinned
+        return {aperture: blocks for aperture, blocks in found.items() if blocks}
+
+    def _busy(self) -> bool:
+        """A reclaim is under way, or a registration, which pins before its key is there."""
+        return any(
+            row.life == self.life and row.at("requested") <= self.n < row.at("ended")
+            for row in self.made.reclaims
+        )
+
+
+def _counted(history: History) -> Iterator[Breach]:
+    """Counts that somebody was told."""
+    told = [(line["n"], line["result"].get("devices")) for line in history.of("Reply")]
+    for n, devices in [*told, (None, history.row.get("blocks"))]:
+        for name, blocks in devices.items() if isinstance(devices, dict) else ():
+            if blocks["free"] + blocks["owned"] + blocks["quarantined"] != blocks["total"]:
+                yield Breach("S6", f"the blocks of {name} do not add up: {blocks}", () if n is None else (n,))
+
+
+def _mapped(history: History) -> Iterator[Breach]:
+    """The file map against the rows that were committed last. Of a device; the host's files are not ours."""
+    made, device = history.once(digest.read), history.filemap.get("device")
+    if history.gaps or not made.apertures or device not in {name for _, name in made.apertures}:
+        return
+    said = {
+        f["path"]: {b for _, at, size, _ in f["extents"] for b in blocks_of([[at, size]])}
+        for f in history.filemap["files"]
+    }
+    known = {row.path: row.blocks for row in made.files.values() if row.device == device}
+    for path in sorted(said.keys() | known.keys()):
+        if said.get(path) != known.get(path):
+            yield Breach("S6", f"the file map and the committed rows do not agree about {path}")
+
+
+def no_device(history: History) -> str:
+    if history.once(digest.read).apertures or history.row.get("blocks") or history.filemap:
+        return ""
+    return "there was no device"
+
+
+# ---- S9
+
+
+def zeros(history: History) -> Iterator[Breach]:
+    """S9: what becomes readable, and nobody wrote, has been zeroed first: new blocks, tails, edges of holes."""
+    made = history.once(digest.read)
+    for change in made.changes:
+        aperture = made.aperture_of(change.step.life, change.new.device) if change.new else 0
+        if aperture and change.new:
+            yield from _new_bytes(change, change.new, aperture)
+    yield from _edges(made)
+    yield from _left_over(made)
+    taken = history.row.get("taken")
+    if taken and taken["unzeroed"]:
+        yield Breach("S9", f"{taken['unzeroed']} bytes of newly allocated blocks were not zero")
+
+
+def _new_bytes(change: Change, new: FileRow, aperture: int) -> Iterator[Breach]:
+    before = [
+        line
+        for line in change.step.lines
+        if line["n"] < change.line["n"] and line.get("aperture") == aperture
+    ]
+    had = change.old.blocks if change.old else set()
+    fresh = new.blocks - had - _all([line for line in before if line["type"] == "Allocate"])
+    if fresh:
+        yield Breach(
+            "S9",
+            f"block {min(fresh)} came to {new.path} without having been overwritten",
+            (change.line["n"],),
+        )
+    if change.old and new.size > change.old.size:
+        end = min(new.size, -(-change.old.size // BLOCK) * BLOCK)
+        runs = _device_runs(change.old, change.old.size, end)
+        blanked = [run for line in before if line["type"] == "Blank" for run in line["runs"]]
+        if not _covered(runs, blanked):
+            yield Breach(
+                "S9",
+                f"the tail of {new.path} became readable without having been zeroed",
+                (change.line["n"],),
+            )
+
+
+def _all(lines: list[Json]) -> set[int]:
+    return {block for line in lines for block in blocks_of(line["runs"])}
+
+
+def _device_runs(row: FileRow, lo: int, hi: int) -> list[list[int]]:
+    """Bytes lo..hi of the file, as runs of its device."""
+    found = []
+    for first, start, count, _ in row.extents:
+        low, high = max(lo, first * BLOCK), min(hi, (first + count) * BLOCK)
+        if low < high:
+            found.append([start * BLOCK + low - first * BLOCK, high - low])
+    return found
+
+
+def _covered(runs: list[list[int]], by: list[list[int]]) -> bool:
+    """Whether each of the runs lies in those."""
+    for at, size in runs:
+        end = at
+        for low, length in sorted(by):
+            if low <= end:
+                end = max(end, low + length)
+        if end < at + size:
+            return False
+    return True
+
+
+def _edges(made: Digest) -> Iterator[Breach]:
+    """The unaligned ends of a hole are zero when its success is told."""
+    for row in made.reclaims:
+        if not (row.kind == "punch" and row.succeeded and row.after and row.aperture):
+            continue
+        lo, hi = row.target["lo"], row.target["hi"]
+        up, down = -(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK
+        ends = [(lo, min(hi, up)), (max(lo, down), hi)] if up <= down else [(lo, hi)]
+        runs = [run for low, high in ends for run in _device_runs(row.after, low, high)]
+        lines = [line for step in made.steps if step.life == row.life for line in step.of("Zero")]
+        mine = [line for line in lines if row.at("requested") < line["n"] < row.at("returned")]
+        if not _covered(runs, [run for line in mine for run in line["runs"]]):
+            yield Breach("S9", f"{row.words()} left the edges of its hole as they were", row.told)
+
+
+def _left_over(made: Digest) -> Iterator[Breach]:
+    """Edges that an earlier life had still to zero are zeroed before anybody is served."""
+    for step in made.steps:
+        for line in step.of("Loaded"):
+            runs = [
+                (row[0], [list(run) for run in row[1]])
+                for book, _, row in line["delta"]
+                if book == "zeroing" and row
+            ]
+            boot = [
+                s for s in made.steps if s.life == step.life and s.lines[0]["n"] < _served(made, step.life)
+            ]
+            done = [run for s in boot for blank in s.of("Blank") for run in blank["runs"]]
+            complete = _served(made, step.life) < ALWAYS
+            if complete and not all(_covered(wanted, done) for _, wanted in runs):
+                yield Breach("S9", "an edge that was to be zeroed before the restart was not", (line["n"],))
+
+
+def _served(made: Digest, life: int) -> int:
+    """The line in which the first client of a life arrives."""
+    lines = [line for step in made.steps if step.life == life for line in step.of("SessionOpened")]
+    return int(lines[0]["n"]) if lines else ALWAYS
+
+
+def nothing_grew(history: History) -> str:
+    made = history.once(digest.read)
+    grew = any(
+        c.new and (c.old is None or c.new.blocks - c.old.blocks or c.new.size > c.old.size)
+        for c in made.changes
+    )
+    return "" if grew or history.row.get("taken") else "no file was created or grew"
+
+
+# ---- S10
+
+
+def one_order(history: History) -> Iterator[Breach]:
+    """S10: file operations take effect one by one, each between its request and its answer; reclaims of one range one behind the other."""
+    made = history.once(digest.read)
+    for change in made.changes:
+        if not _explained(made, change):
+            what = change.new.path if change.new else (change.old.path if change.old else "a file")
+            yield Breach("S10", f"{what} changed, and nobody had asked for that", (change.line["n"],))
+    yield from _answers(made)
+    yield from _at_once(made)
+    yield from _vanished(history)
+
+
+def _explained(made: Digest, change: Change) -> bool:
+    step = change.step
+    reclaims = {line["reclaim"] for line in step.of("Phase") if line["phase"] == "applied"}
+    mine = (row for row in made.reclaims if row.life == step.life and row.number in reclaims)
+    return (
+        _asked(change, step.op)
+        or _host_step(step)
+        or any(row.target.get("ino") == change.ino for row in mine)
+    )
+
+
+def _asked(change: Change, op: Json) -> bool:
+    """Is it what this request does?"""
+    old, new = change.old, change.new
+    match op.get("type"):
+        case "FsCreate":
+            return new is not None and old is None and (new.path, new.size) == (op["path"], op["size"])
+        case "FsWrite":
+            grown = (
+                new is not None and old is not None and new.size == max(old.size, op["offset"] + op["data"])
+            )
+            return (
+                grown
+                and new is not None
+                and old is not None
+                and new.path == op["path"]
+                and old.blocks <= new.blocks
+            )
+        case "FsTruncate":
+            return new is not None and old is not None and (new.path, new.size) == (op["path"], op["size"])
+        case "FsPlug":
+            return new is None and old is not None and old.device == op["device"]
+    return False
+
+
+def _host_step(step: Step) -> bool:
+    """A step of the start, before anybody is served."""
+    return step.event is None or step.event["type"] in {"DeviceAdded", "MountAdded"}
+
+
+def _answers(made: Digest) -> Iterator[Breach]:
+    """What fs_create and fs_stat answered is what was committed by then."""
+    files: dict[int, FileRow] = {}
+    asked: dict[tuple[int, int], Json] = {}
+    for step in made.steps:
+        for line in step.lines:
+            match line["type"]:
+                case "Loaded" | "Commit":
+                    files = {} if line["type"] == "Loaded" else files
+                    for book, key, row in line["delta"]:
+                        if book == "files":
+                            files.pop(key, None)
+                            if row:
+                                files[key] = digest.file_row(row)
+                case "Requested":
+                    asked[line["session"], line["request"]] = line["op"]
+                case "Reply":
+                    yield from _answered(line, asked.pop((line["session"], line["request"]), {}), files)
+
+
+def _answered(line: Json, op: Json, files: dict[int, FileRow]) -> Iterator[Breach]:
+    result = line["result"]
+    if op.get("type") not in {"FsCreate", "FsStat"} or "ino" not in result:
+        return
+    row = files.get(result["ino"])
+    if row is None or row.path != op["path"] or row.size != result["size"]:
+        yield Breach(
+            "S10",
+            f"{op['path']} was said to have {result['size']} bytes as file {result['ino']}, and has not",
+            (line["n"],),
+        )
+
+
+def _at_once(made: Digest) -> Iterator[Breach]:
+    """Two reclaims of one range: the second starts when the first has ended. A surprise waits for nobody."""
+    asked = [row for row in made.reclaims if row.kind not in {"surprise", ""} and "ino" in row.target]
+    for at, first in enumerate(asked):
+        for second in asked[at + 1 :]:
+            same = first.life == second.life and first.target["ino"] == second.target["ino"]
+            meet = (
+                same and first.target["lo"] < second.target["hi"] and second.target["lo"] < first.target["hi"]
+            )
+            if meet and second.at("requested") < first.at("ended"):
+                sentence = f"{first.words()} and {second.words()} ran at once"
+                yield Breach("S10", sentence, tuple(sorted({*first.told, *second.told})))
+
+
+def _vanished(history: History) -> Iterator[Breach]:
+    """What a lab's second file was given once is still there."""
+    taken = history.row.get("taken")
+    if not taken or not history.filemap:
+        return
+    file = file_of(history.filemap, taken["path"])
+    if file is None:
+        yield Breach("S10", f"{taken['path']}, which was made after the reclaim, is gone")
+        return
+    gone = vanished_cells(history.image, file, taken["written"])
+    if gone:
+        yield Breach("S10", f"{gone * CELL} bytes that were written once to {taken['path']} are not there")
+
+
+def nothing_in_order(history: History) -> str:
+    made = history.once(digest.read)
+    return "" if made.changes or history.row.get("taken") else "no file was changed"
