@@ -1,0 +1,356 @@
+"""What a key may still do, and when its number comes again: V10, V11, V13, V15, V19.
+
+A key is (24-bit index << 8 | 8-bit generation). The engine's log tells what was moved under it, the clients' journals what they were
+answered. A pinned importer's key that was taken back stays taken back until its MR is deregistered; a dynamic importer's comes back when
+it has mapped again (V8).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from emu.check.invariants.invariant import Breach, Invariant
+from emu.check.invariants.reading import DYNAMIC, read
+from emu.check.invariants.waits import uses
+from emu.history.journal import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.check.history import History
+    from emu.check.invariants.reading import Asked, At, Mapped
+    from emu.history.journal import Record
+
+MR_REVOKED = 1001
+ROUND = 255  # issues of an index until its generation comes again
+
+
+# ---- what clients asked for under a key, and how it ended
+
+
+def _answers(history: History) -> Iterator[tuple[str, Record, Record]]:
+    """(client, posted, polled) of every request that names a key and was answered."""
+    for name in sorted(history.journals):
+        open_: dict[tuple[int, int], Record] = {}
+        for record in history.journals[name].records:
+            if record.kind == Kind.POSTED:
+                open_[record.qp_num, record.wr_id] = record
+            elif record.kind == Kind.POLLED and (asked := open_.pop((record.qp_num, record.wr_id), None)):
+                yield name, asked, record
+
+
+def _used_too_late(asked: Record, polled: Record, mapped: Mapped) -> bool:
+    """Posted when the key had been taken back already, and over before its number came again."""
+    stop = mapped.quiesced or mapped.fenced
+    return stop is not None and asked.time > stop.t and (mapped.next is None or polled.time < mapped.next.t)
+
+
+# ---- V10: use of a revoked key is an error, never a wrong target
+
+
+def target_broken(history: History) -> Iterator[Breach]:
+    for thread, record, mapped, _wrote in uses(history):
+        if mapped.importer == DYNAMIC or record.status:
+            continue
+        if _began_behind(record.op_epoch, mapped) and mapped.current(record.epoch_last):
+            stop = mapped.quiesced or mapped.fenced
+            sentence = f"an operation that began under key {mapped.key:#x} after it was taken back moved {record.bytes} bytes"
+            yield Breach("V10", sentence, (stop.n,) if stop else (), ((thread, record.seq),))
+    for name, asked, polled in _answers(history):
+        wrong = _wrong_target(history, asked, polled)
+        if wrong is not None and not polled.code:
+            sentence = f"{name} used key {asked.key:#x} for file {asked.ino}, and reached file {wrong.registration.ino if wrong.registration else 0}"
+            yield Breach("V10", sentence, (wrong.at.n,))
+
+
+def _began_behind(op_epoch: int, mapped: Mapped) -> bool:
+    return mapped.stopped_in is not None and op_epoch >= mapped.stopped_in
+
+
+def _wrong_target(history: History, asked: Record, polled: Record) -> Mapped | None:
+    """The translation that must have been used, if it is of another file than the client meant."""
+    if not asked.ino:
+        return None
+    known = [
+        m
+        for m in read(history).by_number.get(asked.key, ())
+        if m.registration is not None and m.registration.ino
+    ]
+    used = [m for m in known if m.at.t <= polled.time and (m.quiesced is None or asked.time <= m.quiesced.t)]
+    if any(m.registration and m.registration.ino & 0xFFFFFFFF == asked.ino for m in used):
+        return None
+    return used[-1] if used else None
+
+
+def target_untested(history: History) -> str:
+    return (
+        ""
+        if _late_uses(history) or any(target_broken(history))
+        else "nobody used a key after it was taken back"
+    )
+
+
+def _late_uses(history: History) -> bool:
+    """Did anybody try? By the log (a request that was cut moved nothing), or by the journals."""
+    by_number = read(history).by_number
+    for _thread, record in history.records():
+        for key in (record.lkey, record.rkey):
+            for mapped in by_number.get(key, ()):
+                if _began_behind(record.op_epoch, mapped) and mapped.current(record.epoch_last):
+                    return True
+    return any(
+        _used_too_late(asked, polled, mapped)
+        for _name, asked, polled in _answers(history)
+        for mapped in by_number.get(asked.key, ())
+    )
+
+
+# ---- V19: pinned: once revoked, every use fails until a new registration
+
+
+def monotone_broken(history: History) -> Iterator[Breach]:
+    by_number = read(history).by_number
+    for name, asked, polled in _answers(history):
+        for mapped in by_number.get(asked.key, ()):
+            if not polled.code and mapped.importer != DYNAMIC and _used_too_late(asked, polled, mapped):
+                stop = mapped.quiesced or mapped.fenced
+                sentence = f"{name} used key {asked.key:#x} with success after it was revoked (work request {asked.wr_id})"
+                yield Breach("V19", sentence, (stop.n,) if stop else ())
+
+
+def monotone_untested(history: History) -> str:
+    by_number = read(history).by_number
+    for _name, asked, polled in _answers(history):
+        if any(
+            m.importer != DYNAMIC and _used_too_late(asked, polled, m) for m in by_number.get(asked.key, ())
+        ):
+            return ""
+    return "no client used a key after it was revoked"
+
+
+# ---- V11: a key is not issued again before its MR is deregistered; then first in, first out
+
+
+@dataclass
+class _Rest:
+    """What is known of one life's keys. removed: index -> (turn in which it came to rest, key that it was). taken: (turn, asked for) of each that was issued again."""
+
+    there: dict[int, int] = field(default_factory=dict)
+    issues: Counter[int] = field(default_factory=Counter)
+    last: dict[int, int] = field(default_factory=dict)
+    removed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    turn: int = 0
+    taken: list[tuple[int, int, Mapped]] = field(default_factory=list)
+
+
+def issue_broken(history: History) -> Iterator[Breach]:
+    lives: dict[int, _Rest] = {}
+    for at, mapped, issued in _issues(history):
+        rest = lives.setdefault(at.life, _Rest())
+        index = mapped.key >> 8
+        if issued:
+            yield from _issue(rest, mapped, index)
+        elif rest.there.get(index) == mapped.key:
+            del rest.there[index]
+            rest.turn += 1
+            rest.removed[index] = (rest.turn, mapped.key)
+    for rest in lives.values():
+        yield from _overtaken(rest)
+
+
+def _issues(history: History) -> list[tuple[At, Mapped, bool]]:
+    """Every issue (True) and every end of a key, in order of the lines."""
+    maps = [mapped for mapped in read(history).maps if not mapped.again]
+    found = [(mapped.at, mapped, True) for mapped in maps]
+    found += [(mapped.removed, mapped, False) for mapped in maps if mapped.removed is not None]
+    return sorted(found, key=lambda item: item[0])
+
+
+def _issue(rest: _Rest, mapped: Mapped, index: int) -> Iterator[Breach]:
+    if index in rest.there:
+        sentence = f"key {mapped.key:#x} was issued again before {rest.there[index]:#x} was removed"
+        yield Breach("V11", sentence, (mapped.at.n,))
+    since = rest.issues[index] - rest.last.get(mapped.key, -ROUND)
+    if since < ROUND:
+        yield Breach(
+            "V11",
+            f"key {mapped.key:#x} came again with the same generation, {since} issues later",
+            (mapped.at.n,),
+        )
+    rest.issues[index] += 1
+    rest.last[mapped.key] = rest.issues[index]
+    rest.there[index] = mapped.key
+    turn, old = rest.removed.pop(index, (0, 0))
+    made = mapped.registration
+    # a generation that was skipped went to a registration that failed: then it has come to rest again unseen
+    if turn and made is not None and made.asked.life == mapped.at.life and mapped.key == _behind(old):
+        rest.taken.append((made.asked.n, turn, mapped))
+
+
+def _behind(key: int) -> int:
+    return (key & ~0xFF) | ((key + 1) & 0xFF)
+
+
+def _overtaken(rest: _Rest) -> Iterator[Breach]:
+    """Keys are issued when they are asked for, which may be long before they are installed."""
+    latest = 0
+    for _asked, turn, mapped in sorted(rest.taken, key=lambda item: item[0]):
+        if turn < latest:
+            yield Breach(
+                "V11",
+                f"key {mapped.key:#x} had rested longer than one that was issued before it",
+                (mapped.at.n,),
+            )
+        latest = max(latest, turn)
+
+
+def issue_untested(history: History) -> str:
+    maps = read(history).maps
+    ends = [m.removed or m.revoked for m in maps if m.removed is not None or m.revoked is not None]
+    first = min((end for end in ends if end is not None), default=None)
+    if first is not None and any(m.at > first for m in maps):
+        return ""
+    return "no key was issued after another had been revoked or removed"
+
+
+# ---- V13: pinned: a revoke is told at most once; a deregistration is a revoke itself, one behind the other
+
+
+def told_broken(history: History) -> Iterator[Breach]:
+    yield from _told_by_broker(history)
+    yield from _told_by_receipts(history)
+    for mapped in read(history).maps:
+        gone = mapped.removed
+        if gone is not None and any(
+            answer is None or answer > gone for answer in (mapped.quiesced, mapped.unmapped)
+        ):
+            yield Breach(
+                "V13", f"key {mapped.key:#x} was removed without having been revoked", (mapped.at.n, gone.n)
+            )
+
+
+def _revokes_told(history: History) -> dict[tuple[int, int, int], list[At]]:
+    """(session, key, installation) -> lines of MR_REVOKED."""
+    reading = read(history)
+    found: dict[tuple[int, int, int], list[At]] = {}
+    for line in history.of("Notify"):
+        if line["name"] == "MR_REVOKED":
+            at, key = reading.at(line), line["fields"]["mr"]
+            mine = [m for m in reading.by_number.get(key, ()) if m.at < at]
+            if not mine or mine[-1].importer != DYNAMIC:
+                made = mine[-1].at.n if mine else -1
+                found.setdefault((line["session"], key, made), []).append(at)
+    return found
+
+
+def _told_by_broker(history: History) -> Iterator[Breach]:
+    for (_session, key, _made), places in _revokes_told(history).items():
+        for first, second in pairwise(places):
+            yield Breach("V13", f"the revoke of key {key:#x} was told twice", (first.n, second.n))
+
+
+def _told_by_receipts(history: History) -> Iterator[Breach]:
+    """A number that came again may be told of again."""
+    sent = Counter(key for _session, key, _made in _revokes_told(history))
+    dynamic = {m.key for m in read(history).maps if m.importer == DYNAMIC}
+    for name in sorted(history.journals):
+        heard = Counter(r.key for r in history.journals[name].of(Kind.EVENT) if r.code == MR_REVOKED)
+        for key, times in heard.items():
+            if times > max(1, sent[key]) and key not in dynamic:
+                yield Breach("V13", f"{name} was told {times} times that key {key:#x} is revoked")
+
+
+def told_untested(history: History) -> str:
+    reading = read(history)
+    if _revokes_told(history) or any(m.removed is not None for m in reading.maps):
+        return ""
+    heard = (record for name in sorted(history.journals) for record in history.journals[name].of(Kind.EVENT))
+    if any(record.code == MR_REVOKED for record in heard):
+        return ""
+    return "nobody was told of a revoke, and nobody deregistered"
+
+
+# ---- V15: a second revoke changes nothing; what is permanent never goes back
+
+
+def twice_broken(history: History) -> Iterator[Breach]:
+    for asked in read(history).asked:
+        for mapped in asked.maps if asked.kind == "Unmap" else ():
+            if mapped.unmapped is not None and mapped.unmapped < asked.at:
+                sentence = f"key {mapped.key:#x} was to be unmapped again, {asked.at.n - mapped.unmapped.n} lines behind its unmap"
+                yield Breach("V15", sentence, (mapped.unmapped.n, asked.at.n))
+    yield from _went_back(history)
+    reading = read(history)
+    for line in history.of("Restore"):
+        at = reading.at(line)
+        for row in reading.reclaims:
+            again = [key for key in line["keys"] if key in row.keys]
+            fencing = row.phases.get("fencing")
+            if (
+                again
+                and fencing is not None
+                and fencing < at
+                and fencing.life == at.life
+                and row.target.get("permanent", True)
+            ):
+                sentence = f"key {again[0]:#x} was given back after {row.name()} had revoked it for good"
+                yield Breach("V15", sentence, (fencing.n, at.n))
+
+
+def _went_back(history: History) -> Iterator[Breach]:
+    """A pinned key's translation comes again without a new registration."""
+    for known in read(history).by_number.values():
+        for old, new in pairwise(known):
+            if (
+                old.removed is None
+                and old.revoked is not None
+                and old.died is None
+                and _permanent(history, old)
+            ):
+                sentence = f"key {old.key:#x} was mapped again after it had been revoked for good"
+                yield Breach("V15", sentence, (old.revoked.n, new.at.n))
+
+
+def _permanent(history: History, mapped: Mapped) -> bool:
+    """Revoked by a reclaim that does not say it is for a time, and not lifted before it came to that."""
+    reclaims = (row for row in read(history).reclaims if mapped.key in row.keys and "fencing" in row.phases)
+    return any(row.target.get("permanent", True) for row in reclaims) and mapped.importer != DYNAMIC
+
+
+def _second(asked: Asked) -> bool:
+    """A revoke of what has been revoked already."""
+    return any(m.quiesced is not None and m.quiesced < asked.at for m in asked.maps)
+
+
+def twice_untested(history: History) -> str:
+    reading = read(history)
+    if any(m.revoked is not None and m.removed is not None for m in reading.maps):
+        return ""  # its deregistration is the second
+    if any(asked.kind == "Quiesce" and _second(asked) for asked in reading.asked) or any(
+        m.again for m in reading.maps
+    ):
+        return ""
+    return "no key was revoked twice, or given back"
+
+
+INVARIANTS = (
+    Invariant(
+        "V10", "use of a revoked key is an error, never a wrong target", target_broken, target_untested
+    ),
+    Invariant(
+        "V11",
+        "a key is issued again only behind its removal, the longest at rest first",
+        issue_broken,
+        issue_untested,
+    ),
+    Invariant("V13", "a revoke is told once, and a deregistration is one", told_broken, told_untested),
+    Invariant(
+        "V15", "a second revoke changes nothing, and for good is for good", twice_broken, twice_untested
+    ),
+    Invariant(
+        "V19", "once revoked, every use fails until a new registration", monotone_broken, monotone_untested
+    ),
+)

@@ -1,0 +1,355 @@
+"""Who holds what, and who waits for whom: V16, V17, V23, V24, V25.
+
+What the lab knows, and the broker cannot: shell lines, or the same in row.json as lists under their names in small letters,
+
+    Stopped(session), Continued(session)         the client was stopped (SIGSTOP), and goes on
+    Holds(session, who), LetsGo(session, who)    process `who` has a descriptor of the session's context, and has it no longer
+    Enter(reclaim), Leave(reclaim)               a shell with a lock of its own took it for a reclaim, and gave it back
+
+A session that did nothing between a reclaim's request and its end was not needed for it, stopped or not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emu.check.invariants.invariant import Breach, Invariant
+from emu.check.invariants.reading import Mapped, Person, Reclaim, Registration, covers, read
+from emu.check.invariants.waiting import idle_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from emu.check.history import History
+    from emu.check.invariants.reading import Asked, At
+    from emu.history.oplog import OpRecord
+
+Json = dict[str, Any]
+NEVER = 1 << 62
+
+
+# ---- V16: the lock is not held during the unmap wait
+
+
+def lock_broken(history: History) -> Iterator[Breach]:
+    for asked in _unmaps(history):
+        row = asked.of
+        assert row is not None
+        over = next((step.at for step in row.order if step.name == "unmapped" and step.at > asked.at), None)
+        if over is not None and over.step == asked.at.step:
+            sentence = f"{row.name()} waited for the unmap within the step that asked for it"
+            yield Breach("V16", sentence, (asked.at.n, over.n))
+        elif over is not None and _locked(history, row, asked.at, over):
+            sentence = f"{row.name()} held its lock while it waited for the unmap"
+            yield Breach("V16", sentence, (asked.at.n, over.n))
+
+
+def _unmaps(history: History) -> Iterator[Asked]:
+    return (asked for asked in read(history).asked if asked.kind == "Unmap" and asked.of is not None)
+
+
+def _locked(history: History, row: Reclaim, begin: At, over: At) -> bool:
+    """The last Enter before the wait has its Leave behind it."""
+    marks = [
+        line
+        for line in history.of("Enter", "Leave")
+        if line.get("reclaim") == row.number and line["n"] < over.n
+    ]
+    inside = [line for line in marks if line["n"] > begin.n]
+    return bool(marks) and (marks[-1]["type"] == "Enter" or (bool(inside) and inside[0]["type"] == "Leave"))
+
+
+def lock_untested(history: History) -> str:
+    for asked in _unmaps(history):
+        over = asked.done or read(history).last
+        if over.step - asked.at.step > 1 or any(lock_broken(history)):
+            return ""
+    return "nobody else was served while a reclaim waited for an unmap"
+
+
+# ---- V17: nothing that a reclaim does needs an action of a holder or a peer
+
+
+def alone_broken(history: History) -> Iterator[Breach]:
+    for row, at in idle_in(history):
+        sentence = f"{row.name()} waited with nothing left that could advance it but its holders"
+        yield Breach("V17", sentence, (row.phases["requested"].n, at.n))
+
+
+def alone_untested(history: History) -> str:
+    acts = _acts(history)
+    for row in read(history).reclaims:
+        if "requested" not in row.phases or not row.held:
+            continue
+        begin, end = row.phases["requested"].n, row.ended.n if row.ended else NEVER
+        sessions = {m.registration.session for m in row.held if m.registration is not None}
+        if row.ended is not None and not any(
+            begin < n < end for session in sorted(sessions) for n in acts.get((row.life, session), ())
+        ):
+            return ""
+    if any(alone_broken(history)):
+        return ""
+    return "no reclaim of held memory ended while its holders did nothing"
+
+
+def _acts(history: History) -> dict[tuple[int, int], list[int]]:
+    """(life, session) -> lines that it caused."""
+    reading = read(history)
+    found: dict[tuple[int, int], list[int]] = {}
+    for line in history.of("Requested", "SessionLost"):
+        found.setdefault((reading.at(line).life, line["session"]), []).append(line["n"])
+    return found
+
+
+# ---- V23: new pins do not overtake a reclaim that waits
+
+
+def overtaken_broken(history: History) -> Iterator[Breach]:
+    for row, begin, end, made in _behind(history):
+        if made.made is not None and made.made.at.n < end:
+            sentence = f"bytes {made.lo} to {made.hi} of {made.op.get('path') or made.host} were pinned while a {row.kind} of them waited"
+            yield Breach("V23", sentence, (begin, made.asked.n, made.made.at.n))
+
+
+def _behind(history: History) -> Iterator[tuple[Reclaim, int, int, Registration]]:
+    """Registrations that came behind a request to take their range back, and before its answer."""
+    asked = list(_requests(history))
+    for made in read(history).registrations:
+        for row, begin, end in asked:
+            if begin.n < made.asked.n < end and begin.life == made.asked.life and covers(row, made):
+                yield row, begin.n, end, made
+
+
+_TAKING: Mapping[str, Callable[[Json], Json]] = {
+    "FsTruncate": lambda op: {"kind": "truncate", "path": op["path"], "lo": op["size"], "hi": 1 << 63},
+    "FsPunch": lambda op: {
+        "kind": "punch",
+        "path": op["path"],
+        "lo": op["offset"],
+        "hi": op["offset"] + op["length"],
+    },
+    "FsUnlink": lambda op: {"kind": "unlink", "path": op["path"]},
+    "FsUnplug": lambda op: {
+        "kind": "unplug",
+        "path" if op["target"].startswith("/") else "device": op["target"],
+    },
+}
+
+
+def _requests(history: History) -> Iterator[tuple[Reclaim, At, int]]:
+    """Requests that take memory back: as it is asked for, from, until. Who is lost waits no longer."""
+    reading = read(history)
+    open_: dict[tuple[int, int], tuple[Reclaim, At]] = {}
+    for line in history.of("Requested", "Reply", "Fail", "SessionLost", "Loaded"):
+        name = line["type"]
+        if name == "Requested" and line["op"].get("type") in _TAKING and not line["op"].get("host"):
+            at = reading.at(line)
+            open_[line["session"], line["request"]] = (
+                Reclaim(0, at.life, _TAKING[line["op"]["type"]](line["op"])),
+                at,
+            )
+        elif name in {"Reply", "Fail"}:
+            ended = open_.pop((line["session"], line["request"]), None)
+            if ended is not None:
+                yield (*ended, line["n"])
+        elif name in {"SessionLost", "Loaded"}:
+            for pair in [pair for pair in open_ if name == "Loaded" or pair[0] == line["session"]]:
+                yield (*open_.pop(pair), line["n"])
+    for row, at in open_.values():
+        yield row, at, NEVER
+
+
+def overtaken_untested(history: History) -> str:
+    return "" if any(_behind(history)) else "nobody asked to register a range that a reclaim was waiting for"
+
+
+# ---- V24: every pin has a live owner who can be named
+
+
+def orphan_broken(history: History) -> Iterator[Breach]:
+    reading = read(history)
+    people = _people(history)
+    for mapped in reading.maps:
+        owner = _owner(people, mapped)
+        if owner is None:
+            continue
+        end = mapped.removed or mapped.died
+        if owner.opened is None:
+            yield Breach(
+                "V24",
+                f"key {mapped.key:#x} is pinned by session {owner.number}, which nobody opened",
+                (mapped.at.n,),
+            )
+        elif owner.ended is not None and (end is None or end > owner.ended):
+            yield Breach(
+                "V24",
+                f"session {owner.number} was forgotten while key {mapped.key:#x} was its",
+                (mapped.at.n, owner.ended.n),
+            )
+        elif (
+            owner.lost is not None
+            and owner.lost.step < reading.last.step
+            and end is None
+            and not _going(history, mapped)
+        ):
+            sentence = f"session {owner.number} ({owner.name}) is gone, and key {mapped.key:#x} stays pinned for nobody"
+            yield Breach("V24", sentence, (mapped.at.n, owner.lost.n))
+
+
+def _people(history: History) -> dict[tuple[int, int], Person]:
+    return {(person.life, person.number): person for person in read(history).people}
+
+
+def _owner(people: dict[tuple[int, int], Person], mapped: Mapped) -> Person | None:
+    made = mapped.registration
+    return people.get((mapped.at.life, made.session)) if made is not None else None
+
+
+def _going(history: History, mapped: Mapped) -> bool:
+    """Is it being taken down, or not yet installed? Then an answer is still to come."""
+    reading = read(history)
+    if any(mapped in asked.maps and not asked.answers for asked in reading.asked):
+        return True
+    return not any(
+        line["key"] == mapped.key and line["n"] > mapped.at.n for line in history.of("KeyInstalled")
+    )
+
+
+def orphan_untested(history: History) -> str:
+    people = _people(history)
+    owners = [_owner(people, mapped) for mapped in read(history).maps]
+    if any(owner is not None and (owner.lost is not None or owner.opened is None) for owner in owners):
+        return ""
+    return "no session ended that had pinned memory"
+
+
+# ---- V25: the owners of a pin are exactly the contexts that can still use its key
+
+
+def right_broken(history: History) -> Iterator[Breach]:
+    yield from _strange_uses(history)
+    yield from _held_or_not(history)
+    yield from _named(history)
+
+
+def _strange_uses(history: History) -> Iterator[Breach]:
+    """A local key works for its own context only."""
+    for thread, record, mapped, session in _local_uses(history):
+        made = mapped.registration
+        if made is not None and made.session != session:
+            sentence = f"queue pair {record.qp_num} of session {session} used local key {mapped.key:#x} of session {made.session}"
+            yield Breach("V25", sentence, (mapped.at.n,), ((thread, record.seq),))
+
+
+def _local_uses(history: History) -> Iterator[tuple[int, OpRecord, Mapped, int]]:
+    reading, owner = read(history), _queue_pairs(history)
+    for thread, record in history.records():
+        for mapped in (
+            reading.by_number.get(record.lkey, ()) if record.bytes and record.qp_num in owner else ()
+        ):
+            if mapped.at.epoch < record.epoch_first and mapped.current(record.epoch_last):
+                yield thread, record, mapped, owner[record.qp_num]
+
+
+def _queue_pairs(history: History) -> dict[int, int]:
+    """Queue pair -> session, where its number was one session's only."""
+    asked: dict[int, int] = {}
+    found: dict[int, set[int]] = {}
+    for line in history.of("MakeQp", "Answered"):
+        if line["type"] == "MakeQp":
+            asked[line["token"]] = line["session"]
+        elif line["token"] in asked:
+            session, number = asked.pop(line["token"]), line.get("value", {}).get("qp_num")
+            if number is not None:
+                found.setdefault(number, set()).add(session)
+    return {number: min(sessions) for number, sessions in found.items() if len(sessions) == 1}
+
+
+def _held_or_not(history: History) -> Iterator[Breach]:
+    """What the lab knows of descriptors against what the broker does to the context."""
+    holders: dict[int, list[str]] = {}
+    people = {person.number: person for person in read(history).people}
+    for line in _facts(history):
+        if line["type"] == "SessionLost":
+            if holders.get(line["session"]):
+                sentence = f"session {line['session']} was taken down while {holders[line['session']][0]} held its context"
+                yield Breach("V25", sentence, (line["n"],))
+        elif line["type"] == "Holds":
+            holders.setdefault(line["session"], []).append(line["who"])
+        elif line["who"] in holders.get(line["session"], ()):
+            holders[line["session"]].remove(line["who"])
+    for mapped in read(history).maps:
+        made = mapped.registration
+        if made is None or mapped.removed is not None or mapped.died is not None:
+            continue
+        if (
+            holders.get(made.session) == []
+            and people[made.session].lost is None
+            and _long_ago(history, made.session)
+        ):
+            sentence = f"nobody holds the context of session {made.session} any more, and key {mapped.key:#x} is still its pin"
+            yield Breach("V25", sentence, (mapped.at.n,))
+
+
+def _long_ago(history: History, session: int) -> bool:
+    """Has the broker been told of anything since its last descriptor was closed?"""
+    last = [fact for fact in _facts(history) if fact["type"] == "LetsGo" and fact["session"] == session][-1]
+    return any(line["t"] > last["t"] for line in history.events if line["kind"] == "event")
+
+
+def _facts(history: History) -> list[Json]:
+    """Lines, and the lab's own facts among them by their time."""
+    lines = history.of("Holds", "LetsGo", "SessionLost")
+    known = [
+        {"n": -1, **fact, "type": name}
+        for name in ("Holds", "LetsGo")
+        for fact in history.row.get(name.lower(), ())
+    ]
+    return sorted([*lines, *known], key=lambda line: (line["t"], line["n"])) if known else lines
+
+
+def _named(history: History) -> Iterator[Breach]:
+    """An answer that names owners: `owners` [{key, session}, ...] of what is pinned over `ino`."""
+    reading = read(history)
+    for line, owners in _answers(history):
+        at = reading.at(line)
+        named = {owner["key"]: owner["session"] for owner in owners}
+        for mapped in reading.maps:
+            made = mapped.registration
+            if made is None or made.ino != line["result"].get("ino") or not _pinned_at(mapped, at):
+                continue
+            if named.get(mapped.key) != made.session:
+                sentence = f"key {mapped.key:#x} is session {made.session}'s, and is said to be {named.get(mapped.key, 'nobody')}'s"
+                yield Breach("V25", sentence, (mapped.at.n, at.n))
+
+
+def _answers(history: History) -> Iterator[tuple[Json, list[Json]]]:
+    return (
+        (line, line["result"]["owners"]) for line in history.of("Reply") if "owners" in line.get("result", {})
+    )
+
+
+def _pinned_at(mapped: Mapped, at: At) -> bool:
+    ends = (mapped.unmapped, mapped.died)
+    return mapped.at < at and mapped.at.life == at.life and all(end is None or end > at for end in ends)
+
+
+def right_untested(history: History) -> str:
+    if (
+        any(line["type"] in {"Holds", "LetsGo"} for line in _facts(history))
+        or any(_answers(history))
+        or any(_local_uses(history))
+    ):
+        return ""
+    return "nothing tells who could use a key: no local use, no descriptor passed, no owner named"
+
+
+INVARIANTS = (
+    Invariant("V16", "the lock is not held during the unmap wait", lock_broken, lock_untested),
+    Invariant("V17", "a reclaim needs no action of holder or peer", alone_broken, alone_untested),
+    Invariant("V23", "new pins do not overtake a reclaim that waits", overtaken_broken, overtaken_untested),
+    Invariant("V24", "every pin has a live owner who can be named", orphan_broken, orphan_untested),
+    Invariant(
+        "V25", "a pin's owners are exactly the contexts that can use its key", right_broken, right_untested
+    ),
+)
