@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import safety
+from emu.check.invariants import contract, safety
 from emu.check.invariants.invariant import Breach, Invariant, Judgement
 from emu.core.decision import CONTRACT, RULES
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from emu.check.history import History
 
-INVARIANTS: tuple[Invariant, ...] = safety.INVARIANTS
+INVARIANTS: tuple[Invariant, ...] = (*safety.INVARIANTS, *contract.INVARIANTS)
 
 
 def judge(history: History, promised: Collection[str] = ()) -> list[Judgement]:
