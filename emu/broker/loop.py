@@ -199,9 +199,14 @@ class Loop:
                 if visitor.door.choked:
                     return
 
+    def _visitor_of(self, door: DoorConnection) -> Visitor | None:
+        """None: this door has been hung up already; its number may be somebody else's by now."""
+        visitor = self._visitors.get(door.fd)
+        return visitor if visitor is not None and visitor.door is door else None
+
     def _rewatch(self, door: DoorConnection) -> None:
         """A door with a queue is watched for room; one whose queue is half full is not read."""
-        if door.fd not in self._visitors:
+        if self._visitor_of(door) is None:
             return
         mask = (
             select.EPOLLRDHUP
@@ -213,11 +218,11 @@ class Loop:
             self._epoll.modify(door.fd, mask)
 
     def _hang_up(self, door: DoorConnection) -> None:
-        visitor = self._visitors.pop(door.fd, None)
+        visitor = self._visitor_of(door)
         if visitor is None:
             return
         self._epoll.unregister(door.fd)
-        del self._sources[door.fd], self._masks[door.fd]
+        del self._visitors[door.fd], self._sources[door.fd], self._masks[door.fd]
         door.close()
         self._reception.hung_up(visitor)
 
