@@ -78,8 +78,8 @@ class Loop:
         timers.arm(SILENCE_TIMER, SILENCE_LIMIT / 4)
 
     def watch(self, fd: int, method: Callable[[int], None], mask: int = select.EPOLLIN) -> None:
-        self._sources[fd] = method
         self._epoll.register(fd, mask)
+        self._sources[fd] = method
 
     def stop(self) -> None:
         self._stopping = True
@@ -173,9 +173,14 @@ class Loop:
             connection.close()
             return
         visitor = Visitor(connection)
+        try:
+            self.watch(connection.fd, lambda mask: self._at_door(visitor, mask), _READ)
+        except OSError as error:  # the host watches no more descriptors: a visitor who is kept would never be heard
+            self._record.shell("TurnedAway", errno=error.errno, error=str(error))
+            connection.close()
+            return
         self._visitors[connection.fd] = visitor
         self._masks[connection.fd] = _READ
-        self.watch(connection.fd, lambda mask: self._at_door(visitor, mask), _READ)
 
     def _at_door(self, visitor: Visitor, mask: int) -> None:
         try:

@@ -1,7 +1,9 @@
-"""The loop's bookkeeping of doors: a number that the host hands out again belongs to who has it now."""
+"""The loop's bookkeeping of doors: a number that the host hands out again belongs to who has it now, and a visitor who cannot be
+watched is not kept."""
 
 from __future__ import annotations
 
+import errno
 import os
 from types import SimpleNamespace
 
@@ -89,3 +91,29 @@ def test_a_session_that_is_cut_off_late_takes_nobody_with_it(around):
     assert around.came[-1][1] == b"alive"
     assert around.hung == [visitor]
     alive.close()
+
+
+class Full:
+    """An epoll that takes no more descriptors."""
+
+    def __init__(self, epoll):
+        self.epoll = epoll
+
+    def register(self, fd, mask):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def __getattr__(self, name):
+        return getattr(self.epoll, name)
+
+
+def test_a_visitor_who_cannot_be_watched_is_turned_away_and_the_door_stays_open(around):
+    around.loop._epoll = Full(around.loop._epoll)
+    with door.connect(around.path) as turned_away:
+        around.turn()
+        turned_away.settimeout(10)
+        assert door.receive(turned_away) is None
+    assert [(name, values["errno"]) for name, values in around.lines] == [("TurnedAway", errno.ENOSPC)]
+    assert not around.loop._visitors
+    around.loop._epoll = around.loop._epoll.epoll
+    served, _visitor = around.visit(b"served")
+    served.close()
