@@ -50,8 +50,8 @@ def test_any_sequence_of_stores_gives_the_bytes_of_a_plain_array():
                 image[at : at + length] = data
             else:
                 at, length = (at // CELL * CELL, CELL) if what == "cells" else (at, length)
-                memory.store(at, length, STAMP._replace(wr=wr))
-                plain(image, at, length, STAMP._replace(wr=wr))
+                memory.store(at, length, STAMP._replace(wr=wr, shift=BLOCK))
+                plain(image, at, length, STAMP._replace(wr=wr, shift=BLOCK))
         assert memory.render() == bytes(image)
 
 
