@@ -113,8 +113,9 @@ def _render(view: memoryview, content: Content, at: int) -> None:
             namespace=content.namespace, offset=at + content.shift,
         )  # fmt: skip
     elif isinstance(content, Bytes):
-        piece = content.raw[at - content.at : at - content.at + len(view)]
-        view[: len(piece)] = piece
+        skip = max(0, content.at - at)  # a cell may begin before what was stored in it
+        piece = content.raw[at + skip - content.at : at - content.at + len(view)]
+        view[skip : skip + len(piece)] = piece
     elif isinstance(content, Torn):
         for cell in range(0, len(view), CELL):
             below, above = bytearray(CELL), bytearray(CELL)
