@@ -1,7 +1,8 @@
-"""A Tape that becomes a History: the lines, log records, receipts and bytes that a live run would have left.
+"""What a world's tape tells becomes a History: the lines, log records, receipts and bytes that a live run would have left.
 
-    recorder.now = ...         before each move: virtual nanoseconds
-    recorder.history(meta)     at the end
+    recorder.now = ...               before each move: virtual nanoseconds
+    recorder.take(facts, state)      behind it: what is new on the tape (emu.check.model.world says what facts there are), and the state
+    recorder.history(meta)           at the end
 
 Lines: an event, what is carried out before its commit, the commit, the other effects; the epoch advances at the same effects as in the
 live broker (emu/broker/record.py). The log holds every quantum as a record of its own: what the engine sums up in quiet times is
@@ -19,28 +20,19 @@ from emu.check.simulator.receipts import Receipts
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
+from emu.core.rows import DURABLE
 from emu.history.events import fields_of, plain
 from emu.history.oplog import Flag, OpLog, OpRecord
 from emu.history.oplog import Kind as LogKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from emu.check.model.state import Op, State
     from emu.core.machine import Change
 
 ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Release, fx.Offline, fx.Online)
-# Done by the model in the step itself: they are never told of as carried out, or were written already when they are.
-WORDS: Final = (
-    fx.Phase,
-    fx.Arm,
-    fx.Disarm,
-    fx.Notify,
-    fx.OpenDevice,
-    fx.EndSession,
-    fx.CloseHandle,
-    fx.Blank,
-)
-SUCCESS, REM_ACCESS_ERR = 0, 10
+STATUS: Final = {"SUCCESS": 0, "WR_FLUSH_ERR": 5, "REM_ACCESS_ERR": 10, "RETRY_EXC_ERR": 12}
 QUANTUM: Final = BLOCK  # bytes
 HALF: Final = BLOCK // 2
 CLIENT_MEMORY: Final = 99  # the aperture that a peer's own bytes are in
@@ -59,21 +51,19 @@ class Translation(NamedTuple):
     aperture: int
 
 
-class Op:
-    """A WRITE in flight."""
+class InFlight:
+    """A WRITE that was posted and has not completed. record: of the quantum that runs. logged: where its last quantum stands."""
 
-    __slots__ = ("epoch", "first", "first_time", "key", "number", "posted", "qp", "record", "time")
+    __slots__ = ("epoch", "key", "logged", "number", "qp", "record", "time", "to")
 
-    def __init__(self, key: int, number: int, qp: int, epoch: int, time: int) -> None:
-        self.key, self.number, self.qp, self.epoch, self.time = key, number, qp, epoch, time
-        self.first, self.first_time = 0, 0
-        self.record: OpRecord | None = (
-            None  # the quantum that ended last; written when what follows it is known
-        )
+    def __init__(self, key: int, to: Translation, number: int, qp: int, epoch: int, time: int) -> None:
+        self.key, self.to, self.number, self.qp, self.epoch, self.time = key, to, number, qp, epoch, time
+        self.record: OpRecord | None = None
+        self.logged = -1
 
 
 class Recorder:
-    """See above; emu.check.simulator.tape.Tape says when each method is called."""
+    """See above. A method a kind of fact. Peers count from 1 here, from 0 on the tape."""
 
     def __init__(self, blocks: int) -> None:
         self.now = self.epoch = 0
@@ -82,15 +72,26 @@ class Recorder:
         self.records: list[OpRecord] = []
         self.receipts = Receipts()
         self.memory = Memory(blocks)
-        self.timers: dict[int, float] = {}  # armed -> seconds
-        self.told: dict[str, int] = {}  # client -> notices of a revoke so far
+        self.timers: dict[int, tuple[int, float]] = {}  # armed -> when, seconds
         self._books: dict[str, dict[Any, Any]] = {}
-        self._rest: list[fx.Effect] = []  # of the last step, not carried out yet
         self._keys: dict[int, Translation] = {}
-        self._ops: dict[int, Op] = {}
+        self._flights: dict[int, InFlight] = {}
         self._numbers = 0
-        self._errors: dict[int, int] = {}  # peer -> queue pairs that it has lost
+        self._lost: dict[int, int] = {}  # peer -> queue pairs that it had, and has no more
         self._event: ev.Event | None = None
+        self._facts: dict[str, Callable[..., None]] = {
+            "event": self._took_event,
+            "commit": self._took_commit,
+            "effect": self._emit,
+            "restart": self._restarted,
+            "told": lambda *_: None,  # the Notify in front of it has said so
+        }
+        self._of_peers: dict[str, Callable[..., None]] = {
+            "posted": self._posted,
+            "enter": self._entered,
+            "leave": self._left,
+            "completed": self._completed,
+        }
         self._deeds: dict[type[fx.Effect], Callable[[Any], None]] = {
             fx.OpenDevice: self._opened,
             fx.InstallKey: self._install,
@@ -135,7 +136,7 @@ class Recorder:
             self.epoch += 1
         values = fields_of(effect)
         if isinstance(effect, fx.Phase):
-            values["inflight"] = sum(op.key in effect.keys for op in self._ops.values())
+            values["inflight"] = sum(op.key in effect.keys for op in self._flights.values())
         self._line("effect", type(effect).__name__, values)
         deed = self._deeds.get(type(effect))
         if deed is not None:
@@ -143,17 +144,19 @@ class Recorder:
 
     # ---- the tape: the core and the shell
 
-    def loaded(self, rows: Sequence[Change]) -> None:
-        self._rest.clear()
-        self.timers.clear()
-        self._keys.clear()
-        self._ops.clear()
-        self._books.clear()
-        self.receipts.broker_died()
-        self._commit("Loaded", rows)
+    def take(self, facts: Iterable[tuple[Any, ...]], state: State) -> None:
+        """What a move has added to the tape, and the state behind it."""
+        if not self.lines:
+            self._commit("Loaded", ())
+        for kind, *what in facts:
+            take = self._facts.get(kind)
+            if take is not None:
+                take(*what)
+            else:
+                peer, *more = what
+                self._of_peers[kind](peer + 1, *more, state)
 
-    def stepped(self, event: ev.Event, effects: Sequence[fx.Effect], delta: Sequence[Change]) -> None:
-        self._finish()
+    def _took_event(self, event: ev.Event) -> None:
         self._event = event
         self._line("event", type(event).__name__, fields_of(event))
         if isinstance(event, ev.SessionOpened):
@@ -164,99 +167,66 @@ class Recorder:
             self.receipts.lost(event.session)
         elif isinstance(event, ev.TimerFired):
             self.timers.pop(event.timer, None)
+
+    def _took_commit(self, delta: Sequence[Change]) -> None:
         if delta:
             self._commit("Commit", delta)
-        self._rest = list(effects)
-        self._words()
 
-    def carried(self, effect: fx.Effect) -> None:
-        if not any(waiting is effect for waiting in self._rest):
-            return  # a word, which was written when it was said
-        while True:
-            first = self._rest.pop(0)
-            self._emit(first)
-            if first is effect:
-                break
-        self._words()
-
-    def _words(self) -> None:
-        """What the model does in the step itself, as far as it stands first in line."""
-        while self._rest and isinstance(self._rest[0], WORDS):
-            self._emit(self._rest.pop(0))
-
-    def _finish(self) -> None:
-        """What nobody told of was done all the same."""
-        while self._rest:
-            self._emit(self._rest.pop(0))
-
-    def dropped(self) -> None:
-        self._rest.clear()
+    def _restarted(self) -> None:
+        """Kill -9 of the broker. What was committed is what the next life loads."""
+        self.timers.clear()
+        self._keys.clear()
+        self._flights.clear()
+        self._lost = {peer: lost + 1 for peer, lost in self._lost.items()}
+        self.receipts.broker_died()
+        rows = [(name, key, self._books[name][key]) for name in DURABLE for key in self._books.get(name, {})]
+        self._commit("Loaded", rows)
 
     # ---- the tape: the engine
 
-    def began(self, peer: int, key: int) -> None:
+    def _posted(self, peer: int, op: Op, _state: State) -> None:
         self._numbers += 1
-        qp = FIRST_QP * peer + self._errors.get(peer, 0)
-        to = self._keys[key]
-        self._ops[peer] = Op(key, self._numbers, qp, self.epoch, self._tick())
-        self.receipts.posted(peer, qp, self._numbers, key, to, self._last)
+        qp, to = FIRST_QP * peer + self._lost.setdefault(peer, 0), self._keys[op.key]
+        self._flights[peer] = InFlight(op.key, to, self._numbers, qp, self.epoch, self._tick())
+        self.receipts.posted(peer, qp, self._numbers, op.key, to, self._last)
 
-    def entered(self, peer: int, quantum: int, block: int, translated: int, now: int, absent: bool) -> None:
-        op = self._ops[peer]
-        self._write(op, done=False)
-        time = self._tick()
-        op.first, op.first_time = self.epoch, time
-        op.record = EMPTY._replace(
-            kind=LogKind.QUANTUM, flags=_flags(translated, now, absent), epoch_first=self.epoch, time_first=time, qp_num=op.qp,
-            peer_qp_num=op.qp, quanta=1, wr_id=op.number, op=op.number, op_epoch=op.epoch, bytes=QUANTUM, rkey=op.key,
-            src_aperture=CLIENT_MEMORY, src_offset=quantum * QUANTUM, dst_aperture=self._keys_aperture(op.key),
-            dst_offset=block * BLOCK, gen_translated=translated, gen_first=now, op_time=op.time,
+    def _entered(self, peer: int, op: Op, state: State) -> None:
+        flight, now = self._flights[peer], state.gens[op.block]
+        flight.record = self._record(
+            flight, flags=_flags(op.gen, now, state.absent), bytes=QUANTUM, src_offset=op.quantum * QUANTUM,
+            dst_offset=op.block * BLOCK, gen_translated=op.gen, gen_first=now,
         )  # fmt: skip
-        if not absent:
-            self.memory.store(block * BLOCK, HALF, self._stamp(peer, op, quantum, block))
+        if not state.absent:
+            self.memory.store(op.block * BLOCK, HALF, _stamp(peer, flight, op))
 
-    def left(self, peer: int, quantum: int, block: int, translated: int, now: int, absent: bool) -> None:
-        op = self._ops[peer]
-        assert op.record is not None
-        flags = op.record.flags | _flags(translated, now, absent)
-        if op.record.epoch_first != self.epoch:
-            flags |= Flag.EPOCH_MOVED
-        op.record = op.record._replace(
-            flags=flags, epoch_last=self.epoch, time_last=self._tick(), gen_last=now
-        )
-        if not absent:
-            self.memory.store(block * BLOCK + HALF, HALF, self._stamp(peer, op, quantum, block))
+    def _left(self, peer: int, op: Op, state: State) -> None:
+        flight, now = self._flights[peer], state.gens[op.block]
+        record = flight.record
+        assert record is not None
+        moved = Flag.EPOCH_MOVED.value if record.epoch_first != self.epoch else 0
+        flags = record.flags | _flags(op.gen, now, state.absent) | moved
+        flight.logged = len(self.records)
+        self._log(record._replace(flags=flags, epoch_last=self.epoch, time_last=self._tick(), gen_last=now))
+        if not state.absent:
+            self.memory.store(op.block * BLOCK + HALF, HALF, _stamp(peer, flight, op))
 
-    def completed(self, peer: int, status: int) -> None:
-        op = self._ops.pop(peer)
-        self._write(op, done=not status)
+    def _completed(self, peer: int, _op: Op, word: str, _state: State) -> None:
+        flight, status = self._flights.pop(peer), STATUS[word]
         if status:
-            time = self._tick()
-            self._log(
-                EMPTY._replace(
-                    kind=LogKind.QUANTUM, flags=Flag.CUT, epoch_first=self.epoch, epoch_last=self.epoch, time_first=time,
-                    time_last=time, qp_num=op.qp, peer_qp_num=op.qp, quanta=1, wr_id=op.number, op=op.number, op_epoch=op.epoch,
-                    rkey=op.key, src_aperture=CLIENT_MEMORY, dst_aperture=self._keys_aperture(op.key), status=status, op_done=1,
-                    op_time=op.time,
-                )
-            )  # fmt: skip
-            self._errors[peer] = self._errors.get(peer, 0) + 1
-        self.receipts.polled(peer, op.qp, op.number, status, self._tick())
+            self._log(self._record(flight, flags=Flag.CUT.value, status=status, op_done=1))
+            self._lost[peer] += 1
+        elif flight.logged >= 0:
+            self.records[flight.logged] = self.records[flight.logged]._replace(op_done=1)
+        self.receipts.polled(peer, flight.qp, flight.number, status, self._tick())
 
-    def _keys_aperture(self, key: int) -> int:
-        to = self._keys.get(key)
-        return to.aperture if to else 0
-
-    def _stamp(self, peer: int, op: Op, quantum: int, block: int) -> Stamp:
-        to = self._keys[op.key]
-        meant = to.offset + quantum * QUANTUM
-        return Stamp(peer, to.ino, op.number, to.layout, to.namespace, meant - block * BLOCK)
-
-    def _write(self, op: Op, *, done: bool) -> None:
-        """The quantum that ended last goes into the log."""
-        if op.record is not None and op.record.epoch_last:
-            self._log(op.record._replace(op_done=int(done)))
-        op.record = None
+    def _record(self, flight: InFlight, **values: int) -> OpRecord:
+        """A record of this operation, of now."""
+        time = self._tick()
+        return EMPTY._replace(
+            kind=LogKind.QUANTUM.value, epoch_first=self.epoch, epoch_last=self.epoch, time_first=time, time_last=time,
+            qp_num=flight.qp, peer_qp_num=flight.qp, quanta=1, wr_id=flight.number, op=flight.number, op_epoch=flight.epoch,
+            rkey=flight.key, src_aperture=CLIENT_MEMORY, dst_aperture=flight.to.aperture, op_time=flight.time, **values,
+        )  # fmt: skip
 
     def _log(self, record: OpRecord) -> None:
         self.records.append(record._replace(seq=len(self.records)))
@@ -286,7 +256,7 @@ class Recorder:
         self.memory.replace()
 
     def _arm(self, effect: fx.Arm) -> None:
-        self.timers[effect.timer] = effect.seconds
+        self.timers[effect.timer] = (self._last, effect.seconds)
 
     def _disarm(self, effect: fx.Disarm) -> None:
         self.timers.pop(effect.timer, None)
@@ -315,6 +285,12 @@ class Recorder:
             "schema": 1, "block": BLOCK, "device": device, "image": f"{device}.img", "namespace": namespace,
             "replaced": namespace > 1, "files": files,
         }  # fmt: skip
+
+
+def _stamp(peer: int, flight: InFlight, op: Op) -> Stamp:
+    to = flight.to
+    meant = to.offset + op.quantum * QUANTUM
+    return Stamp(peer, to.ino, flight.number, to.layout, to.namespace, meant - op.block * BLOCK)
 
 
 def _file(ino: int, row: Any) -> dict[str, Any]:

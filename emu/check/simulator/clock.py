@@ -1,0 +1,217 @@
+"""The virtual clock: when what can happen does.
+
+A label gets a due time when it can first be taken, drawn by whose it is; the earliest goes next, and time is what its due time says.
+Labels that can no longer be taken are forgotten. Nothing else makes time pass: a run of ten virtual minutes takes as long as its moves.
+
+Whoever is stopped has its moves put off until it goes on; whoever is told that its memory is wanted draws its moves anew. When only
+peers have something left to do, they write a little more, so that what they do behind the last reclaim is seen, and the story ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from emu.check.simulator.cast import MANNERS, Stop
+from emu.check.simulator.draws import MS, NEVER, US, S, even, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from random import Random
+
+    from emu.check.model.state import Choice
+    from emu.check.simulator.cast import Cast
+    from emu.check.simulator.recorder import Recorder
+
+LAST_WORDS: Final = 2  # WRITEs a peer when everybody else is at rest
+PREEMPTED: Final = 0.01  # of quanta, and of the shell's steps: whoever does it loses its processor
+
+
+class Clock:
+    """`now`: virtual ns. `next` says which choice is taken, and moves time on."""
+
+    def __init__(self, cast: Cast, draw: Random, recorder: Recorder) -> None:
+        self.cast, self.draw, self.recorder = cast, draw, recorder
+        self.now = self.steps = 0
+        self.stops: dict[str, tuple[int, int]] = {}  # who -> from, until
+        self._due: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        self._wake: dict[str, int] = {}
+        self._gap = 20 * US  # to the next move of anybody but peers
+        self._writes = cast.writes
+        self._freed = 0
+        self._delays: dict[str, Callable[[str], int]] = {
+            "peer": self._write,
+            "engine": self._engine,
+            "shell": self._shell,
+            "holder": self._holder,
+            "reclaimer": self._reclaimer,
+            "timer": self._timer,
+            "fault": self._fault,
+            "crash": self._crash,
+            "taker": self._taker,
+            "network": self._network,
+        }
+
+    def next(self, choices: Sequence[Choice]) -> Choice | None:
+        """The earliest of them; None when nothing will ever happen any more."""
+        self._hurry()
+        self._stop_and_go(choices)
+        best = self._earliest(choices)
+        if best is None:
+            return None
+        self.now = max(self.now, self._due.pop(best.label), self._wake.get(best.actor, 0))
+        self.recorder.now = self.now
+        self.steps += 1
+        self._go_on()
+        return best
+
+    def _earliest(self, choices: Sequence[Choice]) -> Choice | None:
+        known, due = self._due, {}
+        best, least, others = None, NEVER, NEVER
+        for choice in choices:
+            label, actor = choice.label, choice.actor
+            at = known.get(label)
+            if at is None:
+                at = self._first_due(label, actor)
+            due[label] = at
+            if actor in self._wake:
+                at = max(at, self._wake[actor])
+            if at < least:
+                best, least = choice, at
+            if at < others and not actor.startswith("peer") and not label.startswith("engine: peer"):
+                others = at
+        self._due = due
+        if others == NEVER and best is not None and best.actor.startswith("peer"):
+            return self._last_word(best)
+        self._gap = others - self.now if others < NEVER else 20 * US
+        return best
+
+    def _last_word(self, best: Choice) -> Choice | None:
+        """Only peers have something to do."""
+        self._writes = min(self._writes, LAST_WORDS * self.cast.setup.holders)
+        if self._writes <= 0:
+            return None
+        return best
+
+    def _first_due(self, label: str, actor: str) -> int:
+        delay = self._delays[actor.rstrip("0123456789")](label)
+        return NEVER if delay >= NEVER else self.now + delay
+
+    # ---- stop and go
+
+    def _stop_and_go(self, choices: Iterable[Choice]) -> None:
+        for who, stop in self.cast.stops.items():
+            if self.steps >= stop.step and who not in self.stops:
+                self._stop(who, stop)
+        if "broker" in self.cast.crashes or self.cast.crashes:
+            self._crashes(choices)
+
+    def _stop(self, who: str, stop: Stop) -> None:
+        until = NEVER if stop.length >= NEVER else self.now + stop.length
+        self.stops[who] = (self.now, until)
+        self._wake[who] = until
+        self.recorder.receipts.stop(who)
+
+    def _go_on(self) -> None:
+        for who, until in list(self._wake.items()):
+            if until <= self.now:
+                del self._wake[who]
+                self.recorder.receipts.go_on(who, until)
+
+    def _crashes(self, choices: Iterable[Choice]) -> None:
+        """A crash that was put off until its step is due now."""
+        for choice in choices:
+            if (
+                choice.actor == "crash"
+                and self._due.get(choice.label) == NEVER
+                and self._crash(choice.label) == 0
+            ):
+                self._due[choice.label] = self.now
+
+    def _hurry(self) -> None:
+        """Whoever has been told draws anew."""
+        told = self.recorder.receipts.told
+        for who, times in told.items():
+            if self._told.get(who) != times:
+                self._told[who] = times
+                self._due = {label: at for label, at in self._due.items() if not label.startswith(f"{who}:")}
+
+    # ---- delays, by whose move it is
+
+    def _write(self, _label: str) -> int:
+        """Round and round, faster than what else happens."""
+        if self._writes <= 0:
+            return NEVER
+        self._writes -= 1
+        return spread(self.draw, (1 * US, 20 * US)) + max(0, even(self.draw, (0, max(2, self._gap // 4))))
+
+    def _engine(self, label: str) -> int:
+        words = label.split()
+        if words[1].startswith("peer"):
+            if words[2] == "enters":
+                return even(self.draw, (100, 2 * US))
+            return self._slowly((5 * US, 50 * US))
+        if words[1] == "installed":
+            return spread(self.draw, (1 * US, 100 * US))
+        return spread(self.draw, (1 * US, 300 * US))
+
+    def _slowly(self, span: tuple[int, int]) -> int:
+        """Now and then somebody else has the processor."""
+        if self.draw.random() < PREEMPTED:
+            return even(self.draw, (1 * MS, 10 * MS))
+        return even(self.draw, span)
+
+    def _shell(self, _label: str) -> int:
+        return self._slowly((200, 5 * US))
+
+    def _holder(self, label: str) -> int:
+        """holderN: reg_mr | dereg_mr K | acknowledges K | comes back | self-truncate"""
+        who, words = label.split(": ")
+        number = int(who.removeprefix("holder"))
+        manner = MANNERS[self.cast.holders[number - 1]]
+        deed = words.split()[0]
+        if deed == "self-truncate":
+            return spread(self.draw, (50 * US, 3 * MS))
+        if deed == "comes":
+            return spread(self.draw, (10 * US, 10 * MS))
+        if deed == "reg_mr":
+            return self._maybe(manner.again) if self._told.get(who) else spread(self.draw, (1 * US, 100 * US))
+        span = manner.react if self._told.get(who) else manner.keep
+        return self._maybe(span)
+
+    def _maybe(self, span: tuple[int, int] | None) -> int:
+        return NEVER if span is None else spread(self.draw, span)
+
+    def _reclaimer(self, label: str) -> int:
+        """reclaimerN: KIND | cancel | plug"""
+        who, deed = label.split(": ")
+        if deed == "cancel":
+            return spread(self.draw, (5 * US, 20 * S)) if self.draw.random() < self.cast.cancels else NEVER
+        if deed == "plug":
+            return spread(self.draw, (10 * US, 10 * MS))
+        return max(0, self.cast.times[int(who.removeprefix("reclaimer")) - 1] - self.now)
+
+    def _timer(self, label: str) -> int:
+        armed, seconds = self.recorder.timers[int(label.split()[1])]
+        return max(0, armed + int(seconds * S) - self.now)
+
+    def _fault(self, _label: str) -> int:
+        return even(self.draw, (100, 5 * US)) if self.draw.random() < self.cast.refuses else NEVER
+
+    def _crash(self, label: str) -> int:
+        """crash: holderN | crash: reclaimerN | crash: broker, and its start"""
+        who = label.removeprefix("crash: ").split(",")[0]
+        return 0 if self.cast.crashes.get(who, NEVER) <= self.steps else NEVER
+
+    def _taker(self, _label: str) -> int:
+        """Soon after memory has become free, where a late write would find it; or at any time."""
+        return spread(self.draw, (100 * US, 20 * MS))
+
+    def _network(self, label: str) -> int:
+        deed = label.split()[1]
+        if deed == "deliver":
+            return spread(self.draw, (500, 30 * US))
+        if deed == "heal":
+            return spread(self.draw, (10 * US, 10 * MS))
+        rare = {"lose": 0.03, "duplicate": 0.02, "partition": 0.002}.get(deed, 0.0)
+        return even(self.draw, (100, 10 * US)) if self.draw.random() < rare else NEVER
