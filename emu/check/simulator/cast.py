@@ -34,15 +34,16 @@ class Manner(NamedTuple):
 
 SOON: Final = (1 * US, 50 * US)
 MANNERS: Final[Mapping[str, Manner]] = {
-    "prompt": Manner(SOON, None, (20 * US, 5 * MS)),
+    "prompt": Manner(SOON, (200 * US, 50 * MS), (20 * US, 5 * MS)),
     "slow": Manner((1 * MS, 40 * S), (1 * MS, 1 * S), (1 * MS, 1 * S)),
     "deaf": Manner(None, None, None),
     "reregister": Manner(SOON, (20 * US, 2 * MS), (1 * US, 5 * US)),
-    "stopped": Manner(SOON, None, None),
-    "dying": Manner((1 * US, 100 * MS), None, None),
+    "stopped": Manner(SOON, None, (20 * US, 5 * MS)),
+    "dying": Manner((1 * US, 100 * MS), None, (20 * US, 5 * MS)),
     "blocker": Manner(None, None, (1 * US, 2 * US)),
 }
-RECLAIMS: Final = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
+LAST: Final = ("unlink", "unplug", "surprise-unplug")  # behind these there is no file
+QUANTA: Final = (100, 220)
 STEPS: Final = 400  # a story has about that many: crashes and stops fall among them
 
 
@@ -55,7 +56,10 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class Cast:
-    """holders: their manners. crashes: who -> step. stops: who -> when. times: when each reclaimer asks, in ns."""
+    """holders: their manners. crashes: who -> step. stops: who -> when. times: when each reclaimer asks, in ns.
+
+    refuses, cancels: how likely each occasion is taken. quanta: about that many in all, most of them before the last reclaim.
+    """
 
     setup: Setup
     holders: tuple[str, ...]
@@ -64,12 +68,12 @@ class Cast:
     stops: Mapping[str, Stop] = field(default_factory=dict)
     refuses: float = 0.0
     cancels: float = 0.0
-    writes: int = 0
+    quanta: int = 0
 
 
 def draw_cast(draw: Random) -> Cast:
     """The cast of one seed."""
-    holders = draw.choices((1, 2, 3), (4, 5, 2))[0]
+    holders = draw.choices((1, 2, 3), (1, 4, 3))[0]
     manners = tuple(draw.choice(tuple(MANNERS)) for _ in range(holders))
     blocks = draw.randrange(4, 9)
     reclaims = _reclaims(draw, blocks)
@@ -82,7 +86,7 @@ def draw_cast(draw: Random) -> Cast:
         blocks=blocks,
         crashes=len(crashes),
         refusals=refusals,
-        registrations=draw.randrange(1, 4),
+        registrations=draw.randrange(2, 6),
         returns=True,
         cancels=True,
         taker=True,
@@ -90,28 +94,36 @@ def draw_cast(draw: Random) -> Cast:
     return Cast(
         setup,
         manners,
-        tuple(spread(draw, (50 * US, 3 * MS)) for _ in reclaims),
+        _times(draw, len(reclaims)),
         crashes,
         _stops(draw, manners),
         refuses=0.6 if refusals else 0.0,
         cancels=draw.choice((0.0, 0.3)),
-        writes=draw.randrange(14, 30),
+        quanta=draw.randrange(*QUANTA),
     )
 
 
 def _reclaims(draw: Random, blocks: int) -> tuple[str, ...]:
-    """One to three; a device is unplugged once."""
-    kinds = draw.choices(RECLAIMS, (5, 4, 2, 2, 2), k=draw.choices((1, 2, 3), (3, 4, 2))[0])
-    first = next((at for at, kind in enumerate(kinds) if kind.endswith("unplug")), len(kinds))
-    kept = [kind for at, kind in enumerate(kinds) if at <= first or not kind.endswith("unplug")]
-    return tuple(_sized(draw, kind, blocks - 1) for kind in kept)
+    """One to four; what takes the whole file comes last, if at all."""
+    kinds = draw.choices(("truncate", "punch", "self-truncate"), (6, 6, 1), k=draw.randrange(1, 4))
+    if draw.random() < 0.5:
+        kinds.append(draw.choice(LAST))
+    return tuple(_sized(draw, kind, blocks - 1) for kind in kinds)
+
+
+def _times(draw: Random, count: int) -> tuple[int, ...]:
+    """One behind the other, or nearly at once."""
+    times = [spread(draw, (1 * MS, 8 * MS))]
+    while len(times) < count:
+        times.append(times[-1] + spread(draw, (1 * US, 6 * MS)))
+    return tuple(times)
 
 
 def _sized(draw: Random, kind: str, blocks: int) -> str:
     """With numbers: of whole blocks, of parts of them, of the whole file."""
     half = BLOCK // 2
-    if kind == "truncate":
-        return f"truncate {half * draw.randrange(0, 2 * blocks)}"
+    if kind.endswith("truncate"):
+        return f"{kind} {half * draw.randrange(0, 2 * blocks)}"
     if kind == "punch":
         start = half * draw.randrange(0, 2 * blocks - 1)
         length = half * draw.randrange(1, 2 * blocks - start // half + 1)

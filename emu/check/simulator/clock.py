@@ -37,7 +37,8 @@ class Clock:
         self._told: dict[str, int] = {}
         self._wake: dict[str, int] = {}
         self._gap = 20 * US  # to the next move of anybody but peers
-        self._writes = cast.writes
+        self._quanta = cast.quanta
+        self._think = _think(cast)
         self._freed = 0
         self._delays: dict[str, Callable[[str], int]] = {
             "peer": self._write,
@@ -88,10 +89,9 @@ class Clock:
 
     def _last_word(self, best: Choice) -> Choice | None:
         """Only peers have something to do."""
-        self._writes = min(self._writes, LAST_WORDS * self.cast.setup.holders)
-        if self._writes <= 0:
-            return None
-        return best
+        setup = self.cast.setup
+        self._quanta = min(self._quanta, LAST_WORDS * setup.holders * setup.blocks)
+        return best if self._quanta > 0 else None
 
     def _first_due(self, label: str, actor: str) -> int:
         delay = self._delays[actor.rstrip("0123456789")](label)
@@ -139,11 +139,12 @@ class Clock:
     # ---- delays, by whose move it is
 
     def _write(self, _label: str) -> int:
-        """Round and round, faster than what else happens."""
-        if self._writes <= 0:
+        """Round and round, as fast as they are to, and faster than what else happens when that is slow."""
+        if self._quanta <= 0:
             return NEVER
-        self._writes -= 1
-        return spread(self.draw, (1 * US, 20 * US)) + max(0, even(self.draw, (0, max(2, self._gap // 4))))
+        self._quanta -= self.cast.setup.blocks - 1
+        slow = even(self.draw, (0, self._gap // 4)) if self._gap > 1 * MS else 0
+        return spread(self.draw, self._think) + slow
 
     def _engine(self, label: str) -> int:
         words = label.split()
@@ -215,3 +216,12 @@ class Clock:
             return spread(self.draw, (10 * US, 10 * MS))
         rare = {"lose": 0.03, "duplicate": 0.02, "partition": 0.002}.get(deed, 0.0)
         return even(self.draw, (100, 10 * US)) if self.draw.random() < rare else NEVER
+
+
+def _think(cast: Cast) -> tuple[int, int]:
+    """Between two WRITEs of a peer: so that three of four quanta have run when the last reclaim is asked for."""
+    setup = cast.setup
+    quanta = setup.blocks - 1
+    writes = max(1, cast.quanta * 3 // 4 // quanta)
+    mean = cast.times[-1] * setup.holders // writes - quanta * 30 * US
+    return (1 * US, max(10 * US, 3 * mean))
