@@ -33,17 +33,21 @@ class Manner(NamedTuple):
 
 
 SOON: Final = (1 * US, 50 * US)
+WHILE: Final = (100 * US, 4 * MS)
+BACK: Final = (20 * US, 2 * MS)
 MANNERS: Final[Mapping[str, Manner]] = {
-    "prompt": Manner(SOON, (200 * US, 50 * MS), (20 * US, 5 * MS)),
-    "slow": Manner((1 * MS, 40 * S), (1 * MS, 1 * S), (1 * MS, 1 * S)),
-    "deaf": Manner(None, None, None),
-    "reregister": Manner(SOON, (20 * US, 2 * MS), (1 * US, 5 * US)),
-    "stopped": Manner(SOON, None, (20 * US, 5 * MS)),
-    "dying": Manner((1 * US, 100 * MS), None, (20 * US, 5 * MS)),
-    "blocker": Manner(None, None, (1 * US, 2 * US)),
+    "prompt": Manner(SOON, WHILE, BACK),
+    "slow": Manner((1 * MS, 40 * S), (1 * MS, 20 * MS), (100 * US, 5 * MS)),
+    "deaf": Manner(None, (1 * MS, 20 * MS), BACK),
+    "reregister": Manner(SOON, WHILE, (1 * US, 100 * US)),
+    "stopped": Manner(SOON, WHILE, BACK),
+    "dying": Manner((1 * US, 10 * MS), WHILE, BACK),
+    "blocker": Manner(None, None, (1 * US, 300 * US)),
 }
 LAST: Final = ("unlink", "unplug", "surprise-unplug")  # behind these there is no file
-QUANTA: Final = (100, 220)
+NEARLY: Final = (1 * US, 100 * US)  # between two reclaims
+APART: Final = (2 * MS, 9 * MS)
+QUANTA: Final = (140, 260)
 STEPS: Final = 400  # a story has about that many: crashes and stops fall among them
 
 
@@ -73,7 +77,7 @@ class Cast:
 
 def draw_cast(draw: Random) -> Cast:
     """The cast of one seed."""
-    holders = draw.choices((1, 2, 3), (1, 4, 3))[0]
+    holders = draw.choices((1, 2, 3), (1, 4, 5))[0]
     manners = tuple(draw.choice(tuple(MANNERS)) for _ in range(holders))
     blocks = draw.randrange(4, 9)
     reclaims = _reclaims(draw, blocks)
@@ -82,11 +86,11 @@ def draw_cast(draw: Random) -> Cast:
     setup = Setup(
         reclaims=reclaims,
         holders=holders,
-        mrs=draw.choices((1, 2), (3, 2))[0],
+        mrs=draw.choices((1, 2, 3), (3, 3, 1))[0],
         blocks=blocks,
         crashes=len(crashes),
         refusals=refusals,
-        registrations=draw.randrange(2, 6),
+        registrations=draw.randrange(4, 14),
         returns=True,
         cancels=True,
         taker=True,
@@ -113,9 +117,9 @@ def _reclaims(draw: Random, blocks: int) -> tuple[str, ...]:
 
 def _times(draw: Random, count: int) -> tuple[int, ...]:
     """One behind the other, or nearly at once."""
-    times = [spread(draw, (1 * MS, 8 * MS))]
+    times = [spread(draw, (2 * MS, 12 * MS))]
     while len(times) < count:
-        times.append(times[-1] + spread(draw, (1 * US, 6 * MS)))
+        times.append(times[-1] + spread(draw, draw.choice((NEARLY, APART, APART))))
     return tuple(times)
 
 
@@ -123,7 +127,7 @@ def _sized(draw: Random, kind: str, blocks: int) -> str:
     """With numbers: of whole blocks, of parts of them, of the whole file."""
     half = BLOCK // 2
     if kind.endswith("truncate"):
-        return f"{kind} {half * draw.randrange(0, 2 * blocks)}"
+        return f"{kind} {half * draw.choice((0, *range(2, 2 * blocks), *range(2, 2 * blocks)))}"
     if kind == "punch":
         start = half * draw.randrange(0, 2 * blocks - 1)
         length = half * draw.randrange(1, 2 * blocks - start // half + 1)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from emu.check.simulator.recorder import Recorder
 
 LAST_WORDS: Final = 2  # WRITEs a peer when everybody else is at rest
+AT_THE_GATE: Final = 0.8  # of WRITEs that would come behind the next reclaim: they come just before it
 PREEMPTED: Final = 0.01  # of quanta, and of the shell's steps: whoever does it loses its processor
 
 
@@ -35,6 +36,7 @@ class Clock:
         self.stops: dict[str, tuple[int, int]] = {}  # who -> from, until
         self._due: dict[str, int] = {}
         self._told: dict[str, int] = {}
+        self._alarmed: dict[str, None] = {}  # told, and has not registered anew
         self._wake: dict[str, int] = {}
         self._gap = 20 * US  # to the next move of anybody but peers
         self._quanta = cast.quanta
@@ -60,8 +62,11 @@ class Clock:
         best = self._earliest(choices)
         if best is None:
             return None
-        self.now = max(self.now, self._due.pop(best.label), self._wake.get(best.actor, 0))
+        who, _, deed = best.label.partition(": ")
+        self.now = max(self.now, self._due.pop(best.label), self._wake.get(who, 0))
         self.recorder.now = self.now
+        if deed == "reg_mr":
+            self._alarmed.pop(who, None)
         self.steps += 1
         self._go_on()
         return best
@@ -70,19 +75,19 @@ class Clock:
         known, due = self._due, {}
         best, least, others = None, NEVER, NEVER
         for choice in choices:
-            label, actor = choice.label, choice.actor
+            label = choice.label
             at = known.get(label)
             if at is None:
-                at = self._first_due(label, actor)
+                at = self._first_due(label)
             due[label] = at
-            if actor in self._wake:
-                at = max(at, self._wake[actor])
+            if self._wake:
+                at = max(at, self._wake.get(label.partition(":")[0], 0))
             if at < least:
                 best, least = choice, at
-            if at < others and not actor.startswith("peer") and not label.startswith("engine: peer"):
+            if at < others and not choice.actor.startswith("peer"):
                 others = at
         self._due = due
-        if others == NEVER and best is not None and best.actor.startswith("peer"):
+        if others == NEVER and best is not None and best.label.startswith("peer"):
             return self._last_word(best)
         self._gap = others - self.now if others < NEVER else 20 * US
         return best
@@ -93,8 +98,8 @@ class Clock:
         self._quanta = min(self._quanta, LAST_WORDS * setup.holders * setup.blocks)
         return best if self._quanta > 0 else None
 
-    def _first_due(self, label: str, actor: str) -> int:
-        delay = self._delays[actor.rstrip("0123456789")](label)
+    def _first_due(self, label: str) -> int:
+        delay = self._delays[label.split(" ", 1)[0].rstrip("0123456789:")](label)
         return NEVER if delay >= NEVER else self.now + delay
 
     # ---- stop and go
@@ -103,7 +108,7 @@ class Clock:
         for who, stop in self.cast.stops.items():
             if self.steps >= stop.step and who not in self.stops:
                 self._stop(who, stop)
-        if "broker" in self.cast.crashes or self.cast.crashes:
+        if self.cast.crashes:
             self._crashes(choices)
 
     def _stop(self, who: str, stop: Stop) -> None:
@@ -134,6 +139,7 @@ class Clock:
         for who, times in told.items():
             if self._told.get(who) != times:
                 self._told[who] = times
+                self._alarmed[who] = None
                 self._due = {label: at for label, at in self._due.items() if not label.startswith(f"{who}:")}
 
     # ---- delays, by whose move it is
@@ -144,7 +150,11 @@ class Clock:
             return NEVER
         self._quanta -= self.cast.setup.blocks - 1
         slow = even(self.draw, (0, self._gap // 4)) if self._gap > 1 * MS else 0
-        return spread(self.draw, self._think) + slow
+        delay = spread(self.draw, self._think) + slow
+        ask = next((at for at in self.cast.times if at > self.now), 0)
+        if self.now + delay > ask > 0 and self.draw.random() < AT_THE_GATE:
+            return max(0, ask - self.now - spread(self.draw, (1 * US, 200 * US)))
+        return delay
 
     def _engine(self, label: str) -> int:
         words = label.split()
@@ -159,7 +169,7 @@ class Clock:
     def _slowly(self, span: tuple[int, int]) -> int:
         """Now and then somebody else has the processor."""
         if self.draw.random() < PREEMPTED:
-            return even(self.draw, (1 * MS, 10 * MS))
+            return spread(self.draw, (100 * US, 10 * MS))
         return even(self.draw, span)
 
     def _shell(self, _label: str) -> int:
@@ -176,8 +186,10 @@ class Clock:
         if deed == "comes":
             return spread(self.draw, (10 * US, 10 * MS))
         if deed == "reg_mr":
-            return self._maybe(manner.again) if self._told.get(who) else spread(self.draw, (1 * US, 100 * US))
-        span = manner.react if self._told.get(who) else manner.keep
+            return (
+                self._maybe(manner.again) if who in self._alarmed else spread(self.draw, (1 * US, 100 * US))
+            )
+        span = manner.react if who in self._alarmed else manner.keep
         return self._maybe(span)
 
     def _maybe(self, span: tuple[int, int] | None) -> int:

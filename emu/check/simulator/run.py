@@ -15,7 +15,6 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import emu
-from emu.check.history import History
 from emu.check.model.world import World
 from emu.check.simulator.cast import draw_cast
 from emu.check.simulator.clock import Clock
@@ -28,6 +27,7 @@ from emu.protocols.contract import declaration
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from emu.check.history import History
     from emu.check.model.setup import Setup
     from emu.check.model.state import Choice, Move, State
     from emu.check.simulator.cast import Cast
@@ -91,7 +91,9 @@ class Run:
     def script(self, protocol: str | dict[str, str], breaks: Found | None = None) -> Script:
         """All its steps. protocol: how a replay finds it."""
         told = {"invariant": breaks.invariant, "sentence": breaks.sentence} if breaks else None
-        return Script(protocol, self.setup, tuple(self.labels), tuple(self.times), dict(self.stops), None, told)
+        return Script(
+            protocol, self.setup, tuple(self.labels), tuple(self.times), dict(self.stops), None, told
+        )
 
     def note(self, move: Move, time: int) -> None:
         at = len(self.labels)
@@ -111,7 +113,7 @@ class Stage:
         self.tape: list[tuple[Any, ...]] = []
         self.world.tape = self.tape
         self.recorder = Recorder(setup.blocks)
-        self.state = self.world.start()
+        self.state: State = self.world.start()
         self._took()
 
     def choices(self) -> list[Choice]:
@@ -119,7 +121,7 @@ class Stage:
 
     def take(self, choice: Choice) -> Move:
         move = self.world.take(choice)
-        self.state: State = move.state
+        self.state = move.state
         self._took()
         return move
 

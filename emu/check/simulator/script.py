@@ -116,7 +116,9 @@ def _setup(found: Any) -> Setup:
         good = _are(value, str) if "tuple" in kinds[name] else type(value).__name__ == kinds[name]
         if not good:
             raise BadScript(f"setup: {name} is {kinds[name]}, not {value!r:.60}")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+    }
     try:
         return Setup(**given)
     except ValueError as error:
