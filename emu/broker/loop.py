@@ -175,7 +175,7 @@ class Loop:
         visitor = Visitor(connection)
         try:
             self.watch(connection.fd, lambda mask: self._at_door(visitor, mask), _READ)
-        except OSError as error:  # the host watches no more descriptors: a visitor who is kept would never be heard
+        except OSError as error:  # the host watches no more: whoever is kept would never be heard
             self._record.shell("TurnedAway", errno=error.errno, error=str(error))
             connection.close()
             return

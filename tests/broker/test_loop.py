@@ -99,7 +99,7 @@ class Full:
     def __init__(self, epoll):
         self.epoll = epoll
 
-    def register(self, fd, mask):
+    def register(self, _fd, _mask):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def __getattr__(self, name):
