@@ -51,6 +51,8 @@ CONTRACT: Final = "contract:"  # before a rule's name, where checkers report it 
 RULES: Mapping[str, str] = {
     "known-answer": "a decision is a Decision of known actions with arguments of their type",
     "no-raise": "deciding raises nothing",
+    "deterministic": "the same question (phase, event, facts) has the same answer, whenever it is asked",
+    "bounded": "deciding ends, in less time than anybody would wait",
     "total": "every event is decided or declared ignored in every phase where it can come",
     "at-rest": "a reclaim comes to rest: no endless chain of decisions in one step",
     "one-answer": "a request is answered once, by reply or deny, before the end",

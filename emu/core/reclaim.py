@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from emu.core.rows import Reclaim, Token
 
 REST: Final = 32  # decisions of one reclaim in one step
+WORDS: Final = 300  # of a stranger's, as many as are repeated
+LARGEST: Final = 1e18  # beyond it no number of an action means anything
 
 
 def begin(b: Books, row: Reclaim) -> None:
@@ -139,27 +141,45 @@ def decide(protocol: Deciding, row: Reclaim, event: str, facts: Facts) -> Decisi
     """Ask, and look hard at the answer."""
     try:
         decision = protocol.decide(row.phase, event, facts)
-    except ProtocolBroke:
+    except (ProtocolBroke, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise ProtocolBroke(row.protocol, "no-raise", f"{event} in phase {row.phase}: {error!r}") from error
+    except BaseException as error:  # noqa: BLE001 - a stranger's code may raise anything; it is told
+        raise ProtocolBroke(
+            row.protocol, "no-raise", f"{event} in phase {row.phase}: {told(error)}"
+        ) from None
     if decision is None:
         return None
-    if not _well_formed(decision):
-        raise ProtocolBroke(row.protocol, "known-answer", f"{event} in phase {row.phase}: {decision!r}")
+    if not well_formed(decision):
+        what = type(decision).__name__
+        raise ProtocolBroke(
+            row.protocol, "known-answer", f"{event} in phase {row.phase}: the answer ({what}) is none"
+        )
     return decision
 
 
-def _well_formed(decision: Any) -> bool:
-    if not isinstance(decision, Decision):
+def told(error: BaseException) -> str:
+    """Its name and its words, if it has any that can be read."""
+    try:
+        return f"{type(error).__name__}: {error}"[:WORDS]
+    except Exception:  # noqa: BLE001 - its words may raise as well
+        return type(error).__name__
+
+
+def well_formed(decision: Any) -> bool:
+    """Exact types, so that nothing in it runs code of its own when it is looked at."""
+    if type(decision) is not Decision or len(decision) != len(Decision._fields):
         return False
     phase: Any = decision.phase
     actions: Any = decision.actions
-    return isinstance(phase, str) and phase != "" and isinstance(actions, tuple) and all(map(_known, actions))
+    return type(phase) is str and phase != "" and type(actions) is tuple and all(map(_known, actions))
 
 
 def _known(action: Any) -> bool:
-    return isinstance(action, Action) and action.verb in DOING
+    if type(action) is not Action or len(action) != len(Action._fields):
+        return False
+    verb, text, number = action
+    plain = type(verb) is str and type(text) is str and type(number) in {int, float}
+    return plain and verb in DOING and -LARGEST < number < LARGEST  # neither not-a-number nor infinite
 
 
 def act(b: Books, number: int, actions: tuple[Action, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 import pytest
 
@@ -774,6 +775,15 @@ def raising(*_):
     raise RuntimeError("own fault")
 
 
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("not even that")
+
+
+def raising_words():
+    raise Unspeakable
+
+
 @pytest.mark.parametrize(
     ("answer", "rule"),
     [
@@ -783,6 +793,16 @@ def raising(*_):
         (lambda *_: Decision([], END), "known-answer"),
         (lambda *_: Decision(("gate",), END), "known-answer"),
         (lambda *_: Decision((), 7), "known-answer"),
+        (lambda *_: Decision((Action([]),), END), "known-answer"),
+        (lambda *_: Decision((Action("arm", "", float("nan")),), END), "known-answer"),
+        (lambda *_: Decision((Action("arm", "", float("inf")),), END), "known-answer"),
+        (lambda *_: Decision((Action("arm", "", "soon"),), END), "known-answer"),
+        (lambda *_: Decision((Action("arm", "", -1.0),), END), "one-timer"),
+        (lambda *_: Decision((Action("notify", 5),), END), "known-answer"),
+        (lambda *_: type("Late", (Decision,), {})((reply(),), END), "known-answer"),
+        (lambda *_: sys.exit(0), "no-raise"),
+        (lambda *_: (_ for _ in ()).throw(GeneratorExit), "no-raise"),
+        (lambda *_: raising_words(), "no-raise"),
     ],
 )
 def test_strange_objects(make_node, answer, rule):
