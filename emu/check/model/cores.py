@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.engine import TRANSLATE, renamed
 from emu.check.model.judge import judge_step
-from emu.check.model.state import Answer, Frozen, State
+from emu.check.model.state import Answer, Frozen, Holder, State
 from emu.core import effects as do
 from emu.core import events, requests
 from emu.core.canonical import Names, canonical_rows
@@ -55,14 +55,18 @@ class Fixed(Names):
 
 
 class Step(NamedTuple):
-    """What an event does. names: old name -> new, by domain, None if nothing changes. timers: (armed, timer) in order."""
+    """What an event does. names: old name -> new, by domain, None if nothing changes; dead: some of them are of what the core forgot.
+
+    timers: (armed, timer) in order. opened: the device was opened, and files own these blocks.
+    """
 
     core: Frozen
     names: dict[str, dict[int, int]] | None = None
+    dead: bool = False
     todo: tuple[tuple[Any, ...], ...] = ()
     timers: tuple[tuple[bool, int], ...] = ()
     told: tuple[tuple[int, str, int], ...] = ()  # (session, event's name, key)
-    opened: tuple[int, ...] | None = None  # the device was opened: blocks that files own
+    opened: tuple[int, ...] | None = None
     broken: tuple[Finding, ...] = ()
     met: tuple[str, ...] = ()
     effects: tuple[do.Effect, ...] = ()
@@ -181,7 +185,7 @@ class Driver:
             elif isinstance(effect, do.OpenDevice):
                 opened = tuple(at // 4096 for at, size in effect.owned for at in range(at, at + size, 4096))
         broken, met = judge_step(self.books(before), self.books(after), made, self.protocol)
-        return Step(NOWHERE, None, tuple(todo), tuple(timers), tuple(told), opened, broken, met)
+        return Step(NOWHERE, None, any(map(_is_dead, todo)), tuple(todo), tuple(timers), tuple(told), opened, broken, met)
 
 
 class Direct(Driver):
@@ -263,7 +267,8 @@ class Automaton(Driver):
             domain: {was: name(domain, raw) for raw, was in old.get(domain, {}).items()} for domain in DOMAINS
         }
         changed = any(was != now for table in names.values() for was, now in table.items())
-        return step._replace(core=after, names=names if changed else None, broken=(*defects, *step.broken))
+        dead = step.dead or any(now < 0 for table in names.values() for now in table.values())
+        return step._replace(core=after, names=names if changed else None, dead=dead, broken=(*defects, *step.broken))
 
     def naming(self, core: Frozen) -> Of:
         tables = core.names.tables()  # type: ignore[union-attr]
@@ -310,33 +315,42 @@ def has_dead(state: State) -> bool:
     )
 
 
+def _is_dead(effect: tuple[Any, ...]) -> bool:
+    if effect[0] in {"quiesce", "unmap"}:
+        return bool(effect[1] < 0 or any(key < 0 for key in effect[2]))
+    if effect[0] == "answer":
+        return bool(effect[4] < 0)
+    return effect[1].__class__ is int and effect[1] < 0
+
+
 def with_names(state: State, of: Of) -> State:
-    """All references of the state renamed, the dead ones numbered anew: keys apart from each other, everything else alike."""
+    """All references of the state renamed; 0 and what is dead already stay for `of` to look at."""
+    todo = tuple([renamed(effect, of) for effect in state.todo])
+    ops = tuple([op if op is None else op._replace(key=of("key", op.key)) for op in state.ops])
+    holders = tuple([_holder_with_names(holder, of) for holder in state.holders])
+    keys = tuple([key._replace(key=of("key", key.key)) for key in state.keys])
+    answers = tuple([Answer(a.name, of(DOMAIN[a.name], a.number), a.waits) for a in state.answers])
+    timers = tuple([of("timer", timer) for timer in state.timers])
+    return state._replace(todo=todo, ops=ops, holders=holders, keys=keys, answers=answers, timers=timers)
+
+
+def _holder_with_names(holder: Holder, of: Of) -> Holder:
+    if not holder.pd:
+        return holder
+    mrs = tuple([mr._replace(handle=of("key", mr.handle)) if mr.handle else mr for mr in holder.mrs])
+    return holder._replace(pd=of("pd", holder.pd), mrs=mrs)
+
+
+def bury(state: State) -> State:
+    """Dead names anew, in order of appearance: keys stay apart from each other, everything else is alike."""
     dead: dict[int, int] = {}
 
     def name(domain: str, number: int) -> int:
-        new = of(domain, number) if number > 0 else number
-        if new >= 0:
-            return new
-        return dead.setdefault(new, -len(dead) - 1) if domain == "key" else -1
+        if number >= 0:
+            return number
+        return dead.setdefault(number, -len(dead) - 1) if domain == "key" else -1
 
-    todo = tuple([renamed(effect, name) for effect in state.todo])
-    ops = tuple([op if op is None else op._replace(key=name("key", op.key)) for op in state.ops])
-    holders = tuple(
-        [
-            holder._replace(
-                pd=name("pd", holder.pd),
-                mrs=tuple(
-                    [mr._replace(handle=name("key", mr.handle)) if mr.handle else mr for mr in holder.mrs]
-                ),
-            )
-            for holder in state.holders
-        ]
-    )
-    keys = tuple([key._replace(key=name("key", key.key)) for key in state.keys])
-    answers = tuple([Answer(a.name, name(DOMAIN[a.name], a.number), a.waits) for a in state.answers])
-    timers = tuple([name("timer", timer) for timer in state.timers])
-    return state._replace(todo=todo, ops=ops, holders=holders, keys=keys, answers=answers, timers=timers)
+    return with_names(state, name)
 
 
 DOMAIN: Mapping[str, str] = {

@@ -30,7 +30,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.model.cores import PD_REQUEST, Automaton, Direct, has_dead, with_names
+from emu.check.model.cores import PD_REQUEST, Automaton, Direct, bury, has_dead, with_names
 from emu.check.model.engine import TRANSLATE, Engine, key_of, op_of, with_op
 from emu.check.model.judge import DONE, Judge
 from emu.check.model.setup import Setup
@@ -397,6 +397,8 @@ class World:
             self.judge.broken.extend(step.broken)
         if step.met:
             self.judge.met.extend(step.met)
+        if step.dead:
+            state = bury(state)
         return self._replies(state)
 
     def _told(self, state: State, session: int, name: str, key: int) -> State:
@@ -552,8 +554,8 @@ class World:
         names = self.driver.canonical_names(state.core)
         if names is not None:
             state = with_names(state, names)
-        elif has_dead(state):
-            state = with_names(state, _same)
+        if has_dead(state):
+            state = bury(state)
         parts = (
             self._digest_memory((state.gens, state.ops, state.keys)),
             self._digest(
@@ -596,10 +598,6 @@ class World:
 
 def _short(part: Any) -> bytes:
     return blake2b(repr(part).encode(), digest_size=12).digest()
-
-
-def _same(_domain: str, number: int) -> int:
-    return number
 
 
 def recovered(gens: tuple[int, ...], owned: tuple[int, ...]) -> tuple[int, ...]:
