@@ -19,6 +19,7 @@ USAGE = 64
 COMMANDS = {
     "bench": "measure emu's speed beside memcpy and a bare ZeroMQ echo",
     "broker": "run one node: RNIC, memory and filesystem",
+    "check": "judge a run again from what it left behind",
     "compare": "measure protocols against events on live processes, side by side",
     "explore": "run a protocol through every interleaving of a small world",
     "fs": "files and devices of a node: create, read, truncate, punch, unlink, unplug, plug",

@@ -1,0 +1,197 @@
+"""`emu check RUN`: judge a run again from what it left behind.
+
+RUN is a folder: DIR/runs/N of a live broker, an evidence folder of `emu compare`, or what `emu simulate` wrote. The invariants S1 to S10 and
+V1 to V25 are judged each; what was promised and broken is a breach, what was broken and not promised is the protocol's cost. Exit status:
+0 every promise that this run could show was kept, 1 a breach, 2 the folder is broken or nothing says what was promised, 64 usage.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emu.check.history import BrokenHistory, History
+from emu.check.invariants import INVARIANTS, judge, promised_in
+from emu.check.story import tell
+from emu.cli import CommandError, check_target
+from emu.history.perfetto import trace
+from emu.protocols import registry
+from emu.protocols.contract import declaration
+from emu.report.judged import page
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from emu.check.invariants.invariant import Breach, Judgement
+
+Json = dict[str, Any]
+
+SUMMARY = "judge a run again from what it left: which invariants held, and the story of those that did not"
+HOLDS, BREACH, UNKNOWN = 0, 1, 2
+WORDS = {HOLDS: "holds", BREACH: "breach", UNKNOWN: "unknown"}
+TITLES = {invariant.name: invariant.title for invariant in INVARIANTS}
+MOST = 20  # breaches of one invariant that are told
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", nargs="?", help="the folder of a run")
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="judge against what NAME promises (default: what the run declares)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
+    parser.add_argument(
+        "--html", metavar="FILE", help="the result as one self-contained page, with space-time diagrams"
+    )
+    parser.add_argument("--perfetto", metavar="FILE", help="the run as a trace that ui.perfetto.dev opens")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.run is None:
+        raise CommandError("check: EINVAL: name the folder of a run")
+    for target in (args.json, args.html, args.perfetto):
+        check_target("check", target)
+    try:
+        history = History.read(args.run)
+    except BrokenHistory as error:
+        raise CommandError(f"check {args.run}: EUCLEAN: {error}", UNKNOWN) from None
+    declared = declared_by(history, args.protocol)
+    result = judged(args.run, history, declared)
+    _deliver(args, history, result)
+    return next(code for code, word in WORDS.items() if word == result["verdict"])
+
+
+def declared_by(history: History, name: str | None) -> Json:
+    """{"protocol", "promises", "excepts"}: of the protocol that is named, or as the run says; {} if nobody says."""
+    if name is None:
+        return history.meta.get("declared") or {}
+    try:
+        return declaration(registry.load().get(name))
+    except registry.UnknownProtocol as error:
+        raise CommandError(f"check --protocol {name}: EINVAL: {error}") from None
+
+
+def judged(name: str, history: History, declared: Json) -> Json:
+    """Everything that is printed, drawn and written."""
+    promises = promised_in(history, declared.get("promises", ()), declared.get("excepts", {}))
+    judgements = judge(history, promises)
+    code = verdict(judgements, known=bool(declared))
+    return {
+        "schema": 1,
+        "run": name,
+        "source": history.meta["source"],
+        "seed": history.meta.get("seed"),
+        "protocol": declared.get("protocol"),
+        "promised": list(promises),
+        "verdict": WORDS[code],
+        "events": len(history.events),
+        "records": sum(len(log.records) for log in history.logs),
+        "gaps": history.gaps,
+        "invariants": [_row(history, judgement) for judgement in judgements],
+    }
+
+
+def verdict(judgements: Sequence[Judgement], *, known: bool) -> int:
+    """A breach is one whatever else is not known; without promises nothing can be said to hold."""
+    if any(judgement.verdict == "breach" for judgement in judgements):
+        return BREACH
+    kept = any(judgement.promised and judgement.verdict == "kept" for judgement in judgements)
+    return HOLDS if known and (kept or not any(j.promised for j in judgements)) else UNKNOWN
+
+
+def _row(history: History, judgement: Judgement) -> Json:
+    breaches = [_breach(history, breach) for breach in judgement.breaches[:MOST]]
+    why = judgement.breaches[0].sentence if judgement.breaches else judgement.untested
+    return {
+        "name": judgement.name,
+        "title": TITLES.get(judgement.name, "a rule that the core holds every protocol to"),
+        "promised": judgement.promised,
+        "verdict": judgement.verdict,
+        "why": why,
+        "occasions": len(judgement.breaches),
+        "breaches": breaches,
+    }
+
+
+def _breach(history: History, breach: Breach) -> Json:
+    return {
+        "sentence": breach.sentence,
+        "lines": list(breach.lines),
+        "records": [list(place) for place in breach.records],
+        "story": [told._asdict() for told in tell(history, breach)],
+    }
+
+
+# ---- what is printed
+
+
+def _deliver(args: argparse.Namespace, history: History, result: Json) -> None:
+    raw = json.dumps(result, indent=1) + "\n"
+    try:
+        if args.html:
+            _write(args.html, page(result))
+        if args.perfetto:
+            _write(args.perfetto, json.dumps(trace(history.events, history.logs, history.journals)) + "\n")
+        if args.json:
+            _write(args.json, raw)
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or errno.EIO, "EIO")
+        raise CommandError(
+            f"check {error.filename}: {code}: {os.strerror(error.errno or errno.EIO)}"
+        ) from error
+    print(
+        "\n".join(lines_of(result)),
+        file=sys.stderr if "-" in {args.json, args.html, args.perfetto} else sys.stdout,
+    )
+
+
+def _write(target: str, text: str) -> None:
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, "utf-8")
+
+
+def lines_of(result: Json) -> list[str]:
+    """The table, then a story for each broken invariant."""
+    against = (
+        f"what {result['protocol']} promises"
+        if result["protocol"]
+        else "nothing: nobody says what was promised; use --protocol NAME"
+    )
+    lines = [
+        f"{result['run']}: {result['verdict']} ({result['source']} run, {result['events']} events), judged against {against}",
+        "",
+    ]
+    for row in result["invariants"]:
+        promised = "promised" if row["promised"] else ""
+        why = f": {row['why']}" if row["why"] else ""
+        lines.append(f"  {row['name']:<4} {row['verdict']:<9} {promised:<9} {row['title']}{why}")
+    for row in result["invariants"]:
+        for breach in row["breaches"][:1]:
+            lines += ["", *_story(row, breach)]
+    return lines
+
+
+def _story(row: Json, breach: Json) -> list[str]:
+    more = f" (and {row['occasions'] - 1} more occasions)" if row["occasions"] > 1 else ""
+    head = f"{row['name']} {row['verdict']}: {breach['sentence']}{more}"
+    if not breach["story"]:
+        return [head, "  the memory and the file map at the end show it; no line of the history does"]
+    wide = max(len(one["ref"]) for one in breach["story"])
+    party = max(len(one["lane"]) for one in breach["story"])
+    return [
+        head,
+        *(
+            f"  {one['ref']:<{wide}}  {one['lane']:<{party}}  {_heard(one)}{one['words']}"
+            for one in breach["story"]
+        ),
+    ]
+
+
+def _heard(one: Json) -> str:
+    return f"-> {one['to']}: " if one["to"] else ""
