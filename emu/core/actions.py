@@ -6,7 +6,7 @@ Each action is a function (books, reclaim, action) -> bool; True: what stands be
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from emu.core import allocator, files, scope, teardown
 from emu.core.asking import alive, answer
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emu.core.books import Books
-
-RETRY: Final = 0.1  # seconds until an unmap that failed is asked for again
 
 
 def do_gate(b: Books, number: int, _action: Action) -> bool:
@@ -297,7 +295,7 @@ def _again(b: Books, number: int) -> None:
     timer = b.number("timer")
     b.timers.put(timer, number)
     b.reclaims.put(number, b.reclaims[number]._replace(again=timer))
-    b.emit(Arm(timer, RETRY))
+    b.emit(Arm(timer, teardown.RETRY))
 
 
 def unmap_again(b: Books, number: int) -> None:

@@ -150,6 +150,8 @@ class Books:
         self.tokens.indexes = (self.tokens_of,)
         self.asked: Grouped[int, rows.Reclaim] = Grouped(lambda r: ((r.session, r.request),))
         self.reclaims.indexes = (self.asked,)
+        self.patient: Grouped[int, rows.Teardown] = Grouped(lambda t: (t.again,) if t.again else ())
+        self.teardowns.indexes = (self.patient,)
         self.dying: Grouped[int, rows.Session] = Grouped(lambda s: (True,) if s.dying else ())
         self.sessions.indexes = (self.dying,)
 

@@ -208,6 +208,14 @@ def unmapped(b: Books, event: events.Unmapped) -> None:
         teardown.unmapped(b, cookie.teardown, event.errno)
 
 
+def timer_fired(b: Books, event: events.TimerFired) -> None:
+    number = b.patient.first(event.timer)
+    if number is None:
+        reclaim.timer_fired(b, event)
+    else:
+        teardown.ask_again(b, number)
+
+
 EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
     events.DeviceAdded: devices.device_added,
     events.MountAdded: devices.mount_added,
@@ -218,7 +226,7 @@ EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
     events.Quiesced: quiesced,
     events.Unmapped: unmapped,
     events.Answered: answered,
-    events.TimerFired: reclaim.timer_fired,
+    events.TimerFired: timer_fired,
     events.QpReported: queues.qp_reported,
     events.CqReported: queues.cq_reported,
     events.MemoryFaulted: registration.faulted,

@@ -169,6 +169,7 @@ class Teardown(NamedTuple):
     request: int
     keys: tuple[int, ...]
     cookie: int = 0
+    again: int = 0  # the timer behind which what was refused is asked for again
 
 
 class Cookie(NamedTuple):
@@ -283,7 +284,13 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "errno": VALUE,
         "again": "timer",
     },
-    Teardown: {"session": "session", "request": "request", "keys": "key*", "cookie": "cookie"},
+    Teardown: {
+        "session": "session",
+        "request": "request",
+        "keys": "key*",
+        "cookie": "cookie",
+        "again": "timer",
+    },
     Cookie: {"reclaim": "reclaim", "teardown": "teardown"},
     Token: {
         "kind": VALUE,

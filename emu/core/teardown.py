@@ -3,17 +3,18 @@
     Quiesce -> Unmap -> RemoveKey -> Reply      one grace period for all MRs of a teardown
 
 It is a revoke of its own, beside any reclaim that has the same keys: quiescing twice does no harm, what the other has unmapped is
-not unmapped again, and only a teardown removes a key.
+not unmapped again, and only a teardown removes a key. What the hardware refuses is told to whoever asked, and the MR stays; with
+nobody there to tell it is tried again from the fence, after RETRY seconds, until it is done.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from emu.core import keys
 from emu.core.asking import alive, answer, fail, owned, refuse
-from emu.core.effects import DropAperture, Quiesce, RemoveKey, Unmap
+from emu.core.effects import Arm, DropAperture, Quiesce, RemoveKey, Unmap
 from emu.core.errors import errno_name
 from emu.core.rows import HOST, Cookie, Mr, Teardown
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from emu.core.books import Books
     from emu.core.events import Requested
     from emu.core.requests import DeregMr
+
+RETRY: Final = 0.1  # seconds until what the hardware refused is asked for again
 
 
 def settled(row: Mr) -> bool:
@@ -45,7 +48,11 @@ def tear_down(b: Books, keys: tuple[int, ...], session: int, request: int = 0) -
     for key in keys:
         b.mrs.put(key, b.mrs[key]._replace(ending=True))
     b.teardowns.put(number, Teardown(session, request, keys))
-    mapped = mapped_of(b, keys)
+    _ask(b, number)
+
+
+def _ask(b: Books, number: int) -> None:
+    mapped = mapped_of(b, b.teardowns[number].keys)
     if mapped:
         b.emit(Quiesce(_await(b, number), mapped))
     else:
@@ -74,8 +81,8 @@ def quiesced(b: Books, number: int, refusal: int) -> None:
             _finish(b, number)
     elif row.request and alive(b, row.session):
         _give_up(b, number, f"the hardware refused to stop ({errno_name(refusal)})", refusal)
-    else:  # nobody to tell: a fence that failed keeps the right, and is tried again
-        b.emit(Quiesce(_await(b, number), mapped))
+    else:  # nobody to tell: a fence that failed keeps the right
+        _again(b, number)
 
 
 def unmapped(b: Books, number: int, refusal: int) -> None:
@@ -87,7 +94,19 @@ def unmapped(b: Books, number: int, refusal: int) -> None:
     elif row.request and alive(b, row.session):
         _give_up(b, number, f"its translation could not be taken out ({errno_name(refusal)})", refusal)
     else:
-        b.emit(Unmap(_await(b, number), mapped))
+        _again(b, number)
+
+
+def _again(b: Books, number: int) -> None:
+    timer = b.number("timer")
+    b.teardowns.put(number, b.teardowns[number]._replace(again=timer))
+    b.emit(Arm(timer, RETRY))
+
+
+def ask_again(b: Books, number: int) -> None:
+    """Its timer has fired."""
+    b.teardowns.put(number, b.teardowns[number]._replace(again=0))
+    _ask(b, number)
 
 
 def _give_up(b: Books, number: int, why: str, refusal: int) -> None:

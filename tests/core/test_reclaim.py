@@ -1036,6 +1036,8 @@ def test_a_lost_session_whose_unmap_fails_ends_when_it_succeeds(node):
     node.lose(1)
     node.go(ev.Quiesced)
     refuse_unmaps(node)
+    assert len(node.of(fx.Unmap)) == 1, "it is not asked again at once"
+    node.step(ev.TimerFired(node.of(fx.Arm)[-1].timer))
     assert fx.EndSession(1) not in node.effects
     node.go()
     assert fx.EndSession(1) in node.effects

@@ -216,8 +216,12 @@ def test_hardware_that_refuses_to_stop_is_asked_again_for_a_lost_context(node):
     node.mr()
     node.lose(1)
     node.waiting.clear()
-    node.step(ev.Quiesced(node.of(fx.Quiesce)[-1].cookie, errno.EIO))
-    assert len(node.of(fx.Quiesce)) == 2
+    for tried in range(1, 4):
+        node.step(ev.Quiesced(node.of(fx.Quiesce)[-1].cookie, errno.EIO))
+        armed = node.of(fx.Arm)[-1]
+        assert (len(node.of(fx.Quiesce)), len(node.of(fx.Arm)), armed.seconds) == (tried, tried, 0.1)
+        node.step(ev.TimerFired(armed.timer))
+        assert node.step(ev.TimerFired(armed.timer)) == ()
     node.go()
     assert node.of(fx.EndSession) == [fx.EndSession(1)]
 
