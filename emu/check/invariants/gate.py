@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.check.invariants.invariant import Breach, Invariant
-from emu.check.invariants.reading import Reclaim, Registration, covers, read, runs_of
+from emu.check.invariants.reading import read
+from emu.check.invariants.timeline import Reclaim, Registration, covers, runs_of
 from emu.core.errors import errno_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.reading import At
+    from emu.check.invariants.timeline import At
 
 TAKING = ("notified", "fencing", "unmapping", "applying", "applied", "freed")
 DONE = ("applying", "applied", "freed")

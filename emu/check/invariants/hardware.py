@@ -12,14 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emu.check.invariants.invariant import Breach, Invariant
-from emu.check.invariants.reading import Asked, Mapped, Reclaim, meet, read
+from emu.check.invariants.reading import read
+from emu.check.invariants.timeline import Asked, Mapped, Reclaim, meet
 from emu.core.errors import errno_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.reading import At
+    from emu.check.invariants.timeline import At
 
 Json = dict[str, Any]
 ON = ("fenced", "unmapped", "applied", "freed")

@@ -13,18 +13,18 @@ that does come back is given a new translation by Remap (effect: key, aperture, 
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from emu.check.invariants.invariant import Breach, Invariant
-from emu.check.invariants.reading import DEFERRED, DYNAMIC, NON_REVOCABLE, read
-from emu.check.invariants.waits import READ, uses
+from emu.check.invariants.reading import read
+from emu.check.invariants.timeline import DEFERRED, DYNAMIC, NON_REVOCABLE
+from emu.check.invariants.waits import uses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.reading import At, Json, Mapped, Reclaim, Registration
+    from emu.check.invariants.timeline import At, Json, Mapped, Reclaim, Registration
     from emu.history.oplog import OpRecord
 
 CLASSES = {
@@ -181,8 +181,8 @@ def final_untested(history: History) -> str:
 
 
 def moved_broken(history: History) -> Iterator[Breach]:
-    for thread, record, mapped, wrote in uses(history):
-        if mapped.importer != DYNAMIC:
+    for thread, record, mapped, wrote in uses(history).late:
+        if mapped.importer != DYNAMIC or not record.bytes:
             continue
         gone, where = mapped.unmapped, ((thread, record.seq),)
         if gone is not None and record.epoch_first > gone.epoch and mapped.current(record.epoch_last):
@@ -213,26 +213,11 @@ def _inside(mapped: Mapped, record: OpRecord, wrote: bool) -> bool:
 
 
 def moved_untested(history: History) -> str:
-    back = [
-        known
-        for known in read(history).by_number.values()
-        if any(old.importer == DYNAMIC and new.again for old, new in pairwise(known))
-    ]
-    numbers = [known[0].key for known in back]
-    if any(
-        mapped.key in numbers and (mapped.again or mapped.unmapped is not None)
-        for _, _, mapped, _ in uses(history)
-    ):
+    mine = [mapped for mapped in uses(history).used if mapped.importer == DYNAMIC]
+    if any(mapped.again or mapped.unmapped is not None for mapped in mine):
         return ""
-    gone = (
-        mapped
-        for _, _, mapped, _ in uses(history)
-        if mapped.importer == DYNAMIC and mapped.unmapped is not None
-    )
-    return "" if any(gone) else "no dynamic importer was used and moved"
+    return "no dynamic importer was used and moved"
 
-
-assert READ == 4
 
 INVARIANTS = (
     Invariant(

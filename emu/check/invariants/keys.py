@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.check.invariants.invariant import Breach, Invariant
-from emu.check.invariants.reading import DYNAMIC, read
+from emu.check.invariants.reading import read
+from emu.check.invariants.timeline import DYNAMIC
 from emu.check.invariants.waits import uses
 from emu.history.journal import Kind
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.reading import Asked, At, Mapped
+    from emu.check.invariants.timeline import Asked, At, Mapped
     from emu.history.journal import Record
 
 MR_REVOKED = 1001
@@ -31,15 +32,29 @@ ROUND = 255  # issues of an index until its generation comes again
 # ---- what clients asked for under a key, and how it ended
 
 
-def _answers(history: History) -> Iterator[tuple[str, Record, Record]]:
-    """(client, posted, polled) of every request that names a key and was answered."""
+class Answer(NamedTuple):
+    """A request that names a key, and how it completed."""
+
+    client: str
+    asked: Record
+    polled: Record
+
+
+def _answers(history: History) -> list[Answer]:
+    return history.once(_paired)
+
+
+def _paired(history: History) -> list[Answer]:
+    found = []
     for name in sorted(history.journals):
         open_: dict[tuple[int, int], Record] = {}
         for record in history.journals[name].records:
             if record.kind == Kind.POSTED:
-                open_[record.qp_num, record.wr_id] = record
+                if record.key:
+                    open_[record.qp_num, record.wr_id] = record
             elif record.kind == Kind.POLLED and (asked := open_.pop((record.qp_num, record.wr_id), None)):
-                yield name, asked, record
+                found.append(Answer(name, asked, record))
+    return found
 
 
 def _used_too_late(asked: Record, polled: Record, mapped: Mapped) -> bool:
@@ -52,16 +67,19 @@ def _used_too_late(asked: Record, polled: Record, mapped: Mapped) -> bool:
 
 
 def target_broken(history: History) -> Iterator[Breach]:
-    for thread, record, mapped, _wrote in uses(history):
-        if mapped.importer == DYNAMIC or record.status:
+    for thread, record, mapped, _wrote in uses(history).late:
+        if mapped.importer == DYNAMIC or record.status or not record.bytes:
             continue
         if _began_behind(record.op_epoch, mapped) and mapped.current(record.epoch_last):
             stop = mapped.quiesced or mapped.fenced
             sentence = f"an operation that began under key {mapped.key:#x} after it was taken back moved {record.bytes} bytes"
             yield Breach("V10", sentence, (stop.n,) if stop else (), ((thread, record.seq),))
+    inos = _files(history)
     for name, asked, polled in _answers(history):
+        if polled.code or not asked.ino or inos.get(asked.key, {asked.ino}) == {asked.ino}:
+            continue
         wrong = _wrong_target(history, asked, polled)
-        if wrong is not None and not polled.code:
+        if wrong is not None:
             sentence = f"{name} used key {asked.key:#x} for file {asked.ino}, and reached file {wrong.registration.ino if wrong.registration else 0}"
             yield Breach("V10", sentence, (wrong.at.n,))
 
@@ -70,10 +88,17 @@ def _began_behind(op_epoch: int, mapped: Mapped) -> bool:
     return mapped.stopped_in is not None and op_epoch >= mapped.stopped_in
 
 
+def _files(history: History) -> dict[int, set[int]]:
+    """Key -> inode numbers, as clients see them, of the files that it was registered for."""
+    found: dict[int, set[int]] = {}
+    for mapped in read(history).maps:
+        if mapped.registration is not None and mapped.registration.ino:
+            found.setdefault(mapped.key, set()).add(mapped.registration.ino & 0xFFFFFFFF)
+    return found
+
+
 def _wrong_target(history: History, asked: Record, polled: Record) -> Mapped | None:
     """The translation that must have been used, if it is of another file than the client meant."""
-    if not asked.ino:
-        return None
     known = [
         m
         for m in read(history).by_number.get(asked.key, ())
@@ -95,16 +120,15 @@ def target_untested(history: History) -> str:
 
 def _late_uses(history: History) -> bool:
     """Did anybody try? By the log (a request that was cut moved nothing), or by the journals."""
-    by_number = read(history).by_number
-    for _thread, record in history.records():
-        for key in (record.lkey, record.rkey):
-            for mapped in by_number.get(key, ()):
-                if _began_behind(record.op_epoch, mapped) and mapped.current(record.epoch_last):
-                    return True
+    for _thread, record, mapped, _wrote in uses(history).late:
+        if _began_behind(record.op_epoch, mapped) and mapped.current(record.epoch_last):
+            return True
+    known = read(history).by_number
+    stopped = {key: [m for m in maps if m.stopped_in is not None] for key, maps in known.items()}
     return any(
         _used_too_late(asked, polled, mapped)
         for _name, asked, polled in _answers(history)
-        for mapped in by_number.get(asked.key, ())
+        for mapped in stopped.get(asked.key, ())
     )
 
 

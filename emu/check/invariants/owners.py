@@ -14,14 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emu.check.invariants.invariant import Breach, Invariant
-from emu.check.invariants.reading import Mapped, Person, Reclaim, Registration, covers, read
+from emu.check.invariants.reading import read
+from emu.check.invariants.timeline import Mapped, Person, Reclaim, Registration, covers
 from emu.check.invariants.waiting import idle_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from emu.check.history import History
-    from emu.check.invariants.reading import Asked, At
+    from emu.check.invariants.timeline import Asked, At
     from emu.history.oplog import OpRecord
 
 Json = dict[str, Any]

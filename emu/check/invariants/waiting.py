@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.reading import At, Reclaim
+    from emu.check.invariants.timeline import At, Reclaim
 
 Json = dict[str, Any]
 OWES = {"Quiesce": "cookie", "Unmap": "cookie", "InstallKey": "key", "Arm": "timer"}

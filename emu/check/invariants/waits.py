@@ -9,39 +9,78 @@ nothing is known, and nothing is said.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.check.invariants.invariant import Breach, Invariant
-from emu.check.invariants.reading import DYNAMIC, SYNC, Mapped, Reclaim, meet, read
+from emu.check.invariants.reading import read
+from emu.check.invariants.timeline import DYNAMIC, SYNC, Mapped, Reclaim, meet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.reading import At, Given
+    from emu.check.invariants.timeline import At, Given
     from emu.history.oplog import OpRecord
 
 READ = 4  # EMU_WR_RDMA_READ
+NEVER = 1 << 64
 
 
 # ---- quanta under a key
 
 
-def uses(history: History) -> Iterator[tuple[int, OpRecord, Mapped, bool]]:
-    """(thread, record, translation, whether it wrote there) for every quantum that moved bytes under a known key."""
-    by_number = read(history).by_number
+class Use(NamedTuple):
+    """A quantum under a key. wrote: into the key's memory."""
+
+    thread: int
+    record: OpRecord
+    mapped: Mapped
+    wrote: bool
+
+
+class Uses(NamedTuple):
+    """late: whatever ran, or was begun, when its key had been taken back (a request that was cut moved no byte); and all under dynamic
+    importers' keys. used: translations that were taken back, at any time, and had moved bytes.
+    """
+
+    late: list[Use]
+    used: list[Mapped]
+
+
+def uses(history: History) -> Uses:
+    return history.once(_uses)
+
+
+def _uses(history: History) -> Uses:
+    telling = {
+        key: [(mapped, _stop(mapped)) for mapped in known if _stop(mapped) < NEVER]
+        for key, known in read(history).by_number.items()
+    }
+    late: list[Use] = []
+    used: dict[int, Mapped] = {}
     for thread, record in history.records():
-        if not record.bytes:
-            continue
-        for key in dict.fromkeys((record.lkey, record.rkey)):
-            wrote = (record.opcode == READ) == (key == record.lkey) or record.lkey == record.rkey
-            for mapped in by_number.get(key, ()):
-                yield thread, record, mapped, wrote
+        for key in (record.rkey, record.lkey) if record.rkey != record.lkey else (record.rkey,):
+            for mapped, stop in telling.get(key, ()):
+                if record.bytes:
+                    used[mapped.at.n] = mapped
+                if record.epoch_last >= stop or record.op_epoch >= stop:
+                    wrote = (record.opcode != READ) == (key == record.rkey) or record.lkey == record.rkey
+                    late.append(Use(thread, record, mapped, wrote))
+    return Uses(late, list(used.values()))
+
+
+def _stop(mapped: Mapped) -> int:
+    if mapped.importer == DYNAMIC:
+        return -1
+    stop = mapped.stopped_in
+    return NEVER if stop is None else stop
 
 
 def ran_behind(record: OpRecord, mapped: Mapped, epoch: int | None) -> bool:
     """Whether the quantum was still running in this epoch, and under this translation."""
-    return epoch is not None and record.epoch_last >= epoch and mapped.current(record.epoch_last)
+    if epoch is None or not record.bytes:
+        return False
+    return record.epoch_last >= epoch and mapped.current(record.epoch_last)
 
 
 def _story(record: OpRecord, answer: At | None) -> str:
@@ -57,7 +96,7 @@ def _lines(*places: At | None) -> tuple[int, ...]:
 
 
 def late_use_broken(history: History) -> Iterator[Breach]:
-    for thread, record, mapped, wrote in uses(history):
+    for thread, record, mapped, wrote in uses(history).late:
         where = ((thread, record.seq),)
         if ran_behind(record, mapped, mapped.gone_in):
             last = mapped.unmapped or mapped.parted
@@ -78,7 +117,7 @@ def _nothing_fenced(history: History, concerns: Callable[[Mapped], bool]) -> str
     fenced = [m for m in read(history).maps if m.stopped_in is not None and concerns(m)]
     if not fenced:
         return "no key was taken back"
-    if any(mapped.stopped_in is not None and concerns(mapped) for _, _, mapped, _ in uses(history)):
+    if any(mapped.stopped_in is not None and concerns(mapped) for mapped in uses(history).used):
         return ""
     return "nothing moved under the keys that were taken back"
 
@@ -87,7 +126,7 @@ def _nothing_fenced(history: History, concerns: Callable[[Mapped], bool]) -> str
 
 
 def callback_broken(history: History) -> Iterator[Breach]:
-    for thread, record, mapped, _wrote in uses(history):
+    for thread, record, mapped, _wrote in uses(history).late:
         if mapped.importer == SYNC and ran_behind(record, mapped, mapped.stopped_in):
             last = mapped.quiesced or mapped.fenced
             sentence = f"{record.bytes} bytes moved under key {mapped.key:#x} after its quiesce was confirmed ({_story(record, last)})"
