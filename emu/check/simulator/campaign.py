@@ -1,0 +1,226 @@
+"""Many seeds on all cores: what broke and at which seeds, what was seen, how much there was to see.
+
+    summary = campaign(Source("mr-revoke"), seeds=range(1, 10_001), jobs=2, progress=print)
+
+Seeds are independent, so the summary is the same whatever the number of jobs, but for its times. Each job is a process of its own
+(spawned) that loads the protocol by itself. The first seed is run twice: a protocol that decides by something that changes is caught there,
+if not at the first decision that is asked for twice.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+from emu.check.simulator.honest import DETERMINISTIC
+from emu.check.simulator.run import simulate
+from emu.check.simulator.verdict import verdict_of
+from emu.check.stranger import load_protocol
+from emu.core.decision import CONTRACT
+from emu.protocols import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from emu.check.simulator.run import Run
+    from emu.protocols.contract import Protocol
+
+HOLDS, BREACH, UNKNOWN = 0, 1, 2
+WORD: Final = {HOLDS: "holds", BREACH: "breach", UNKNOWN: "unknown"}
+CHUNK: Final = 20  # seeds that a process takes at a time
+SAMPLES: Final = 5  # seeds that are named for each finding
+GUARDS: Final = ("DMA in flight when the reclaim began",)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a protocol comes from: a registered name, or a file."""
+
+    name: str = ""
+    file: str = ""
+
+    def load(self) -> Protocol:
+        """Raises UnknownProtocol, Unusable."""
+        return load_protocol(self.file) if self.file else registry.load().get(self.name)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a campaign keeps of one seed. breaches, costs: invariant -> sentence. defect: the tool's own failure, in words."""
+
+    seed: int
+    events: int = 0
+    steps: int = 0
+    reclaims: int = 0
+    breaches: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, str] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+    met: dict[str, int] = field(default_factory=dict)
+    cut: bool = False
+    defect: str = ""
+
+
+@dataclass
+class Tally:
+    """One invariant over all seeds that broke it."""
+
+    count: int = 0
+    seeds: list[int] = field(default_factory=list)
+    sentence: str = ""
+
+    def add(self, seed: int, sentence: str) -> None:
+        self.count += 1
+        self.sentence = self.sentence or sentence
+        if len(self.seeds) < SAMPLES:
+            self.seeds.append(seed)
+
+
+@dataclass
+class Summary:
+    """Of a campaign. sometimes: guard -> how often it was met; kept: invariant -> seeds that could have shown a breach and did not."""
+
+    protocol: str
+    seeds: int = 0
+    events: float = 0
+    steps: float = 0
+    without_reclaim: int = 0
+    cut: int = 0
+    seconds: float = 0.0
+    breaches: dict[str, Tally] = field(default_factory=dict)
+    costs: dict[str, Tally] = field(default_factory=dict)
+    kept: Counter[str] = field(default_factory=Counter)
+    sometimes: Counter[str] = field(default_factory=Counter)
+    defects: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """Guards that no seed met: then nothing is known."""
+        return [guard for guard in GUARDS if not self.sometimes[guard]]
+
+    @property
+    def code(self) -> int:
+        if self.breaches:
+            return BREACH
+        return UNKNOWN if self.defects or self.missing else HOLDS
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "protocol": self.protocol,
+            "verdict": WORD[self.code],
+            "seeds": self.seeds,
+            "events_median": self.events,
+            "steps_median": self.steps,
+            "without_reclaim": self.without_reclaim,
+            "cut": self.cut,
+            "breaches": _rows(self.breaches),
+            "costs": _rows(self.costs),
+            "kept": dict(sorted(self.kept.items())),
+            "sometimes": dict(sorted(self.sometimes.items())),
+            "missing": self.missing,
+            "defects": self.defects,
+            "seconds": round(self.seconds, 3),
+            "seeds_per_second": round(self.seeds / max(self.seconds, 1e-9), 1),
+        }
+
+
+def _rows(tallies: dict[str, Tally]) -> list[dict[str, Any]]:
+    return [{"invariant": name, **vars(tally)} for name, tally in sorted(tallies.items())]
+
+
+# ---- one seed
+
+
+def judge_seed(protocol: Protocol, seed: int, *, twice: bool = False) -> Judged:
+    """Never raises for what a protocol does; a failure of ours is told as `defect`."""
+    try:
+        run = simulate(protocol, seed)
+        verdict = verdict_of(run)
+        breaches = {found.invariant: found.sentence for found in verdict.breaches}
+        if twice and not same(run, simulate(protocol, seed)):
+            breaches[f"{CONTRACT}{DETERMINISTIC}"] = (
+                f"{protocol.name} gave another story when seed {seed} was run again"
+            )
+    except Exception as error:  # noqa: BLE001 - one seed must not end a campaign; it is told, and the verdict is unknown
+        return Judged(seed, defect=f"seed {seed}: {type(error).__name__}: {error}")
+    costs = {found.invariant: found.sentence for found in verdict.costs}
+    reclaims = sum(line.get("phase") == "requested" for line in run.history.of("Phase"))
+    return Judged(
+        seed, run.events, len(run.labels), reclaims, breaches, costs, verdict.kept, run.met, run.cut
+    )
+
+
+def same(one: Run, other: Run) -> bool:
+    """Are their histories equal?"""
+    return one.labels == other.labels and one.history == other.history
+
+
+# ---- many
+
+_loaded: dict[Source, Protocol] = {}
+
+
+def _chunk(source: Source, seeds: Sequence[int], first: int) -> list[Judged]:
+    """In a process of its own, which keeps the protocol."""
+    if source not in _loaded:
+        _loaded[source] = source.load()
+    return [judge_seed(_loaded[source], seed, twice=seed == first) for seed in seeds]
+
+
+def campaign(
+    source: Source, seeds: Sequence[int], jobs: int = 1, progress: Callable[[int, int], None] | None = None
+) -> Summary:
+    """All of them. progress: seeds done, seeds in all. Raises UnknownProtocol, Unusable before anything is run."""
+    began = time.perf_counter()
+    summary = Summary(source.load().name)
+    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
+    done = _spread(source, chunks, jobs) if jobs > 1 and len(chunks) > 1 else _here(source, chunks)
+    found: list[Judged] = []
+    for part in done:
+        found += part
+        if progress:
+            progress(len(found), len(seeds))
+    _add_up(summary, sorted(found, key=lambda judged: judged.seed))
+    summary.seconds = time.perf_counter() - began
+    return summary
+
+
+def _here(source: Source, chunks: Iterable[Sequence[int]]) -> Iterator[list[Judged]]:
+    first = None
+    for seeds in chunks:
+        first = seeds[0] if first is None else first
+        yield _chunk(source, seeds, first)
+
+
+def _spread(source: Source, chunks: Sequence[Sequence[int]], jobs: int) -> Iterator[list[Judged]]:
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        first = chunks[0][0]
+        waiting = [pool.submit(_chunk, source, seeds, first) for seeds in chunks]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _add_up(summary: Summary, found: Sequence[Judged]) -> None:
+    summary.seeds = len(found)
+    good = [judged for judged in found if not judged.defect]
+    summary.events = median([judged.events for judged in good] or [0])
+    summary.steps = median([judged.steps for judged in good] or [0])
+    for judged in found:
+        if judged.defect:
+            summary.defects.append(judged.defect)
+            continue
+        summary.without_reclaim += not judged.reclaims
+        summary.cut += judged.cut
+        for tallies, broken in ((summary.breaches, judged.breaches), (summary.costs, judged.costs)):
+            for name, sentence in broken.items():
+                tallies.setdefault(name, Tally()).add(judged.seed, sentence)
+        summary.kept.update(judged.kept)
+        summary.sometimes.update(judged.met)

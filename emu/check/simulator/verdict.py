@@ -1,0 +1,76 @@
+"""What a run is worth: the invariants of its history, and what the world saw break, put together.
+
+An invariant that was promised and is broken is a breach; not promised and broken it is the protocol's cost; rules of the contract
+(`contract:...`) are promised by everybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from emu.check.invariants import judge, promised_in
+from emu.core.decision import CONTRACT
+
+if TYPE_CHECKING:
+    from emu.check.simulator.run import Run
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One invariant that a run broke: how it is told, and whether it was promised. by: "history" or "world"."""
+
+    invariant: str
+    sentence: str
+    promised: bool
+    by: str
+    lines: tuple[int, ...] = ()
+    records: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one run. kept: invariants that its history could show and did not break."""
+
+    broken: tuple[Broken, ...]
+    kept: tuple[str, ...]
+    untested: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def breaches(self) -> tuple[Broken, ...]:
+        return tuple(found for found in self.broken if found.promised)
+
+    @property
+    def costs(self) -> tuple[Broken, ...]:
+        return tuple(found for found in self.broken if not found.promised)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "verdict": "breach" if self.breaches else "holds",
+            "breaches": [vars(found) for found in self.breaches],
+            "costs": [vars(found) for found in self.costs],
+            "kept": list(self.kept),
+            "untested": self.untested,
+        }
+
+
+def verdict_of(run: Run) -> Verdict:
+    """By all invariants and by the world; what both have found is told by the history."""
+    history, protocol = run.history, run.protocol
+    promised = promised_in(history, protocol.promises, dict(protocol.excepts))
+    judgements = judge(history, promised)
+    broken = {
+        found.name: Broken(
+            found.name, found.breaches[0].sentence, found.promised or found.name.startswith(CONTRACT), "history",
+            found.breaches[0].lines, found.breaches[0].records,
+        )
+        for found in judgements
+        if found.breaches
+    }  # fmt: skip
+    for name, found in run.found.items():
+        owed = name in promised or name.startswith(CONTRACT)
+        broken.setdefault(name, Broken(name, f"{found.sentence} (step {found.step + 1})", owed, "world"))
+    kept = tuple(found.name for found in judgements if found.verdict == "kept" and found.name not in broken)
+    untested = {found.name: found.untested for found in judgements if found.verdict == "untested"}
+    return Verdict(tuple(broken[name] for name in sorted(broken)), kept, untested)
