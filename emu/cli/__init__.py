@@ -24,6 +24,7 @@ COMMANDS = {
     "explore": "run a protocol through every interleaving of a small world",
     "fs": "files and devices of a node: create, read, truncate, punch, unlink, unplug, plug",
     "protocol": "show or change a mount's protocol",
+    "simulate": "run a protocol through random long stories on a virtual clock",
 }
 
 

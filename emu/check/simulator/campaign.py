@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.simulator.honest import DETERMINISTIC
+from emu.check.honest import DETERMINISTIC
 from emu.check.simulator.run import simulate
 from emu.check.simulator.verdict import verdict_of
 from emu.check.stranger import load_protocol
@@ -136,13 +136,13 @@ def _rows(tallies: dict[str, Tally]) -> list[dict[str, Any]]:
 # ---- one seed
 
 
-def judge_seed(protocol: Protocol, seed: int, *, twice: bool = False) -> Judged:
+def judge_seed(protocol: Protocol, seed: int, *, twice: bool = False, bounded: bool = False) -> Judged:
     """Never raises for what a protocol does; a failure of ours is told as `defect`."""
     try:
-        run = simulate(protocol, seed)
+        run = simulate(protocol, seed, bounded=bounded)
         verdict = verdict_of(run)
         breaches = {found.invariant: found.sentence for found in verdict.breaches}
-        if twice and not same(run, simulate(protocol, seed)):
+        if twice and not same(run, simulate(protocol, seed, bounded=bounded)):
             breaches[f"{CONTRACT}{DETERMINISTIC}"] = (
                 f"{protocol.name} gave another story when seed {seed} was run again"
             )
@@ -169,7 +169,9 @@ def _chunk(source: Source, seeds: Sequence[int], first: int) -> list[Judged]:
     """In a process of its own, which keeps the protocol."""
     if source not in _loaded:
         _loaded[source] = source.load()
-    return [judge_seed(_loaded[source], seed, twice=seed == first) for seed in seeds]
+    return [
+        judge_seed(_loaded[source], seed, twice=seed == first, bounded=bool(source.file)) for seed in seeds
+    ]
 
 
 def campaign(

@@ -4,7 +4,7 @@
     run = replay(protocol, script)       the steps of a script; one that cannot be taken raises CannotReplay, or is left out (`lenient`)
 
 A run is the same in whichever process it is made: nothing but the seed, or the script, and the protocol decides. `run.history` renders the
-memory; `run.found` has what the world saw break, each invariant once, with the step.
+memory; `run.found` has what the world saw break, each invariant once, with the step. `bounded`: a decision that does not end is stopped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import emu
+from emu.check.honest import Honest
 from emu.check.model.world import World
 from emu.check.simulator.cast import draw_cast
 from emu.check.simulator.clock import Clock
-from emu.check.simulator.honest import Honest
 from emu.check.simulator.recorder import Recorder
 from emu.check.simulator.script import Script
 from emu.history import journal, oplog
@@ -108,8 +108,8 @@ class Run:
 class Stage:
     """The world, its tape, and the recorder: what a clock and a script have in common."""
 
-    def __init__(self, protocol: Protocol, setup: Setup) -> None:
-        self.world = World(Honest(protocol), setup, direct=True)
+    def __init__(self, protocol: Protocol, setup: Setup, *, bounded: bool) -> None:
+        self.world = World(Honest(protocol, bounded=bounded), setup, direct=True)
         self.tape: list[tuple[Any, ...]] = []
         self.world.tape = self.tape
         self.recorder = Recorder(setup.blocks)
@@ -130,11 +130,11 @@ class Stage:
         self.tape.clear()
 
 
-def simulate(protocol: Protocol, seed: int) -> Run:
+def simulate(protocol: Protocol, seed: int, *, bounded: bool = False) -> Run:
     """The seed's story, from the beginning until nothing can happen any more."""
     draw = Random(seed)
     cast = draw_cast(draw)
-    stage = Stage(protocol, cast.setup)
+    stage = Stage(protocol, cast.setup, bounded=bounded)
     run = Run(protocol, cast.setup, stage.recorder, seed, cast)
     clock = Clock(cast, draw, stage.recorder)
     while len(run.labels) < MOST:
@@ -147,9 +147,9 @@ def simulate(protocol: Protocol, seed: int) -> Run:
     return run
 
 
-def replay(protocol: Protocol, script: Script, *, lenient: bool = False) -> Run:
+def replay(protocol: Protocol, script: Script, *, lenient: bool = False, bounded: bool = False) -> Run:
     """The script's steps. lenient: those that cannot be taken are left out. Raises CannotReplay."""
-    stage = Stage(protocol, script.setup)
+    stage = Stage(protocol, script.setup, bounded=bounded)
     run = Run(protocol, script.setup, stage.recorder, stops=dict(script.stops))
     stopped = _Stopped(script, stage.recorder)
     for at, label in enumerate(script.steps):

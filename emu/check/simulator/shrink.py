@@ -70,7 +70,7 @@ class _Search:
         if script.steps in self._known or self.tries >= TRIES:
             return None
         self.tries += 1
-        run = replay(self.protocol, script, lenient=True)
+        run = replay(self.protocol, script, lenient=True, bounded=True)
         found = breaks(run, self.invariant)
         if found is None:
             self._known.add(script.steps)
