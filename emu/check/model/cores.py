@@ -13,10 +13,13 @@ Sessions and requests are numbered by the world, the same in every story, and ar
 
 from __future__ import annotations
 
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.engine import TRANSLATE, renamed
+from emu.check.model.fabric import keys_of
+from emu.check.model.fabric import renamed as renamed_fabric
 from emu.check.model.judge import judge_step
 from emu.check.model.state import Answer, Frozen, Holder, State
 from emu.core import effects as do
@@ -309,6 +312,7 @@ def has_dead(state: State) -> bool:
         or any(answer.number < 0 for answer in state.answers)
         or any(mr.handle < 0 for holder in state.holders for mr in holder.mrs)
         or any(timer < 0 for timer in state.timers)
+        or (state.fabric is not None and any(key < 0 for key in keys_of(state.fabric)))
         or any(
             effect[0] != "answer" and effect[1].__class__ is int and effect[1] < 0 for effect in state.todo
         )
@@ -331,7 +335,10 @@ def with_names(state: State, of: Of) -> State:
     keys = tuple([key._replace(key=of("key", key.key)) for key in state.keys])
     answers = tuple([Answer(a.name, of(DOMAIN[a.name], a.number), a.waits) for a in state.answers])
     timers = tuple([of("timer", timer) for timer in state.timers])
-    return state._replace(todo=todo, ops=ops, holders=holders, keys=keys, answers=answers, timers=timers)
+    fabric = state.fabric and renamed_fabric(state.fabric, partial(of, "key"))
+    return state._replace(
+        todo=todo, ops=ops, holders=holders, keys=keys, answers=answers, timers=timers, fabric=fabric
+    )
 
 
 def _holder_with_names(holder: Holder, of: Of) -> Holder:

@@ -17,7 +17,8 @@ What the world does:
     leave(state, peer, spoilt)         engine: peerN leaves Q
     die(state, peer)                   the responder goes with its context or device; peers see RETRY_EXC_ERR
     connect(state, peer)               peerN: connects again, both ends, once its queue pair is in ERR (may_connect)
-    canonical(state, of), renamed(state, of)
+    vanish(state, peer)                the same with the whole broker
+    canonical(state), renamed(state, of), keys_of(state): functions of this module
 
 Labels: `network: deliver P` | `network: lose P` | `network: duplicate P`, P being `peerN's write 5?`, `peerN's ack 5`, `peerN's sequence 5` (5 is missing),
 `peerN's nak 5 REM_ACCESS`; a number is the packet's sequence number, ? asks for an answer; packets that look alike are alike.
@@ -131,6 +132,13 @@ class Fabric:
         turn.die()
         return turn.step()
 
+    def vanish(self, state: FabricState, peer: int) -> Step:
+        """The same, and nobody is left who would carry out what was accepted."""
+        turn = self._turn(state, peer)
+        turn.die()
+        turn.serving = None
+        return turn.step()
+
     # ---- the network
 
     def moves(self, state: FabricState) -> Iterator[Choice]:
@@ -194,16 +202,6 @@ class Fabric:
     def heal(self, state: FabricState) -> Step:
         return Step(state._replace(cut=(False, False)))
 
-    # ---- names
-
-    def canonical(self, state: FabricState, of: Callable[[int], int]) -> tuple[Any, ...]:
-        """Equal tuples: the same future. Sequence numbers and work requests count from where the connection is; keys by `of`."""
-        return (tuple([_canonical(line, of) for line in state.lines]), *state[1:])
-
-    def renamed(self, state: FabricState, of: Callable[[int], int]) -> FabricState:
-        """Keys by other names."""
-        return state._replace(lines=tuple([_renamed(line, of) for line in state.lines]))
-
     # ---- the start
 
     def _turn(self, state: FabricState, peer: int) -> Turn:
@@ -230,6 +228,25 @@ class Fabric:
             values = {name: int(value) for name, value in given.items() if name != "av"}
             qp = self.rules.modify(qp, QpAttr(**{**values, "mask": mask}))
         return qp
+
+
+def canonical(state: FabricState) -> tuple[Any, ...]:
+    """Equal tuples: the same future, under the same keys. Sequence numbers and work requests count from where the connection is."""
+    return (tuple([_canonical(line) for line in state.lines]), *state[1:])
+
+
+def renamed(state: FabricState, of: Callable[[int], int]) -> FabricState:
+    """Keys by other names."""
+    return state._replace(lines=tuple([_renamed(line, of) for line in state.lines]))
+
+
+def keys_of(state: FabricState) -> Iterator[int]:
+    """Keys that it speaks of, some more than once."""
+    for line in state.lines:
+        yield from (work.key for work in line.works)
+        yield from (request.work.key for request in line.there)
+        if line.serving is not None:
+            yield line.serving.work.key
 
 
 PARTITIONS = {"": (True, True), " requests": (True, False), " answers": (False, True)}
@@ -263,7 +280,7 @@ def _moved(line: Line, packet: Packet, change: Callable[..., tuple[Any, ...]]) -
     return {name: change(getattr(line, name), packet)}
 
 
-def _canonical(line: Line, of: Callable[[int], int]) -> tuple[Any, ...]:
+def _canonical(line: Line) -> tuple[Any, ...]:
     link, host = Link.of(line.link), Link.of(line.host_link)
     base, posted = _base(line, link, host), line.posted
     return (
@@ -271,10 +288,10 @@ def _canonical(line: Line, of: Callable[[int], int]) -> tuple[Any, ...]:
         link.moved(base, 0) if link.open else (),
         line.host_qp,
         host.moved(0, base) if host.open else (),
-        tuple([_work(work, posted, of) for work in line.works]),
+        tuple([_work(work, posted) for work in line.works]),
         line.timer,
-        line.serving and _request(line.serving, base, posted, of),
-        tuple([_request(request, base, posted, of) for request in line.there]),
+        line.serving and _request(line.serving, base, posted),
+        tuple([_request(request, base, posted) for request in line.there]),
         tuple([_reply(reply, link, base) for reply in line.back]),
         (line.ran[0] - posted, *line.ran[1:]),
         tuple([number - posted for number in line.spoilt]),
@@ -289,8 +306,8 @@ def _base(line: Line, link: Link, host: Link) -> int:
     return line.serving.psn if line.serving else 0
 
 
-def _work(work: Work, posted: int, of: Callable[[int], int]) -> tuple[Any, ...]:
-    return (work.number - posted, of(work.key), *work[2:])
+def _work(work: Work, posted: int) -> tuple[Any, ...]:
+    return (work.number - posted, *work[1:])
 
 
 def _reply(reply: Reply, link: Link, base: int) -> tuple[Any, ...]:
@@ -300,11 +317,11 @@ def _reply(reply: Reply, link: Link, base: int) -> tuple[Any, ...]:
     return (reply.psn - base & MASK, *reply[1:])
 
 
-def _request(request: Request, base: int, posted: int, of: Callable[[int], int]) -> tuple[Any, ...]:
+def _request(request: Request, base: int, posted: int) -> tuple[Any, ...]:
     """A request that was carried out is answered once more or not; what it wrote does not matter."""
     if request.psn - base & MASK > MASK // 2:
         return (request.asks,)
-    return (request.psn - base & MASK, request.asks, _work(request.work, posted, of), request.quantum)
+    return (request.psn - base & MASK, request.asks, _work(request.work, posted), request.quantum)
 
 
 def _renamed(line: Line, of: Callable[[int], int]) -> Line:

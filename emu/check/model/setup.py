@@ -27,7 +27,9 @@ class Setup:
     crashes: of holders, reclaimers and the broker together. refusals: quiesces and unmaps that the hardware refuses.
     returns: after a crash clients open again and go on (else a crash of the broker ends the story).
     registrations: how often a holder may register anew after it let go. cancels: reclaimers may interrupt their request.
-    fabric: peers write through queue pairs, the rules of csrc, and a network, instead of straight into the engine.
+    fabric: peers write through queue pairs, the rules of csrc, and a network, instead of straight into the engine. With it: depth, how many
+    work requests a peer has posted at most; retries, its retry_cnt; and how often in all a packet is lost, repeated, overtaken by a younger
+    one, the network cut, and a timer faster than what it waits for.
     """
 
     reclaims: tuple[str, ...] = ("truncate",)
@@ -41,10 +43,17 @@ class Setup:
     cancels: bool = True
     taker: bool = True
     fabric: bool = False
+    depth: int = 1
+    retries: int = 1
+    losses: int = 0
+    duplicates: int = 0
+    overtakes: int = 0
+    partitions: int = 0
+    hurries: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reclaims", tuple(self.reclaims))
-        low = {"holders": 1, "mrs": 1, "blocks": 3}
+        low = {"holders": 1, "mrs": 1, "blocks": 3, "depth": 1}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (not isinstance(value, int) or value < low.get(field.name, 0)):

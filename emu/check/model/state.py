@@ -13,6 +13,8 @@ from emu.core.canonical import Names
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emu.check.model.fabric_state import FabricState
+
 KINDS: Final = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
 SELF_TRUNCATE: Final = "self-truncate"
 
@@ -44,6 +46,7 @@ class Op(NamedTuple):
     gen: int = 0
     late: bool = False
     spoilt: bool = False
+    work: int = 0  # on the tape of a world with a fabric: the work request's number, counted for each peer
 
 
 class Mr(NamedTuple):
@@ -109,6 +112,7 @@ class State(NamedTuple):
     todo: tuple[tuple[Any, ...], ...] = ()  # effects that the shell has yet to carry out
     answers: tuple[Answer, ...] = ()
     timers: tuple[int, ...] = ()
+    fabric: FabricState | None = None
     taker: bool = False
     alive: bool = True
 

@@ -4,6 +4,7 @@
     peerN       writes under holder N's keys without end, one operation at a time, a quantum a block, as long as the engine lets it
     reclaimerN  asks once for its event, may interrupt it, may crash; after a surprise unplug it plugs the device again
     taker       creates /mnt/b of one block, once
+    network     with setup.fabric: between the peers' queue pairs and the broker's NIC (fabric.py tells its labels)
     engine      may refuse quiesces and unmaps (its fault: keys fenced, no confirmation)
     broker      may crash: what is durable is loaded again, the engine is empty
 
@@ -20,6 +21,7 @@ answers arrive in any order. Effects that touch neither memory nor keys nor the 
 
 Facts on the tape, in the order of the live shell: ("event", Event), ("commit", delta), ("effect", Effect) as it is carried out, ("posted", peer, op),
 ("enter", peer, op), ("leave", peer, op), ("completed", peer, op, status), ("told", session, name, fields), ("restart",). Peers count from 0 there.
+With a fabric, op.work says which of a peer's work requests a fact is about: quanta may run behind the completion (a peer that gave up).
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.model.cores import PD_REQUEST, Automaton, Direct, bury, has_dead, with_names
 from emu.check.model.engine import TRANSLATE, Engine, key_of, op_of, with_op
+from emu.check.model.fabric import canonical as canonical_fabric
+from emu.check.model.fabric_world import FabricPeers
 from emu.check.model.judge import DONE, Judge
 from emu.check.model.setup import Setup
 from emu.check.model.state import (
@@ -91,6 +95,7 @@ class World:
         self.driver: Direct | Automaton = (Direct if direct else Automaton)(self.core, protocol.name)
         self.blank = self.driver.start()
         self.judge = Judge(self.driver, self.setup)
+        self.fabric = FabricPeers(self) if self.setup.fabric else None
         self.tape: list[tuple[Any, ...]] | None = None
         self._queued: deque[tuple[str, Any, bool]] = deque()  # for the tape: (kind, what, waits for its turn)
         self._digests: dict[Any, bytes] = {}
@@ -110,6 +115,7 @@ class World:
             tuple(Reclaimer(open=kind != SELF_TRUNCATE) for kind in setup.reclaims),
             setup.crashes,
             setup.refusals,
+            fabric=None if self.fabric is None else self.fabric.fabric.start(),
         )
         state = self._boot(state)
         state = self._do(state, ("opened", TAKER, "taker", False))
@@ -133,8 +139,10 @@ class World:
             state = self._carry_out(state)
         return state
 
-    def _open(self, state: State, number: int, _why: str) -> State:
+    def _open(self, state: State, number: int, why: str) -> State:
         """Holder `number` opens its context and allocates a PD."""
+        if self.fabric is not None and why == "again":
+            state = self.fabric.gone(state, number)
         holder = state.holders[number]
         session = number + 1 + holder.lives * LIFE
         state = _with_holder(state, number, holder._replace(session=session))
@@ -174,11 +182,13 @@ class World:
                 yield Choice("taker: create /mnt/b", "taker", partial(self._take, state))
         if state.crashes:
             yield Choice("crash: broker, and its start", "crash", partial(self._restart, state))
+        if self.fabric is not None:
+            yield from self.fabric.choices(state)
 
     def _engine_moves(self, state: State) -> Iterator[Choice]:
         for peer, op in enumerate(state.ops):
             who = f"peer{peer + 1}"
-            if op is None:
+            if op is None if self.fabric is None else self.fabric.may_post(state, peer):
                 for ordinal, mr in enumerate(state.holders[peer].mrs, 1):
                     key = key_of(state, mr.handle) if mr.state == "has" else None
                     if key is not None and key.state == "live":
@@ -187,7 +197,9 @@ class World:
                             who,
                             partial(self._post, state, peer, ordinal, len(key.blocks)),
                         )
-            elif op.inside:
+            if op is None:
+                continue
+            if op.inside:
                 yield Choice(f"engine: {who} leaves {op.quantum}", who, partial(self._leave, state, peer))
             else:
                 yield Choice(f"engine: {who} enters {op.quantum}", who, partial(self._enter, state, peer))
@@ -345,29 +357,39 @@ class World:
     def _post(self, state: State, peer: int, ordinal: int, quanta: int) -> State:
         late = state.absent and any(row.state == DONE for row in state.reclaimers)
         op = Op(state.holders[peer].mrs[ordinal - 1].handle, ordinal, quanta, late=late)
-        self._note("posted", peer, op)
+        if self.fabric is not None:
+            return self.fabric.post(state, peer, op)
+        self.note("posted", peer, op)
         return with_op(state, peer, op)
 
     def _enter(self, state: State, peer: int) -> State:
         op = op_of(state, peer)
         key = key_of(state, op.key)
         after, status = self.engine.enter(state, peer)
-        now = after.ops[peer]
+        now, work = after.ops[peer], 0
+        if self.fabric is not None and (now is None or now.inside):
+            work = self.fabric.work(state, peer)
+            after = self.fabric.looked(after, peer, refused=now is None)
+            if after.ops[peer] is None:
+                return after
         if now is None:
             return self._ended(after, peer, op, status)
-        self._note("enter", peer, now)
+        self.note("enter", peer, now._replace(work=work) if work else now)
         return with_op(after, peer, self.judge.entered(state, now, key)) if now.inside else after
 
     def _leave(self, state: State, peer: int) -> State:
         op = self.judge.touch(state, op_of(state, peer))
         state = with_op(state, peer, op)
-        self._note("leave", peer, op)
+        work = 0 if self.fabric is None else self.fabric.work(state, peer)
+        self.note("leave", peer, op._replace(work=work) if work else op)
         after, status = self.engine.leave(state, peer)
+        if self.fabric is not None:
+            return self.fabric.left(after, peer, spoilt=op.spoilt)
         return after if after.ops[peer] is not None else self._ended(after, peer, op, status)
 
     def _ended(self, state: State, peer: int, op: Op, status: str) -> State:
         if status:
-            self._note("completed", peer, op, status)
+            self.note("completed", peer, op, status)
             self.judge.completed(op, status)
         else:
             self.judge.breaks("S5", f"the WRITE of peer {peer + 1} ended, and was not completed")
@@ -469,7 +491,7 @@ class World:
         """A kill -9 of the broker: only the durable rows, the image and the table of generations are left."""
         self.judge.meet("broker crashed")
         self._queued.clear()
-        self._note("restart")
+        self.note("restart")
         before = self.judge.facts(state)
         again = self.setup.returns
         fresh = State(
@@ -499,6 +521,7 @@ class World:
             state.crashes - 1,
             state.refusals,
             taker=state.taker,
+            fabric=None if self.fabric is None else self.fabric.restarted(state.fabric),
         )
         fresh = self._boot(fresh)
         if again and not state.taker:
@@ -514,14 +537,14 @@ class World:
 
     # ---- the tape
 
-    def _note(self, *fact: Any) -> None:
+    def note(self, *fact: Any) -> None:
         if self.tape is not None:
             self.tape.append(fact)
 
     def _step_on_tape(self, state: State, words: Words) -> State:
         driver = self.driver
         assert isinstance(driver, Direct), "a tape needs World(direct=True)"
-        self._note("event", driver.event(words))
+        self.note("event", driver.event(words))
         driver.taped, driver.delta = True, []
         step = driver.step(state.core, words)
         first = sum(effect.before_commit for effect in step.effects)
@@ -543,9 +566,9 @@ class World:
 
     def _fact_on_tape(self) -> None:
         kind, what, _waits = self._queued.popleft()
-        self._note(kind, what)
+        self.note(kind, what)
         if isinstance(what, do.Notify):
-            self._note("told", what.session, what.name, what.fields)
+            self.note("told", what.session, what.name, what.fields)
 
     # ---- the canonical form
 
@@ -562,6 +585,7 @@ class World:
                 (state.holders, state.reclaimers, state.timers, state[-2:], state[5:7], state.absent)
             ),
             self._digest((state.todo, state.answers), state.answers),
+            b"" if state.fabric is None else self._digest((canonical_fabric(state.fabric),)),
         )
         return state.core.digest + b"".join(parts)
 

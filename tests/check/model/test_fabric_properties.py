@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.check.model.fabric import Fabric, Step, Terms
+from emu.check.model.fabric import Fabric, Step, Terms, canonical
 from emu.engine.link import MASK
 from emu.engine.rules import Outcome, QpState
 
@@ -185,7 +185,7 @@ def walk(given_terms, quanta=2):
     """
     fabric = Fabric(1, given_terms)
     start = (fabric.start(), False, True)
-    seen, queue, polled = {form(fabric, start)}, deque([start]), Counter()
+    seen, queue, polled = {form(start)}, deque([start]), Counter()
     while queue:
         assert len(seen) < MOST, "the space does not close"
         here = queue.popleft()
@@ -193,14 +193,14 @@ def walk(given_terms, quanta=2):
             assert step.broken == ()
             polled.update(done.status for done in step.completions)
             state = (step.state, inside, alive)
-            if form(fabric, state) not in seen:
-                seen.add(form(fabric, state))
+            if form(state) not in seen:
+                seen.add(form(state))
                 queue.append(state)
     return len(seen), polled
 
 
-def form(fabric, world):
-    return (fabric.canonical(world[0], lambda _key: 1), *world[1:])
+def form(world):
+    return (canonical(world[0]), *world[1:])
 
 
 def around(fabric, world, quanta):
