@@ -55,11 +55,9 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
     owner = {e[1] + at: row.path for row in files for e in row.extents for at in range(e[2])}
     mine = next((row for row in files if row.path == FILE), None)
     places = [e[1] + at for row in files for e in row.extents for at in range(e[2])]
-    owned = tuple(sorted(places))
-    for name in ("free", "limbo", "quarantine"):
-        places += [
-            block for run in books[name].values() for block in range(run.start, run.start + run.blocks)
-        ]
+    places += held(books, "quarantine")
+    owned = tuple(sorted(places))  # in quarantine a block keeps its generation
+    places += held(books, "limbo") + held(books, "free")
     quiet = {
         key
         for row in books["reclaims"].values()
@@ -80,6 +78,11 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
         frozenset(of("key", key) for key, row in mrs.items() if row.state == "unmapped"),
         frozenset(of("key", key) for key, row in mrs.items() if row.revoked),
     )
+
+
+def held(books: Books, name: str) -> list[int]:
+    """Blocks that one of the books of runs has."""
+    return [block for run in books[name].values() for block in range(run.start, run.start + run.blocks)]
 
 
 class Judge:
