@@ -112,7 +112,7 @@ class History:
         """The same without fields that name a protocol, or say in words what happened: what judges see. Of what was declared they
         see the unit of loss.
         """
-        loss = (self.meta.get("declared") or {}).get("loss", "")
+        loss = self.meta.get("loss") or (self.meta.get("declared") or {}).get("loss", "")
         return replace(self, meta={"loss": loss}, events=[_blind(line) for line in self.events])
 
     @cached_property
@@ -184,5 +184,6 @@ def _write_json(path: Path, content: Json) -> None:
 
 def _blind(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _blind(item) for name, item in value.items() if name not in NAMING}
+        named = NAMING | {"name"} if value.get("type") == "SetProtocol" else NAMING
+        return {name: _blind(item) for name, item in value.items() if name not in named}
     return [_blind(item) for item in value] if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.core.decision import CONTRACT
-from emu.protocols.contract import rules_of
+from emu.protocols.contract import declaration, rules_of
 from emu.protocols.registry import load
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ def installed() -> list[str]:
 def promised(protocol: str, event: str) -> tuple[str, ...]:
     """Invariants that the protocol says it keeps under this event. Raises UnknownProtocol."""
     return load().get(protocol).promised(KINDS.get(event, event))
+
+
+def declared(protocol: str) -> dict[str, object]:
+    """All that it declares, as a run's meta.json holds it. Raises UnknownProtocol."""
+    return declaration(load().get(protocol))
 
 
 def tells_holders(protocol: str) -> bool:

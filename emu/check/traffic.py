@@ -6,15 +6,11 @@ rest on the core's opinion of who owned a block. They say what *moved*; emu/chec
 "After" means: operations that started in or after the epoch in which the reclaim returned. A SUM record holds one queue pair's
 quanta of one epoch, in order, and tells the start of the first one's operation only: when that one is older, its own quantum is left out
 and the rest counted. So figures "after" are lower bounds by at most one quantum a queue pair and epoch.
-
-A confirmed quiesce is the other way round: what counts is the *last* byte. The line of phase `fenced` carries the epoch that began
-behind the confirmation, and a quantum reads its last epoch before the engine lets go of it, so one that had ended in time shows an
-older epoch, and whoever shows this one or a later was running when nobody should have been. (No SUM spans two epochs: its first is its last.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emu.history.oplog import Flag, Kind, OpLog, OpRecord
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
 
 READ = 4  # EMU_WR_RDMA_READ
 SUCCESS = 0
-NEVER = 1 << 64
 
 
 @dataclass
@@ -38,10 +33,6 @@ class Traffic:
     stale: int = 0  # read by operations that succeeded, after, from freed blocks
     absent_after: int = 0  # memory that was not there, after
     absent_before: int = 0  # the same, by operations that started before the reclaim was answered
-    unfenced: int = 0  # bytes moved under a key after its quiesce was confirmed
-    written_unfenced: int = 0  # of these, written
-    unmapped: int = 0  # bytes moved under a key after its translation was said to be gone
-    begun_fenced: int = 0  # bytes moved with success by operations that began after the quiesce was confirmed
     missing: int = 0
 
 
@@ -56,27 +47,16 @@ def started_after(record: OpRecord, epoch: int | None) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Epochs of the reclaim that divide before from after.
-
-    returned: in which it returned success, None if it did not. fenced, unmapped: key -> epoch of the answer to its quiesce, its unmap.
+def add_up(logs: Iterable[OpLog], returned: int | None, acknowledged: Mapping[int, int]) -> Traffic:
+    """returned: epoch in which the reclaim returned success, None if it did not. acknowledged: queue pair -> bytes of its requests that
+    completed with success, as its owner was told.
     """
-
-    returned: int | None = None
-    fenced: dict[int, int] = field(default_factory=dict)
-    unmapped: dict[int, int] = field(default_factory=dict)
-
-
-def add_up(logs: Iterable[OpLog], moments: Moments, acknowledged: Mapping[int, int]) -> Traffic:
-    """acknowledged: queue pair -> bytes of its requests that completed with success, as its owner was told."""
     total = Traffic()
     for log in logs:
         total.missing += log.missing
         vain = in_vain(log, acknowledged)
         for record in log.records:
-            _add(total, record, moments.returned, vain.get(record.seq, 0))
-            _late(total, record, moments)
+            _add(total, record, returned, vain.get(record.seq, 0))
     return total
 
 
@@ -114,20 +94,6 @@ def _add(total: Traffic, record: OpRecord, returned: int | None, in_vain: int) -
         total.absent_before += record.bytes - after
     if record.status == SUCCESS:
         _silent(total, record, flags, max(0, min(after, record.bytes - in_vain)))
-
-
-def _late(total: Traffic, record: OpRecord, moments: Moments) -> None:
-    """What moved under keys that had been taken back."""
-    for key in {record.lkey, record.rkey} & moments.fenced.keys():
-        fenced = moments.fenced[key]
-        if record.epoch_last >= fenced:
-            total.unfenced += record.bytes
-            total.written_unfenced += record.bytes if record.opcode != READ else 0
-            total.begun_fenced += (
-                record.bytes if record.op_epoch >= fenced and record.status == SUCCESS else 0
-            )
-        if record.epoch_last >= moments.unmapped.get(key, NEVER):
-            total.unmapped += record.bytes
 
 
 def _silent(total: Traffic, record: OpRecord, flags: Flag, after: int) -> None:

@@ -1,11 +1,12 @@
 """The classifier: a run folder in, a verdict out. There is one, for every protocol, and it never sees a protocol's name.
 
-It reads the bytes (memory.py), the engine's log (traffic.py), the clients' journals, the phases of the reclaim, and what the clients
-answered (row.json). From these it says
+It reads a whole folder (history.py): the bytes (memory.py), the engine's log (traffic.py), the clients' journals, the phases of the
+reclaim, and what the clients answered (row.json). From these it says
 
 - `outcomes`: all that apply, in order of precedence, `outcome` being the first;
-- `violated`: rules of the revoke contract (CONTRACT names S.., V..) that this run broke, each with a sentence. Whether that is a
-  breach depends on what the protocol promised; that is the caller's to compare (emu/lab/rows.py).
+- `violated`: rules of the revoke contract (CONTRACT names S.., V..) that this run broke, each with a sentence, and `checked`: those that
+  it could have shown to be broken. Both come from emu/check/invariants, as `emu check` has them. Whether a broken rule is a breach
+  depends on what the protocol promised; that is the caller's to compare (emu/lab/rows.py).
 
 Nothing is concluded from a run that could not have shown it: without DMA in flight at the gate, with a gap in a log, or with
 evidence missing, the outcome is UNKNOWN, and `why` says what was lacking. A run that was meant to be idle (`dma` false in
@@ -16,22 +17,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.check import phases as history
-from emu.check.evidence import Evidence, Json, Phase
-from emu.check.memory import file_of, foreign_bytes, holes, misplaced_cells, shared_blocks, vanished_cells
-from emu.check.traffic import Moments, Traffic, add_up
-from emu.core.decision import CONTRACT, RULES
+from emu.check import invariants
+from emu.check.history import BrokenHistory, History
+from emu.check.invariants import safety_bytes, safety_people
+from emu.check.memory import foreign_bytes
+from emu.check.traffic import Traffic, add_up
 from emu.history.journal import Kind
-from emu.history.oplog import OplogError
 from emu.history.stamp import CELL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-    from emu.history.journal import JournalFile
 
 PRECEDENCE = (
     "CORRUPT", "FAULT", "KILL", "HANG", "LEAK", "LOST", "STALE", "DENY", "REFUSED", "OK+ERR", "OK", "UNKNOWN",
@@ -44,11 +41,23 @@ STATUS = (
     "INV_EEC_STATE_ERR", "FATAL_ERR", "RESP_TIMEOUT_ERR", "GENERAL_ERR",
 )  # fmt: skip
 
-# What every judged run is checked for; S9 and S10 only where somebody took the freed memory.
-CHECKED = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "V3", "V9", "V10", "V19", *history.CHECKED)
+Json = dict[str, Any]
+
 NO_DMA_AT_GATE = "no DMA was in flight at the gate"
 MR_REVOKING, MR_REVOKED = 1000, 1001
-_ASKED_BY = {"Quiesced": "Quiesce", "Unmapped": "Unmap"}
+TOLD = 3  # breaches of one rule that are told
+
+
+class Phase(NamedTuple):
+    """A reclaim's step, as the broker recorded it when it took it."""
+
+    reclaim: int
+    name: str
+    epoch: int
+    time: int
+    inflight: int
+    keys: tuple[int, ...]
+    detail: Json
 
 
 @dataclass
@@ -86,50 +95,33 @@ class Verdict:
 
 def judge(folder: Path) -> Verdict:
     """The verdict on one run's folder."""
-    evidence = Evidence(folder)
     verdict = Verdict()
-    gaps = _gaps(evidence)
-    if gaps:
-        verdict.outcomes, verdict.why = ["UNKNOWN"], gaps
-        return verdict
-    return _Judge(evidence, verdict).run()
-
-
-def _gaps(evidence: Evidence) -> list[str]:
-    """Evidence that is not there."""
-    readers: dict[str, Callable[[], object]] = {
-        "row.json": lambda: evidence.row,
-        "filemap.json": lambda: evidence.filemap,
-        "events.jsonl": lambda: evidence.phases,
-        "the operation log": lambda: evidence.logs,
-        "the clients' journals": lambda: evidence.journals,
-    }
-    lacking = []
-    for name, read in readers.items():
-        try:
-            found = read()
-        except (OSError, OplogError, ValueError, KeyError) as error:
-            lacking.append(f"{name} cannot be read: {error}")
-        else:
-            lacking += [] if found else [f"{name} is empty"]
-    return lacking or _no_image(evidence)
-
-
-def _no_image(evidence: Evidence) -> list[str]:
     try:
-        return [] if evidence.image_bytes else ["the image of the memory is cut short"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        return [f"the image of the memory cannot be read: {error}"]
+        history = History.read(folder)
+    except BrokenHistory as error:
+        verdict.outcomes, verdict.why = ["UNKNOWN"], [str(error)]
+        return verdict
+    lacking = [name for name, part in _parts(history).items() if not part]
+    if lacking:
+        verdict.outcomes, verdict.why = ["UNKNOWN"], [f"{name} is missing or empty" for name in lacking]
+        return verdict
+    return _Judge(history.blind, verdict).run()
+
+
+def _parts(history: History) -> dict[str, object]:
+    """What a lab's run has beside a broker's own history."""
+    return {"row.json": history.row, "filemap.json": history.filemap, "journals": history.journals}
 
 
 class _Judge:
     """One run under judgement; each method looks at one kind of evidence."""
 
-    def __init__(self, evidence: Evidence, verdict: Verdict) -> None:
-        self.evidence, self.verdict = evidence, verdict
-        self.row = evidence.row
+    def __init__(self, history: History, verdict: Verdict) -> None:
+        self.history, self.verdict = history, verdict
+        self.row = history.row
         self.reclaim: Json = self.row["reclaim"]
-        self.ours = _judged_reclaim(evidence.phases)
+        self.phases = [phase_of(line) for line in history.of("Phase")]
+        self.ours = _judged_reclaim(self.phases)
         self.unknown: list[str] = []
 
     @property
@@ -137,21 +129,30 @@ class _Judge:
         return bool(self.reclaim["returned"]) and self.reclaim["errno"] is None
 
     def run(self) -> Verdict:
-        if self.evidence.gaps:
-            self.unknown.append(f"{self.evidence.gaps} lines of the history are missing")
-        self.verdict.checked = list(CHECKED)
+        self._gaps()
         self._traffic()
         self._memory()
-        self._taken()
         self._journals()
-        self._after_the_fence()
         self._people()
-        self._order()
-        self._books()
-        self._contract()
+        self._invariants()
         self._gate()
         self._conclude()
         return self.verdict
+
+    def _gaps(self) -> None:
+        lines = sum(line["last"] - line["first"] + 1 for line in self.history.of("gap"))
+        if lines:
+            self.unknown.append(f"{lines} lines of the history are missing")
+        for journal in self.history.journals.values():
+            if journal.missing:
+                self.unknown.append(f"{journal.missing} records of {journal.name}'s journal were overwritten")
+
+    def _invariants(self) -> None:
+        """Which rules were broken, and which could have been seen to be."""
+        for judgement in invariants.judge(self.history):
+            if not judgement.untested:
+                self.verdict.checked.append(judgement.name)
+            self.verdict.violated += [[one.invariant, one.sentence] for one in judgement.breaches[:TOLD]]
 
     # ---- the engine's log
 
@@ -159,24 +160,10 @@ class _Judge:
         returned = self._epoch("returned") if self.succeeded else None
         if self.succeeded and returned is None and self.ours:
             self.unknown.append("the history has no epoch in which the reclaim returned")
-        phases = self.evidence.phases
-        moments = Moments(returned, _epochs(phases, "fenced"), _epochs(phases, "unmapped"))
-        traffic = add_up(self.evidence.logs, moments, self._acknowledged())
+        traffic = add_up(self.history.logs, returned, safety_bytes.acknowledged(self.history))
         if traffic.missing:
             self.unknown.append(f"{traffic.missing} records of the operation log were overwritten")
         self._note_traffic(traffic)
-
-    def _acknowledged(self) -> dict[int, int]:
-        """Queue pair -> bytes whose requests its owner saw succeed; a queue pair whose journal is not whole is left out."""
-        found: Counter[int] = Counter()
-        for journal in self.evidence.journals.values():
-            if journal.missing:
-                continue
-            length = {(r.qp_num, r.wr_id): r.length for r in journal.of(Kind.POSTED)}
-            found.update(dict.fromkeys((qp for qp, _ in length), 0))
-            for done in {(r.qp_num, r.wr_id) for r in journal.of(Kind.POLLED) if not r.code}:
-                found[done[0]] += length.get(done, 0)
-        return found
 
     def _note_traffic(self, traffic: Traffic) -> None:
         verdict = self.verdict
@@ -185,138 +172,30 @@ class _Judge:
         verdict.absent_bytes, verdict.absent_before_answer_bytes = traffic.absent_after, traffic.absent_before
         if self.row["backing"] != "host":  # an ordinary file has no table of block generations
             verdict.foreign_dma_bytes = traffic.foreign
-        if traffic.foreign:
-            self._broke("S1", f"the engine moved {traffic.foreign} bytes in memory that had changed hands")
-        if traffic.freed or traffic.absent_after:
-            self._broke(
-                "S2",
-                f"{traffic.freed + traffic.absent_after} bytes moved in freed or absent memory afterwards",
-            )
-        if traffic.lost:
-            self._broke("S4", f"{traffic.lost} bytes were acknowledged and are not in the file")
-        if traffic.unfenced:
-            self._broke("V9", f"{traffic.unfenced} bytes moved under a key whose quiesce was confirmed")
-        if traffic.written_unfenced or traffic.unmapped:
-            late = f"{traffic.written_unfenced} bytes were written behind the fence, {traffic.unmapped} moved behind the unmap"
-            self._broke("V3", late)
-        if traffic.begun_fenced:
-            self._broke(
-                "V10", f"{traffic.begun_fenced} bytes moved for operations that began under a revoked key"
-            )
 
     def _epoch(self, name: str) -> int | None:
-        return next(
-            (p.epoch for p in self.evidence.phases if p.reclaim == self.ours and p.name == name), None
-        )
+        return next((p.epoch for p in self.phases if p.reclaim == self.ours and p.name == name), None)
 
     # ---- the memory
 
     def _memory(self) -> None:
-        verdict = self.verdict
-        with self.evidence.image() as image:
-            verdict.foreign_bytes = foreign_bytes(image, self.evidence.filemap)
-            self._victim(image)
-        verdict.leaked_bytes = CELL * len(self.row["leaked"])
-        if verdict.foreign_bytes:
-            self._broke("S1", f"{verdict.foreign_bytes} stamped bytes lie in memory that had changed hands")
-        if verdict.leaked_bytes:
-            self._broke("S1", f"{verdict.leaked_bytes} bytes of somebody else's were read")
-
-    def _victim(self, image: Any) -> None:
-        """Is the file what the reclaim's answer says it is?"""
-        rule = "S2" if self.succeeded else "S3"
-        wanted: Json = self.row["expected" if self.succeeded else "before"]
-        if wanted.get("gone"):
-            if file_of(self.evidence.filemap, self.row["victim"]["path"]):
-                self._broke(rule, "the reclaim reported success, and the file is still there")
-            return
-        file = file_of(self.evidence.filemap, self.row["victim"]["path"])
-        if file is None:
-            self._broke(rule, "the file is gone")
-            return
-        if file["size"] != wanted["size"]:
-            self._broke(rule, f"the file has {file['size']} bytes and should have {wanted['size']}")
-        for start, end in wanted["holes"]:
-            if holes(file, start, end) != end - start:
-                self._broke(rule, f"bytes {start} to {end} of the file should be a hole")
-        wrong = misplaced_cells(image, file, wanted["kept"])
-        if wrong:
-            self._broke(rule, f"{wrong * CELL} bytes that should have stayed are not what was stored there")
-
-    def _taken(self) -> None:
-        """What was written once into freed memory holds, and was zero before that."""
-        taken: Json | None = self.row.get("taken")
-        file = file_of(self.evidence.filemap, taken["path"]) if taken else None
-        if not taken:
-            return
-        self.verdict.checked.append("S10")
-        if file is None:
-            self._broke("S10", f"{taken['path']}, which was made after the reclaim, is gone")
-            return
-        with self.evidence.image() as image:
-            gone = vanished_cells(image, file, taken["written"])
-        if gone:
-            self._broke("S10", f"{gone * CELL} bytes that were written once to {taken['path']} are not there")
-        if taken["unzeroed"] is not None:
-            self.verdict.checked.append("S9")
-            if taken["unzeroed"]:
-                self._broke("S9", f"{taken['unzeroed']} bytes of newly allocated blocks were not zero")
+        self.verdict.foreign_bytes = foreign_bytes(self.history.image, self.history.filemap)
+        self.verdict.leaked_bytes = CELL * len(self.row["leaked"])
 
     # ---- the clients' journals
 
-    def _after_the_fence(self) -> None:
-        """V19: a request that was posted under a key whose quiesce had been confirmed does not succeed."""
-        fenced = {key: p.time for p in reversed(self.evidence.phases) if p.name == "fenced" for key in p.keys}
-        for journal in self.evidence.journals.values():
-            posted = {(r.qp_num, r.wr_id): r for r in journal.of(Kind.POSTED) if r.key in fenced}
-            for record in journal.of(Kind.POLLED):
-                asked = posted.get((record.qp_num, record.wr_id))
-                if asked and not record.code and asked.time > fenced[asked.key]:
-                    self._broke(
-                        "V19", f"{journal.name} used key {asked.key:#x} with success after it was revoked"
-                    )
-                    return
-
     def _journals(self) -> None:
-        bystander = set(self.row["bystander"]["qps"])
+        hurt = safety_people.hurt_qps(self.history)
         errors: Counter[str] = Counter()
         lost: set[int] = set()
-        hurt: set[int] = set()
-        for journal in self.evidence.journals.values():
-            if journal.missing:
-                self.unknown.append(f"{journal.missing} records of {journal.name}'s journal were overwritten")
+        for journal in self.history.journals.values():
             for record in journal.of(Kind.POLLED):
                 if record.code:
-                    errors[STATUS[record.code]] += 1
-                    (hurt if record.qp_num in bystander else lost).add(record.qp_num)
-            if not journal.missing:
-                self._completions(journal)
+                    errors[STATUS[record.code] if record.code < len(STATUS) else f"STATUS_{record.code}"] += 1
+                    lost |= {record.qp_num} - hurt
         self.verdict.error_completions = dict(sorted(errors.items()))
         self.verdict.qps_lost = len(lost)
-        self._collateral(len(hurt))
-
-    def _completions(self, journal: JournalFile) -> None:
-        """S5: what was posted completes exactly once, in order for its queue. All requests are signaled."""
-        posted: dict[int, list[int]] = {}
-        polled: dict[int, list[int]] = {}
-        for record in journal.records:
-            if record.kind == Kind.POSTED:
-                posted.setdefault(record.qp_num, []).append(record.wr_id)
-            elif record.kind == Kind.POLLED:
-                polled.setdefault(record.qp_num, []).append(record.wr_id)
-        for qp, wanted in posted.items():
-            got = polled.get(qp, [])
-            if got != wanted and journal.name in self.row["drained"]:
-                self._broke(
-                    "S5",
-                    f"queue pair {qp} of {journal.name}: {len(wanted)} posted, {len(got)} completed, or not in order",
-                )
-
-    def _collateral(self, hurt: int) -> None:
-        bystander = self.row["bystander"]
-        self.verdict.collateral = hurt + int(bystander["mr_lost"])
-        if self.verdict.collateral:
-            self._broke("S8", f"{self.verdict.collateral} objects outside the range were hurt")
+        self.verdict.collateral = safety_people.collateral(self.history)
 
     # ---- who was told, who was killed, who came back
 
@@ -324,7 +203,7 @@ class _Judge:
         verdict, row = self.verdict, self.row
         verdict.killed = len(row["killed"])
         verdict.innocent_killed = sum(name != "holder" for name in row["killed"])
-        holder = self.evidence.journals.get("holder")
+        holder = self.history.journals.get("holder")
         told = (
             [r.time for r in holder.of(Kind.EVENT) if r.code in {MR_REVOKING, MR_REVOKED}] if holder else []
         )
@@ -334,23 +213,14 @@ class _Judge:
         if loss is not None and row["pinned"]:
             verdict.notified_before_loss = float(bool(told) and min(told) <= loss)
         verdict.recovery_us = self._recovery(loss)
-        if holder:
-            self._receipts(holder)
-
-    def _receipts(self, holder: JournalFile) -> None:
-        """V13: a pinned importer is told of a revoke at most once."""
-        times = Counter(r.key for r in holder.of(Kind.EVENT) if r.code == MR_REVOKED)
-        for key, count in times.items():
-            if count > 1:
-                self._broke("V13", f"the holder was told {count} times that key {key:#x} is revoked")
 
     def _first_error(self) -> int | None:
-        peer = self.evidence.journals.get("peer")
+        peer = self.history.journals.get("peer")
         return min((r.time for r in peer.of(Kind.POLLED) if r.code), default=None) if peer else None
 
     def _recovery(self, loss: int | None) -> float | None:
         """From the peer's first error to its next good completion on a queue pair that was made afterwards."""
-        peer = self.evidence.journals.get("peer")
+        peer = self.history.journals.get("peer")
         again = set(self.row["recovery_qps"])
         if loss is None or not again or peer is None:
             return None
@@ -358,33 +228,10 @@ class _Judge:
         first = min(good, default=None)
         return None if first is None else (first - loss) / 1000
 
-    # ---- the books, and the gate
-
-    def _books(self) -> None:
-        for name, blocks in self.row["blocks"].items():
-            if blocks["free"] + blocks["owned"] + blocks["quarantined"] != blocks["total"]:
-                self._broke("S6", f"the blocks of {name} do not add up: {blocks}")
-
-        shared = shared_blocks(self.evidence.filemap)
-        if shared:
-            self._broke("S6", f"{len(shared)} blocks have two owners, block {shared[0]} first")
-
-    def _order(self) -> None:
-        """What the order of the history's lines breaks."""
-        already = {rule for rule, _ in self.verdict.violated}
-        for rule, sentence in history.broken(self.evidence.events):
-            if rule not in already:
-                self._broke(rule, sentence)
-
-    def _contract(self) -> None:
-        """What the core found the protocol to break is a breach whatever was promised."""
-        for phase in self.evidence.phases:
-            if phase.name == "broken":
-                rule = str(phase.detail["rule"])
-                self._broke(f"{CONTRACT}{rule}", f"the core stopped it: {RULES.get(rule, rule)}")
+    # ---- the gate
 
     def _gate(self) -> None:
-        ours = [p for p in self.evidence.phases if p.reclaim == self.ours]
+        ours = [p for p in self.phases if p.reclaim == self.ours]
         self.verdict.phases_us = _since_requested(ours)
         requested = next((p for p in ours if p.name == "requested"), None)
         if requested:
@@ -394,18 +241,13 @@ class _Judge:
 
     def _caught_by_surprise(self, requested: Phase) -> int:
         """A device that is gone by surprise is gone before anybody asks: operations that ran across that moment, by the log."""
-        lines = self.evidence.events
-        epochs = [
-            line["epoch"]
-            for line in lines
-            if line.get("type") == "Offline" and line["epoch"] < requested.epoch
-        ]
+        epochs = [line["epoch"] for line in self.history.of("Offline") if line["epoch"] < requested.epoch]
         if not epochs:
             return 0
         gone, keys = epochs[-1], set(requested.keys)
         caught = {
             (log.thread, record.op)
-            for log in self.evidence.logs
+            for log in self.history.logs
             for record in log.records
             if record.op_epoch < gone <= record.epoch_last and record.rkey in keys
         }
@@ -447,26 +289,21 @@ class _Judge:
         }
 
     def _nothing_can_advance(self) -> bool:
-        """S7: neither a timer nor an answer of the engine is outstanding."""
-        armed: set[int] = set()
-        asked: Counter[str] = Counter()
-        for line in self.evidence.events:
-            match line.get("type"):
-                case "Arm":
-                    armed.add(line["timer"])
-                case "Disarm" | "TimerFired":
-                    armed.discard(line["timer"])
-                case "Quiesce" | "Unmap":
-                    asked[f"{line['type']}{line['cookie']}"] += 1
-                case "Quiesced" | "Unmapped":
-                    asked[f"{_ASKED_BY[line['type']]}{line['cookie']}"] -= 1
-        if armed or any(count > 0 for count in asked.values()):
-            return False
-        self._broke("S7", "the reclaim did not return, and nothing is left that could advance it")
-        return True
+        """Neither a timer nor an answer is outstanding, and every line is there that would tell of one."""
+        return not self.history.gaps and not safety_people.outstanding(self.history)
 
-    def _broke(self, rule: str, sentence: str) -> None:
-        self.verdict.violated.append([rule, sentence])
+
+def phase_of(line: Json) -> Phase:
+    """A Phase line of events.jsonl."""
+    return Phase(
+        line["reclaim"],
+        line["phase"],
+        line["epoch"],
+        line["t"],
+        line["inflight"],
+        tuple(line["keys"]),
+        line["detail"],
+    )
 
 
 def _judged_reclaim(phases: list[Phase]) -> int | None:
@@ -479,13 +316,3 @@ def _judged_reclaim(phases: list[Phase]) -> int | None:
 def _since_requested(phases: list[Phase]) -> dict[str, float]:
     """When each step of the reclaim was taken, in microseconds after the broker took the request."""
     return {phase.name: (phase.time - phases[0].time) / 1000 for phase in phases[1:]}
-
-
-def _epochs(phases: list[Phase], name: str) -> dict[int, int]:
-    """Key -> epoch in which a reclaim first took this step with it."""
-    epochs: dict[int, int] = {}
-    for phase in phases:
-        if phase.name == name:
-            for key in phase.keys:
-                epochs.setdefault(key, phase.epoch)
-    return epochs

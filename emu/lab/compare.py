@@ -18,9 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from emu.check.promises import promised
+from emu.check.promises import declared, promised
 from emu.check.verdict import NO_DMA_AT_GATE, Verdict, judge
-from emu.history.runs import machine
+from emu.history.manifest import write_manifest
+from emu.history.runs import META, machine, read_meta
 from emu.lab.plan import Control, RowSpec, controls_for
 from emu.lab.process import LabError
 from emu.lab.rows import HARM, RowResult, RunResult
@@ -135,10 +136,34 @@ async def _once(run: Run) -> RunResult:
         verdict = await asyncio.to_thread(judge, run.folder)
     except (LabError, OSError) as error:
         return _failed(error, run.folder)
-    (run.folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
+    await asyncio.to_thread(finish, run, verdict)
     reclaim: Json = run.facts["reclaim"]
     took = (reclaim["ended"] - reclaim["began"]) / 1000 if reclaim["returned"] else None
     return RunResult(verdict, run.folder, reclaim["errno"], reclaim["returned"], None, took)
+
+
+def finish(run: Run, verdict: Verdict) -> None:
+    """The folder says what it is, and is closed: verdict.json, meta.json, and the manifest behind everything else."""
+    folder = run.folder
+    (folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
+    spec = run.spec
+    more = {
+        "whole": True,
+        "made_by": "emu compare",
+        "seed": run.seed,
+        "declared": declared(spec.protocol),
+        "run": {
+            "event": spec.event,
+            "backing": spec.backing,
+            "holder": spec.holder,
+            "control": run.control.name,
+        },
+        "reclaims": [run.facts["reclaim"]],
+        "verdict": verdict.outcome,
+    }
+    meta = {**read_meta(folder), **more}
+    (folder / META).write_text(json.dumps(meta, indent=1) + "\n")
+    write_manifest(folder)
 
 
 def _failed(error: Exception, folder: Path) -> RunResult:

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from emu.check.opening import SHAPES
 from emu.history import oplog
 from emu.history.journal import Journal, Kind, Record
 from emu.history.stamp import CANARY, Cell, encode
@@ -17,6 +18,30 @@ WRITE_QP, READ_QP, BYSTANDER_QP, SPARE_QP = 11, 12, 13, 14
 REQUESTED, FENCED, UNMAPPED, RETURNED = 10, 12, 13, 16
 BASE = {"kind": 1, "qp_num": WRITE_QP, "opcode": 0, "quanta": 1, "bytes": BLOCK, "rkey": KEY, "op_done": 1}
 FIELDS = list(oplog.OpRecord._fields)
+
+
+NOTHING = {"int": 0, "float": 0.0, "str": "", "bool": False, "dict[str, Any]": {}}
+
+
+def whole(line):
+    """The line with all the fields that a broker's line of this type has."""
+    filled = {**_defaults(SHAPES.get(line["kind"], {}).get(line["type"], {})), **line}
+    if line["type"] == "Requested":
+        filled["op"] = {**_defaults(SHAPES["request"][line["op"]["type"]]), **line["op"]}
+    return {"inflight": 0, **filled} if line["type"] == "Phase" else filled
+
+
+def _defaults(shape):
+    return {name: [] if kind.startswith("tuple") else NOTHING.get(kind) for name, kind in shape.items()}
+
+
+def ordered(lines):
+    """Epochs never go back, wherever a test put its lines."""
+    epoch, found = 0, []
+    for line in lines:
+        epoch = max(epoch, line["epoch"])
+        found.append({**line, "epoch": epoch})
+    return found
 
 
 class World:
@@ -124,7 +149,9 @@ class World:
             found += [{"epoch": phase[1], **line} for line in self.lines.get(phase[0], [])]
             found.append(self._phase(*phase))
         found += [{"epoch": 17, **line} for line in self.extra_lines]
-        lines = [{"n": n, "t": 1000 + n, **line} for n, line in enumerate(found)]
+        loaded = {"epoch": 0, "kind": "commit", "type": "Loaded", "delta": []}
+        lines = [whole({"n": n, "t": 1000 + n, **line}) for n, line in enumerate([loaded, *ordered(found)])]
+        self._json("meta.json", {"schema": 1, "source": "live", "declared": None})
         (self.folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._log()
         self._journals()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emu.check.evidence import Evidence
+from emu.check.history import History
 from emu.check.verdict import judge
 
 BLOCK, VICTIM = 4096, 7
@@ -23,7 +23,9 @@ def test_a_control_that_is_meant_to_be_idle_is_judged_all_the_same(world):
 
 def test_an_operation_that_ran_across_a_surprise_was_in_flight(world):
     world.phases[0] = ("requested", 10, {}, 0)
-    world.extra_lines = [{"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}]
+    world.lines["requested"] = [
+        {"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}
+    ]
     world.records.append({"op": 7, "op_epoch": 8, "epoch_first": 8, "epoch_last": 9})
     verdict = judge(world.write())
     assert (verdict.outcome, verdict.dma_at_gate) == ("OK+ERR", 1)
@@ -32,7 +34,9 @@ def test_an_operation_that_ran_across_a_surprise_was_in_flight(world):
 @pytest.mark.parametrize(("began", "ended", "key"), [(8, 8, 0x101), (9, 9, 0x101), (8, 9, 0x202)])
 def test_an_operation_before_after_or_elsewhere_was_not(world, began, ended, key):
     world.phases[0] = ("requested", 10, {}, 0)
-    world.extra_lines = [{"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}]
+    world.lines["requested"] = [
+        {"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}
+    ]
     world.records.append({"op": 7, "op_epoch": began, "epoch_first": began, "epoch_last": ended, "rkey": key})
     assert judge(world.write()).outcome == "UNKNOWN"
 
@@ -88,7 +92,10 @@ def test_a_denied_run_without_dma_at_the_gate_is_unknown(world):
 def test_an_image_cut_short_is_unknown(world):
     world.image = world.image[:4096]
     verdict = judge(world.write())
-    assert (verdict.outcome, verdict.why) == ("UNKNOWN", ["the image of the memory is cut short"])
+    assert (verdict.outcome, verdict.why) == (
+        "UNKNOWN",
+        ["pm0.img is cut short: it has 4096 bytes, the file map finds some at 16384"],
+    )
 
 
 def test_a_file_map_that_names_no_image_there_is_unknown(world):
@@ -102,7 +109,7 @@ def labelled(world, label):
     """A history that names its protocol wherever a broker's does."""
     world.extra_lines = [
         {"kind": "event", "type": "MountAdded", "path": "/mnt", "device": "pm0", "dax": True, "protocol": label},
-        {"kind": "event", "type": "Requested", "session": 1, "request": 9, "op": {"type": "SetProtocol", "protocol": label}},
+        {"kind": "event", "type": "Requested", "session": 1, "request": 9, "op": {"type": "SetProtocol", "mount": "/mnt", "name": label}},
         {"kind": "effect", "type": "Fail", "session": 1, "request": 9, "errno": 16, "sentence": f"{label} refuses"},
         {"kind": "shell", "type": "EffectFailed", "effect": "Zero", "errno": 5, "error": f"{label}: it failed"},
         {"kind": "effect", "type": "Phase", "reclaim": 1, "phase": "broken", "epoch": 17, "keys": [],
@@ -116,9 +123,9 @@ def test_the_judge_is_blind_to_the_protocols_name(world, tmp_path_factory):
     verdicts = []
     for label in ("some-label", "another"):
         world.folder = tmp_path_factory.mktemp(label)
-        evidence = Evidence(labelled(world, label))
+        seen = History.read(labelled(world, label)).blind
         assert label in (world.folder / "events.jsonl").read_text()
-        assert label not in repr((evidence.events, evidence.phases, evidence.row, evidence.filemap))
+        assert label not in repr((seen.meta, seen.events, seen.row, seen.filemap))
         verdicts.append(judge(world.folder))
         assert label not in repr(verdicts[-1].as_json())
     assert verdicts[0] == verdicts[1]

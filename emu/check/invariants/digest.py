@@ -75,6 +75,7 @@ class Reclaim:
     request: tuple[int, int] = (0, 0)
     definite: bool = True
     aperture: int = 0
+    known: bool = False  # the history says whose file or device it is about
     range: set[int] = field(default_factory=set)  # blocks of the file under reclaim, when it began
     fenced: list[KeyLife] = field(default_factory=list)  # whom it told the engine to stop
     taken: set[int] = field(default_factory=set)
@@ -304,7 +305,9 @@ class _Reading:
         target, file = row.target, self.files.get(row.target.get("ino", 0))
         if "device" in target:
             row.aperture = self.made.aperture_of(row.life, target["device"])
+            row.known = bool(row.aperture)
         elif file:
+            row.known = True
             row.aperture = self.made.aperture_of(row.life, file.device)
             row.range = file.within(target["lo"], target["hi"])
 

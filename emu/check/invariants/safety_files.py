@@ -38,7 +38,7 @@ def applied(history: History) -> Iterator[Breach]:
 
 def _is_there(made: Digest, row: Reclaim) -> bool:
     target = row.target
-    if "host" in target or row.kind == "surprise" or not target:
+    if not row.known or row.kind == "surprise":
         return True  # the host's own files; a fact that was there before
     if "device" in target:
         return any(
@@ -206,14 +206,18 @@ class _Blocks:
                             self.files[key] = digest.file_row(row)
 
     def _allocate(self, line: Json, blocks: set[int]) -> Iterator[Breach]:
-        had = self.taken.setdefault(line["aperture"], set())
+        had = self.taken.get(line["aperture"])
+        if had is None:
+            return  # a device that the history does not know
         twice = had & blocks
         if twice:
             yield Breach("S6", f"block {min(twice)} was given away while it had an owner", (line["n"],))
         had |= blocks
 
     def _release(self, line: Json, blocks: set[int]) -> Iterator[Breach]:
-        had = self.taken.setdefault(line["aperture"], set())
+        had = self.taken.get(line["aperture"])
+        if had is None:
+            return
         free, owned = blocks - had, blocks & self._owned(line["aperture"]).keys()
         if free:
             yield Breach("S6", f"block {min(free)} was freed, and was free already", (line["n"],))
