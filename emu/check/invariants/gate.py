@@ -152,9 +152,10 @@ def _handed_out(history: History) -> Iterator[Breach]:
         if made.answered is not None and not made.errno and made.key == key:
             sentence = f"key {key:#x} was handed out although {row.name()} had taken it back on its way"
             yield Breach("V12", sentence, (made.asked.n, fencing.n, made.answered.n))
-        elif made.made is not None and made.made.at > fencing:
-            sentence = f"key {key:#x} was installed although {row.name()} had taken it back before"
-            yield Breach("V12", sentence, (made.asked.n, fencing.n, made.made.at.n))
+    for mapped in read(history).maps:
+        if mapped.lost is not None:
+            sentence = f"key {mapped.key:#x} was installed although a reclaim had taken it back before"
+            yield Breach("V12", sentence, (mapped.lost.n, mapped.at.n))
 
 
 def _met_on_the_way(history: History) -> Iterator[tuple[Reclaim, Registration, int, At]]:

@@ -183,6 +183,7 @@ class Reader:
         )
         if self.stepping is not None:
             self.stepping.key, self.stepping.made = mapped.key, mapped
+        mapped.lost = self.revoked.get(mapped.key)
         self._map(mapped)
 
     def remap(self, line: Json) -> None:

@@ -68,7 +68,8 @@ class Registration:
 @dataclass(slots=True)
 class Mapped:
     """quiesced, unmapped: the engine's answers; fenced, parted: what a Phase line said of the same. next: when the key's number was
-    installed again. died: the life of the broker that it ended with. again: made by a Remap, not by a registration.
+    installed again. died: the life of the broker that it ended with. again: made by a Remap, not by a registration. lost: where a reclaim
+    had begun to fence the key before it was installed.
     """
 
     key: int
@@ -83,6 +84,7 @@ class Mapped:
     fenced: At | None = None
     parted: At | None = None
     revoked: At | None = None
+    lost: At | None = None
     removed: At | None = None
     died: At | None = None
     next: At | None = None
