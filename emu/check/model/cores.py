@@ -14,24 +14,21 @@ Sessions and requests are numbered by the world, the same in every story, and ar
 from __future__ import annotations
 
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.engine import TRANSLATE, renamed
-from emu.check.model.fabric import keys_of
-from emu.check.model.fabric import renamed as renamed_fabric
 from emu.check.model.judge import judge_step
-from emu.check.model.state import Answer, Frozen, Holder, State
+from emu.check.model.naming import Form, Renaming, as_is, is_dead
+from emu.check.model.state import Frozen
 from emu.core import effects as do
 from emu.core import events, requests
-from emu.core.canonical import Names, canonical_rows
 from emu.core.decision import CONTRACT
+from emu.core.machine import Change, Core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emu.check.model.state import Finding
-    from emu.core.machine import Core
 
     Of = Callable[[str, int], int]
 
@@ -40,21 +37,8 @@ Snapshot = tuple[dict[Any, Any], ...]
 
 DOMAINS: Final = ("key", "cookie", "token", "timer", "pd")
 BOOT, PD_REQUEST = 0, 2
+RESTART: Final = ("restart",)
 LOST: Final = 1000  # behind it: names of what a step has made the core forget
-
-
-class Fixed(Names):
-    """Names that leave sessions and requests alone."""
-
-    __slots__ = ()
-
-    def of(self, domain: str, number: int) -> int:
-        if domain in {"session", "request"}:
-            return number
-        return super().of(domain, number)
-
-    def tables(self) -> dict[str, dict[int, int]]:
-        return self._domains
 
 
 class Step(NamedTuple):
@@ -64,7 +48,7 @@ class Step(NamedTuple):
     """
 
     core: Frozen
-    names: dict[str, dict[int, int]] | None = None
+    names: Renaming | None = None
     dead: bool = False
     todo: tuple[tuple[Any, ...], ...] = ()
     timers: tuple[tuple[bool, int], ...] = ()
@@ -106,17 +90,15 @@ EVENTS: Mapping[str, Callable[..., events.Event]] = {
 NOWHERE: Final = Frozen(())
 
 
-def as_is(_domain: str, number: int) -> int:
-    return number
-
-
 class Driver:
     """What both have in common: one core, and how a step is read."""
 
     def __init__(self, core: Core, protocol: str) -> None:
-        self.core, self.protocol = core, protocol
+        self.core, self.protocol, self.form = core, protocol, Form()
         self._at: Frozen | None = None
-        self.taped, self.delta = False, []
+        self.taped = False
+        self.delta: list[Change] = []
+        self._may_undo = self._undoable = False
         self.names_of_books = tuple(book.name for book in core.books.all)
 
     def start(self) -> Frozen:
@@ -127,9 +109,16 @@ class Driver:
 
     def restart(self, core: Frozen, blank: Frozen) -> Frozen:
         """What is durable, in a core that has just begun."""
+        again = core.steps.get(RESTART)
+        if again is None:
+            again = core.steps[RESTART] = self._load(core, blank)
+        return again
+
+    def _load(self, core: Frozen, blank: Frozen) -> Frozen:
         self._go_to(core)
         rows = self.core.durable()
         self._go_to(blank)
+        self._at = None
         self.core.load(rows)
         self.core.committed()
         return self._freeze()
@@ -152,7 +141,7 @@ class Driver:
     def _run(self, before: Frozen, event: events.Event) -> tuple[tuple[do.Effect, ...], tuple[Finding, ...]]:
         """The core's step and its commit; a defect of core or protocol is told, and has changed nothing."""
         self._go_to(before)
-        self._at = None
+        self._at, self._undoable = None, False
         try:
             made = self.core.step(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
@@ -160,7 +149,9 @@ class Driver:
             return self._refusal(event), (finding,)
         if self.taped:
             self.delta = self.core.delta()
-        self.core.committed()
+        self._undoable = self._may_undo and not len(self.core.books.limbo)
+        if not self._undoable:  # else a commit changes nothing but the undo log
+            self.core.committed()
         if any(effect.before_commit for effect in made):
             made = tuple(sorted(made, key=lambda effect: not effect.before_commit))
         return made, ()
@@ -188,25 +179,35 @@ class Driver:
             elif isinstance(effect, do.OpenDevice):
                 opened = tuple(at // 4096 for at, size in effect.owned for at in range(at, at + size, 4096))
         broken, met = judge_step(self.books(before), self.books(after), made, self.protocol)
-        return Step(NOWHERE, None, any(map(_is_dead, todo)), tuple(todo), tuple(timers), tuple(told), opened, broken, met)
+        return Step(
+            NOWHERE,
+            None,
+            any(map(is_dead, todo)),
+            tuple(todo),
+            tuple(timers),
+            tuple(told),
+            opened,
+            broken,
+            met,
+        )
 
 
 class Direct(Driver):
     """Straight through. A linear run never restores."""
 
     def step(self, core: Frozen, words: Words) -> Step:
-        event = EVENTS[words[0]](as_is, *words[1:])
-        made, defects = self._run(core, event)
-        after = self._freeze() if not defects else core
+        made, defects = self._run(core, self.event(words))
         if defects:
-            self._at = core
+            after = self._at = core
+        else:
+            after = self._freeze()
         step = self._read(core.snapshot, after.snapshot, made, as_is)
         return step._replace(core=after, broken=(*defects, *step.broken), effects=made)
 
     def event(self, words: Words) -> events.Event:
         return EVENTS[words[0]](as_is, *words[1:])
 
-    def naming(self, core: Frozen) -> Of:
+    def naming(self, _core: Frozen) -> Of:
         return as_is
 
     def _freeze(self) -> Frozen:
@@ -217,14 +218,13 @@ class Direct(Driver):
         """For the canonical form: as the automaton would call it."""
         if core.names is None:
             self._go_to(core)
-            core.names = names = Fixed()
-            core.digest = digest(repr(canonical_rows(self.core.books, names)).encode())
-        tables = core.names.tables()  # type: ignore[attr-defined]
+            core.digest, core.names = self.form.digest(self.core.books)
+        tables = core.names
 
         def name(domain: str, number: int) -> int:
             if number <= 0:
                 return number
-            return int(tables.get(domain, {}).get(number, 0)) or -number - LOST
+            return tables.get(domain, {}).get(number, 0) or -number - LOST
 
         return name
 
@@ -234,135 +234,82 @@ class Automaton(Driver):
 
     def __init__(self, core: Core, protocol: str) -> None:
         super().__init__(core, protocol)
+        self._may_undo = type(core).committed is Core.committed
         self.known: dict[bytes, Frozen] = {}
-        self.stepped = 0
-        self._last: dict[str, dict[int, int]] = {}  # names of what was frozen last, in its own numbers
+        self._last: Renaming = {}  # names of what was frozen last, by its own numbers
 
     def step(self, core: Frozen, words: Words) -> Step:
         step = core.steps.get(words)
         if step is None:
             step = core.steps[words] = self._compute(core, words)
-        return step  # type: ignore[no-any-return]
+        return step
 
     def _compute(self, core: Frozen, words: Words) -> Step:
-        self.stepped += 1
         numbers = core.numbers
 
         def number(domain: str, name: int) -> int:
             return name if name <= 0 else numbers[domain][name]
 
         made, defects = self._run(core, EVENTS[words[0]](number, *words[1:]))
-        behind = self.core.snapshot()
+        behind = self._snapshot(core)
         after = self._freeze(behind)
-        now, old = self._last, core.names.tables()  # type: ignore[union-attr]
-
-        def name(domain: str, raw: int) -> int:
-            if raw <= 0:
-                return raw
-            known = now.get(domain, {}).get(raw)
-            if known is not None:
-                return known
-            was = old.get(domain, {}).get(raw)
-            return -LOST - was if was is not None else -2 * LOST - raw
-
+        if self._undoable:
+            self.core.undo()
+            self._at = core
+        now, old = self._last, core.names or {}
+        name = partial(_name_of, now, old)
         step = self._read(core.snapshot, behind, made, name)
-        names = {
-            domain: {was: name(domain, raw) for raw, was in old.get(domain, {}).items()} for domain in DOMAINS
-        }
-        changed = any(was != now for table in names.values() for was, now in table.items())
-        dead = step.dead or any(now < 0 for table in names.values() for now in table.values())
-        return step._replace(core=after, names=names if changed else None, dead=dead, broken=(*defects, *step.broken))
+        names = _renaming(old, name)
+        dead = step.dead or any(new < 0 for table in names.values() for new in table.values())
+        return step._replace(core=after, names=names or None, dead=dead, broken=(*defects, *step.broken))
+
+    def _snapshot(self, core: Frozen) -> Snapshot:
+        """The core's books now; those that the step from `core` left alone are shared with it."""
+        if not self._undoable:
+            return self.core.snapshot()
+        touched = {book.name for book, _key, _row in self.core.books.log}
+        return tuple(
+            [
+                book.rows.copy() if book.name in touched else rows
+                for book, rows in zip(self.core.books.all, core.snapshot, strict=True)
+            ]
+        )
 
     def naming(self, core: Frozen) -> Of:
-        tables = core.names.tables()  # type: ignore[union-attr]
-        return lambda domain, number: tables.get(domain, {}).get(number, -number)
+        return partial(_name_of, core.names or {}, {})
 
     def canonical_names(self, core: Frozen) -> None:
         """The state's numbers are canonical already."""
 
     def _freeze(self, snapshot: Snapshot | None = None) -> Frozen:
-        names = Fixed()
-        text = digest(repr(canonical_rows(self.core.books, names)).encode())
-        self._last = names.tables()
+        text, names = self.form.digest(self.core.books)
+        self._last, self._at = names, None
         known = self.known.get(text)
         if known is None:
             known = self.known[text] = Frozen(snapshot or self.core.snapshot())
             known.names, known.digest = names, text
             known.numbers = {
-                domain: {name: raw for raw, name in table.items()} for domain, table in self._last.items()
+                domain: {name: raw for raw, name in table.items()} for domain, table in names.items()
             }
-            self._at = known
-        else:
-            self._at = None
         return known
 
 
-def digest(text: bytes) -> bytes:
-    return blake2b(text, digest_size=16).digest()
+def _name_of(now: Renaming, old: Renaming, domain: str, number: int) -> int:
+    """The name of a number: behind a step, else of what the step has made the core forget."""
+    if number <= 0:
+        return number
+    known = now.get(domain, {}).get(number)
+    if known is not None:
+        return known
+    was = old.get(domain, {}).get(number)
+    return -LOST - was if was is not None else -2 * LOST - number
 
 
-# ---- names in a state
-
-
-def has_dead(state: State) -> bool:
-    """Is there a negative name in it?"""
-    return (
-        any(key.key < 0 for key in state.keys)
-        or any(op is not None and op.key < 0 for op in state.ops)
-        or any(answer.number < 0 for answer in state.answers)
-        or any(mr.handle < 0 for holder in state.holders for mr in holder.mrs)
-        or any(timer < 0 for timer in state.timers)
-        or (state.fabric is not None and any(key < 0 for key in keys_of(state.fabric)))
-        or any(
-            effect[0] != "answer" and effect[1].__class__ is int and effect[1] < 0 for effect in state.todo
-        )
-    )
-
-
-def _is_dead(effect: tuple[Any, ...]) -> bool:
-    if effect[0] in {"quiesce", "unmap"}:
-        return bool(effect[1] < 0 or any(key < 0 for key in effect[2]))
-    if effect[0] == "answer":
-        return bool(effect[4] < 0)
-    return effect[1].__class__ is int and effect[1] < 0
-
-
-def with_names(state: State, of: Of) -> State:
-    """All references of the state renamed; 0 and what is dead already stay for `of` to look at."""
-    todo = tuple([renamed(effect, of) for effect in state.todo])
-    ops = tuple([op if op is None else op._replace(key=of("key", op.key)) for op in state.ops])
-    holders = tuple([_holder_with_names(holder, of) for holder in state.holders])
-    keys = tuple([key._replace(key=of("key", key.key)) for key in state.keys])
-    answers = tuple([Answer(a.name, of(DOMAIN[a.name], a.number), a.waits) for a in state.answers])
-    timers = tuple([of("timer", timer) for timer in state.timers])
-    fabric = state.fabric and renamed_fabric(state.fabric, partial(of, "key"))
-    return state._replace(
-        todo=todo, ops=ops, holders=holders, keys=keys, answers=answers, timers=timers, fabric=fabric
-    )
-
-
-def _holder_with_names(holder: Holder, of: Of) -> Holder:
-    if not holder.pd:
-        return holder
-    mrs = tuple([mr._replace(handle=of("key", mr.handle)) if mr.handle else mr for mr in holder.mrs])
-    return holder._replace(pd=of("pd", holder.pd), mrs=mrs)
-
-
-def bury(state: State) -> State:
-    """Dead names anew, in order of appearance: keys stay apart from each other, everything else is alike."""
-    dead: dict[int, int] = {}
-
-    def name(domain: str, number: int) -> int:
-        if number >= 0:
-            return number
-        return dead.setdefault(number, -len(dead) - 1) if domain == "key" else -1
-
-    return with_names(state, name)
-
-
-DOMAIN: Mapping[str, str] = {
-    "installed": "key",
-    "quiesced": "cookie",
-    "unmapped": "cookie",
-    "answered": "token",
-}
+def _renaming(old: Renaming, name: Of) -> Renaming:
+    """Old name -> new, for the domains in which one changes."""
+    names: Renaming = {}
+    for domain in DOMAINS:
+        table = {was: name(domain, number) for number, was in old.get(domain, {}).items()}
+        if any(was != new for was, new in table.items()):
+            names[domain] = table
+    return names

@@ -14,13 +14,13 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from emu.check.model.engine import blocks_of
 from emu.check.model.state import SELF_TRUNCATE, Finding, Frozen, State
 from emu.core import effects as do
 from emu.core import extents
 from emu.core.decision import CONTRACT
 from emu.core.errors import errno_name
 from emu.core.extents import blocks_up
-from emu.check.model.engine import blocks_of
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
@@ -120,23 +120,18 @@ class Judge:
 
     def no_stale_translation(self, state: State) -> None:
         """S2: a reclaim has succeeded, and no live translation reaches what is not the file's any more."""
-        if not state.keys or not any(row.state == DONE for row in state.reclaimers):
+        answers = [row.state for row in state.reclaimers]
+        if not state.keys or DONE not in answers or "asked" in answers:  # whoever is at work may yet unmap it
             return
         facts = self.facts(state)
         for key in state.keys:
             for block in key.blocks:
                 if facts.owner.get(block) != FILE or not facts.online or state.absent:
-                    if not self.answered_for(state, block, facts):
-                        continue
                     who = facts.owner.get(block, "nobody")
                     self.breaks(
                         "S2", f"the reclaim succeeded, and key {key.key} translates to block {block} of {who}"
                     )
                     return
-
-    def answered_for(self, state: State, block: int, facts: Facts) -> bool:
-        """Is nobody still at work on taking this block back? Who has not answered may still unmap it."""
-        return not any(row.state == "asked" for row in state.reclaimers)
 
     def add_up(self, state: State) -> None:
         """S6: every block is in exactly one place, and its generation says which."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from emu.core.canonical import Names
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -91,10 +89,10 @@ class Frozen:
 
     def __init__(self, snapshot: tuple[Any, ...]) -> None:
         self.snapshot = snapshot
-        self.names: Names | None = None
+        self.names: dict[str, dict[int, int]] | None = None  # domain -> number -> name
         self.digest = b""
         self.facts: Any = None
-        self.numbers: dict[str, dict[int, int]] = {}
+        self.numbers: dict[str, dict[int, int]] = {}  # domain -> name -> number
         self.steps: dict[tuple[Any, ...], Any] = {}
         self.twin: Any = None
 

@@ -32,11 +32,12 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.model.cores import PD_REQUEST, Automaton, Direct, bury, has_dead, with_names
+from emu.check.model.cores import PD_REQUEST, Automaton, Direct
 from emu.check.model.engine import TRANSLATE, Engine, key_of, op_of, with_op
 from emu.check.model.fabric import canonical as canonical_fabric
 from emu.check.model.fabric_world import FabricPeers
 from emu.check.model.judge import DONE, Judge
+from emu.check.model.naming import bury, has_dead, with_names, with_new_names
 from emu.check.model.setup import Setup
 from emu.check.model.state import (
     KINDS,
@@ -405,8 +406,7 @@ class World:
 
     def _behind(self, state: State, step: Step) -> State:
         if step.names is not None:
-            names = step.names
-            state = with_names(state, lambda domain, number: names[domain].get(number, number))
+            state = with_new_names(state, step.names)
         state = state._replace(core=step.core, todo=state.todo + step.todo)
         for armed, timer in step.timers:
             timers = tuple([other for other in state.timers if other != timer])

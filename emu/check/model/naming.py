@@ -1,0 +1,184 @@
+"""Names for the core's numbers: the canonical form of its books, and the renaming of what a state refers to.
+
+Form.digest(books) is equal for books that have the same future (as emu.core.canonical, whose plans say what is identity, value or ghost);
+sessions and requests keep their numbers, since the world gives them out the same in every story. The names that it gives on the way are those
+by which states refer to the books. What the core no longer knows has a negative name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+from emu.check.model.engine import renamed
+from emu.check.model.fabric import keys_of
+from emu.check.model.fabric import renamed as renamed_fabric
+from emu.check.model.state import Answer, Holder, Key, State
+from emu.core.canonical import PLANS
+from emu.core.rows import BOOKS, VALUE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from emu.core.books import Books
+
+    Of = Callable[[str, int], int]
+
+Renaming = dict[str, dict[int, int]]  # domain -> number -> name, or old name -> new
+
+AS_THEY_ARE: Final = ("session", "request")
+
+DOMAIN: Mapping[str, str] = {
+    "installed": "key",
+    "quiesced": "cookie",
+    "unmapped": "cookie",
+    "answered": "token",
+}
+
+
+def as_is(_domain: str, number: int) -> int:
+    return number
+
+
+class Form:
+    """Canonical forms of one core's books. A row's values are written once; what is looked up each time are its identities."""
+
+    def __init__(self) -> None:
+        self._rows: dict[type, dict[Any, tuple[str, tuple[tuple[str, int], ...]]]] = {}
+
+    def digest(self, books: Books) -> tuple[bytes, Renaming]:
+        names: Renaming = {}
+        out: list[Any] = []
+        for book in books.all:
+            row_class, kind = BOOKS[book.name]
+            if row_class is int or not book.rows:
+                continue
+            out.append(book.name)
+            items = sorted(book.rows.items()) if len(book.rows) > 1 else list(book.rows.items())
+            if kind == "order":
+                items.sort(key=lambda item: item[1].aperture)
+            for key, row in items:
+                if kind == VALUE:
+                    out.append(key)
+                elif kind != "order":
+                    out.append(_name(names, kind, key))
+                self._write(row, names, out)
+        return blake2b(repr(out).encode(), digest_size=16).digest(), names
+
+    def _write(self, row: Any, names: Renaming, out: list[Any]) -> None:
+        mine = self._rows.setdefault(row.__class__, {})  # rows of two books may be equal as tuples
+        known = mine.get(row)
+        if known is None:
+            known = mine[row] = _skeleton(row)
+        out.append(known[0])
+        for domain, number in known[1]:
+            if domain in AS_THEY_ARE:
+                out.append(number)
+            elif number:
+                table = names.get(domain)
+                if table is None:
+                    table = names[domain] = {}
+                out.append(table.setdefault(number, len(table) + 1))
+            else:
+                out.append(0)
+
+
+def _name(names: Renaming, domain: str, number: int) -> int:
+    if domain in AS_THEY_ARE or not number:
+        return number
+    table = names.setdefault(domain, {})
+    return table.setdefault(number, len(table) + 1)
+
+
+def _skeleton(row: Any) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """A row's values as text, and its identities."""
+    plan = PLANS[row.__class__]
+    lists = [(domain, row[at]) for domain, at in plan.many]
+    values = (plan.values(row), [len(numbers) for _domain, numbers in lists])
+    extents = [[extent[:3] for extent in row[at]] for at in plan.extents]
+    refs = [(domain, row[at]) for domain, at in plan.single]
+    refs += [(domain, number) for domain, numbers in lists for number in numbers]
+    return repr((*values, extents)), tuple(refs)
+
+
+# ---- names in a state
+
+
+def has_dead(state: State) -> bool:
+    """Is there a negative name in it?"""
+    for key in state.keys:
+        if key[0] < 0:
+            return True
+    for op in state.ops:
+        if op is not None and op[0] < 0:
+            return True
+    for answer in state.answers:
+        if answer[1] < 0:
+            return True
+    for effect in state.todo:
+        if is_dead(effect):
+            return True
+    return (
+        any(mr.handle < 0 for holder in state.holders for mr in holder.mrs)
+        or any(timer < 0 for timer in state.timers)
+        or (state.fabric is not None and any(key < 0 for key in keys_of(state.fabric)))
+    )
+
+
+def is_dead(effect: tuple[Any, ...]) -> bool:
+    if effect[0] in {"quiesce", "unmap"}:
+        return bool(effect[1] < 0 or any(key < 0 for key in effect[2]))
+    if effect[0] == "answer":
+        return bool(effect[4] < 0)
+    return effect[1].__class__ is int and effect[1] < 0
+
+
+def with_names(state: State, of: Of) -> State:
+    """All references of the state renamed."""
+    return state._replace(
+        ops=tuple([op if op is None else op._replace(key=of("key", op.key)) for op in state.ops]),
+        holders=tuple([_holder_with_names(holder, of) for holder in state.holders]),
+        keys=tuple([Key(of("key", key[0]), *key[1:]) for key in state.keys]),
+        todo=tuple([renamed(effect, of) for effect in state.todo]),
+        answers=tuple(
+            [Answer(name, of(DOMAIN[name], number), waits) for name, number, waits in state.answers]
+        ),
+        timers=tuple([of("timer", timer) for timer in state.timers]),
+        fabric=None if state.fabric is None else renamed_fabric(state.fabric, partial(of, "key")),
+    )
+
+
+def with_new_names(state: State, names: Renaming) -> State:
+    """The same, for the domains that a step has renamed."""
+
+    def of(domain: str, number: int) -> int:
+        table = names.get(domain)
+        return number if table is None else table.get(number, number)
+
+    if "key" in names or "pd" in names or "timer" in names:
+        return with_names(state, of)
+    if not state.todo and not state.answers:
+        return state
+    todo = tuple([renamed(effect, of) for effect in state.todo])
+    answers = tuple([Answer(name, of(DOMAIN[name], number), waits) for name, number, waits in state.answers])
+    return state._replace(todo=todo, answers=answers)
+
+
+def _holder_with_names(holder: Holder, of: Of) -> Holder:
+    if not holder.pd:
+        return holder
+    mrs = tuple([mr._replace(handle=of("key", mr.handle)) if mr.handle else mr for mr in holder.mrs])
+    return holder._replace(pd=of("pd", holder.pd), mrs=mrs)
+
+
+def bury(state: State) -> State:
+    """Dead names anew, in order of appearance: keys stay apart from each other, everything else is alike."""
+    dead: dict[int, int] = {}
+
+    def name(domain: str, number: int) -> int:
+        if number >= 0:
+            return number
+        return dead.setdefault(number, -len(dead) - 1) if domain == "key" else -1
+
+    return with_names(state, name)
