@@ -13,7 +13,7 @@ of the broker are drawn apart from manners. Steps, not times, so that a crash fa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.setup import Setup
 from emu.check.simulator.draws import MS, NEVER, US, S, Span, spread
@@ -48,6 +48,7 @@ LAST: Final = ("unlink", "unplug", "surprise-unplug")  # behind these there is n
 NEARLY: Final = (1 * US, 100 * US)  # between two reclaims
 APART: Final = (2 * MS, 9 * MS)
 QUANTA: Final = (140, 260)
+FABRIC: Final = 0.25  # of the seeds: peers write through queue pairs and a network
 STEPS: Final = 400  # a story has about that many: crashes and stops fall among them
 
 
@@ -83,6 +84,7 @@ def draw_cast(draw: Random) -> Cast:
     reclaims = _reclaims(draw, blocks)
     crashes = _crashes(draw, manners, len(reclaims))
     refusals = draw.choice((0, 0, 1, 2))
+    fabric = draw.random() < FABRIC
     setup = Setup(
         reclaims=reclaims,
         holders=holders,
@@ -94,6 +96,7 @@ def draw_cast(draw: Random) -> Cast:
         returns=True,
         cancels=True,
         taker=True,
+        **(_fabric(draw) if fabric else {}),
     )
     return Cast(
         setup,
@@ -103,7 +106,7 @@ def draw_cast(draw: Random) -> Cast:
         _stops(draw, manners),
         refuses=0.6 if refusals else 0.0,
         cancels=draw.choice((0.0, 0.3)),
-        quanta=draw.randrange(*QUANTA),
+        quanta=draw.randrange(*QUANTA) // (3 if fabric else 1),
     )
 
 
@@ -144,6 +147,20 @@ def _crashes(draw: Random, manners: tuple[str, ...], reclaims: int) -> dict[str,
     if draw.random() < 0.15:
         found["broker"] = draw.randrange(STEPS)
     return found
+
+
+def _fabric(draw: Random) -> dict[str, Any]:
+    """How deep the peers' queues are, and how badly their network may behave."""
+    return {
+        "fabric": True,
+        "depth": draw.randrange(1, 4),
+        "retries": draw.randrange(0, 4),
+        "losses": draw.choice((0, 1, 3)),
+        "duplicates": draw.choice((0, 1, 2)),
+        "overtakes": draw.choice((0, 0, 2)),
+        "partitions": draw.choice((0, 0, 1)),
+        "hurries": draw.choice((0, 0, 1)),
+    }
 
 
 def _stops(draw: Random, manners: tuple[str, ...]) -> dict[str, Stop]:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from random import Random
 
-    from emu.check.model.state import Choice
+    from emu.check.model.state import Choice, State
     from emu.check.simulator.cast import Cast
     from emu.check.simulator.recorder import Recorder
 
 LAST_WORDS: Final = 2  # WRITEs a peer when everybody else is at rest
+FIRES: Final = ": timer fires"  # the NIC's: it runs whoever is stopped
 AT_THE_GATE: Final = 0.8  # of WRITEs that would come behind the next reclaim: they come just before it
 PREEMPTED: Final = 0.01  # of quanta, and of the shell's steps: whoever does it loses its processor
 
@@ -43,7 +44,7 @@ class Clock:
         self._think = _think(cast)
         self._freed = 0
         self._delays: dict[str, Callable[[str], int]] = {
-            "peer": self._write,
+            "peer": self._peer,
             "engine": self._engine,
             "shell": self._shell,
             "holder": self._holder,
@@ -55,8 +56,9 @@ class Clock:
             "network": self._network,
         }
 
-    def next(self, choices: Sequence[Choice]) -> Choice | None:
+    def next(self, choices: Sequence[Choice], state: State) -> Choice | None:
         """The earliest of them; None when nothing will ever happen any more."""
+        self._state = state
         self._hurry()
         self._stop_and_go(choices)
         best = self._earliest(choices)
@@ -67,6 +69,8 @@ class Clock:
         self.recorder.now = self.now
         if deed == "reg_mr":
             self._alarmed.pop(who, None)
+        elif deed.startswith("WRITE"):
+            self._quanta -= self.cast.setup.blocks - 1
         self.steps += 1
         self._go_on()
         return best
@@ -80,14 +84,14 @@ class Clock:
             if at is None:
                 at = self._first_due(label)
             due[label] = at
-            if self._wake:
+            if self._wake and not label.endswith(FIRES):
                 at = max(at, self._wake.get(label.partition(":")[0], 0))
             if at < least:
                 best, least = choice, at
             if at < others and not choice.actor.startswith("peer"):
                 others = at
         self._due = due
-        if others == NEVER and best is not None and best.label.startswith("peer"):
+        if others == NEVER and best is not None and ": WRITE" in best.label:
             return self._last_word(best)
         self._gap = others - self.now if others < NEVER else 20 * US
         return best
@@ -144,11 +148,21 @@ class Clock:
 
     # ---- delays, by whose move it is
 
-    def _write(self, _label: str) -> int:
+    def _peer(self, label: str) -> int:
+        """peerN: WRITE K | timer fires | connects again"""
+        who, _, deed = label.partition(": ")
+        if deed.startswith("WRITE"):
+            return self._write()
+        if label.endswith(FIRES):
+            fabric = self._state.fabric
+            timer = fabric.lines[int(who.removeprefix("peer")) - 1].timer if fabric else ()
+            return int(timer[1]) if timer else 0
+        return spread(self.draw, (10 * US, 3 * MS))
+
+    def _write(self) -> int:
         """Round and round, as fast as they are to, and faster than what else happens when that is slow."""
         if self._quanta <= 0:
             return NEVER
-        self._quanta -= self.cast.setup.blocks - 1
         slow = even(self.draw, (0, self._gap // 4)) if self._gap > 1 * MS else 0
         delay = spread(self.draw, self._think) + slow
         ask = next((at for at in self.cast.times if at > self.now), 0)
@@ -158,9 +172,9 @@ class Clock:
 
     def _engine(self, label: str) -> int:
         words = label.split()
-        if words[1].startswith("peer"):
-            if words[2] == "enters":
-                return even(self.draw, (100, 2 * US))
+        if words[2:3] == ["enters"]:
+            return even(self.draw, (100, 2 * US))
+        if words[2:3] == ["leaves"]:
             return self._slowly((5 * US, 50 * US))
         if words[1] == "installed":
             return spread(self.draw, (1 * US, 100 * US))
@@ -223,10 +237,10 @@ class Clock:
     def _network(self, label: str) -> int:
         deed = label.split()[1]
         if deed == "deliver":
-            return spread(self.draw, (500, 30 * US))
+            return spread(self.draw, (300, 5 * US))
         if deed == "heal":
             return spread(self.draw, (10 * US, 10 * MS))
-        rare = {"lose": 0.03, "duplicate": 0.02, "partition": 0.002}.get(deed, 0.0)
+        rare = {"lose": 0.05, "duplicate": 0.03, "partition": 0.02}.get(deed, 0.0)
         return even(self.draw, (100, 10 * US)) if self.draw.random() < rare else NEVER
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.history import History
+from emu.check.model.fabric_world import STATUS as WORDS
 from emu.check.simulator.memory import BLOCK, Memory, Stamp
 from emu.check.simulator.receipts import Receipts
 from emu.core import effects as fx
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from emu.core.machine import Change
 
 ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Release, fx.Offline, fx.Online)
-STATUS: Final = {"SUCCESS": 0, "WR_FLUSH_ERR": 5, "REM_ACCESS_ERR": 10, "RETRY_EXC_ERR": 12}
+STATUS: Final = {word: status for status, word in WORDS.items()}
+REM_ACCESS_ERR: Final = STATUS["REM_ACCESS_ERR"]
 QUANTUM: Final = BLOCK  # bytes
 HALF: Final = BLOCK // 2
 CLIENT_MEMORY: Final = 99  # the aperture that a peer's own bytes are in
@@ -52,14 +54,14 @@ class Translation(NamedTuple):
 
 
 class InFlight:
-    """A WRITE that was posted and has not completed. record: of the quantum that runs. logged: where its last quantum stands."""
+    """A WRITE that was posted. record: of the quantum that runs. over: it has completed, or its broker was killed."""
 
-    __slots__ = ("epoch", "key", "logged", "number", "qp", "record", "time", "to")
+    __slots__ = ("epoch", "key", "number", "over", "qp", "record", "time", "to")
 
     def __init__(self, key: int, to: Translation, number: int, qp: int, epoch: int, time: int) -> None:
         self.key, self.to, self.number, self.qp, self.epoch, self.time = key, to, number, qp, epoch, time
         self.record: OpRecord | None = None
-        self.logged = -1
+        self.over = False
 
 
 class Recorder:
@@ -75,15 +77,15 @@ class Recorder:
         self.timers: dict[int, tuple[int, float]] = {}  # armed -> when, seconds
         self._books: dict[str, dict[Any, Any]] = {}
         self._keys: dict[int, Translation] = {}
-        self._flights: dict[int, InFlight] = {}
+        self._flights: dict[tuple[int, int], InFlight] = {}  # by peer and work request (0 without a fabric)
         self._numbers = 0
-        self._lost: dict[int, int] = {}  # peer -> queue pairs that it had, and has no more
+        self._connected: dict[int, int] = {}  # peer -> queue pairs that it has had
+        self._broken: dict[int, None] = {}  # peers whose queue pair is in ERR, or gone with the broker
         self._event: ev.Event | None = None
         self._facts: dict[str, Callable[..., None]] = {
             "event": self._took_event,
             "commit": self._took_commit,
             "effect": self._emit,
-            "restart": self._restarted,
             "told": lambda *_: None,  # the Notify in front of it has said so
         }
         self._of_peers: dict[str, Callable[..., None]] = {
@@ -136,7 +138,7 @@ class Recorder:
             self.epoch += 1
         values = fields_of(effect)
         if isinstance(effect, fx.Phase):
-            values["inflight"] = sum(op.key in effect.keys for op in self._flights.values())
+            values["inflight"] = sum(not op.over and op.key in effect.keys for op in self._flights.values())
         self._line("effect", type(effect).__name__, values)
         deed = self._deeds.get(type(effect))
         if deed is not None:
@@ -152,6 +154,8 @@ class Recorder:
             take = self._facts.get(kind)
             if take is not None:
                 take(*what)
+            elif kind == "restart":
+                self._restarted(state)
             else:
                 peer, *more = what
                 self._of_peers[kind](peer + 1, *more, state)
@@ -172,12 +176,14 @@ class Recorder:
         if delta:
             self._commit("Commit", delta)
 
-    def _restarted(self) -> None:
+    def _restarted(self, state: State) -> None:
         """Kill -9 of the broker. What was committed is what the next life loads."""
         self.timers.clear()
         self._keys.clear()
-        self._flights.clear()
-        self._lost = {peer: lost + 1 for peer, lost in self._lost.items()}
+        for flight in self._flights.values():
+            flight.over, flight.record = True, None
+        if state.fabric is None:
+            self._broken.update(dict.fromkeys(self._connected))
         self.receipts.broker_died()
         rows = [(name, key, self._books[name][key]) for name in DURABLE for key in self._books.get(name, {})]
         self._commit("Loaded", rows)
@@ -186,37 +192,40 @@ class Recorder:
 
     def _posted(self, peer: int, op: Op, _state: State) -> None:
         self._numbers += 1
-        qp, to = FIRST_QP * peer + self._lost.setdefault(peer, 0), self._keys[op.key]
-        self._flights[peer] = InFlight(op.key, to, self._numbers, qp, self.epoch, self._tick())
+        if peer not in self._connected or peer in self._broken:
+            self._connected[peer] = self._connected.get(peer, 0) + 1
+            self._broken.pop(peer, None)
+        qp, to = FIRST_QP * peer + self._connected[peer], self._keys[op.key]
+        flight = InFlight(op.key, to, self._numbers, qp, self.epoch, self._tick())
+        self._flights[peer, op.work] = flight
         self.receipts.posted(peer, qp, self._numbers, op.key, to, self._last)
 
     def _entered(self, peer: int, op: Op, state: State) -> None:
-        flight, now = self._flights[peer], state.gens[op.block]
+        flight, now = self._flights[peer, op.work], state.gens[op.block]
         flight.record = self._record(
             flight, flags=_flags(op.gen, now, state.absent), bytes=QUANTUM, src_offset=op.quantum * QUANTUM,
-            dst_offset=op.block * BLOCK, gen_translated=op.gen, gen_first=now,
+            dst_offset=op.block * BLOCK, gen_translated=op.gen, gen_first=now, op_done=int(op.quantum + 1 == op.quanta),
         )  # fmt: skip
         if not state.absent:
             self.memory.store(op.block * BLOCK, HALF, _stamp(peer, flight, op))
 
     def _left(self, peer: int, op: Op, state: State) -> None:
-        flight, now = self._flights[peer], state.gens[op.block]
+        flight, now = self._flights[peer, op.work], state.gens[op.block]
         record = flight.record
         assert record is not None
         moved = Flag.EPOCH_MOVED.value if record.epoch_first != self.epoch else 0
         flags = record.flags | _flags(op.gen, now, state.absent) | moved
-        flight.logged = len(self.records)
         self._log(record._replace(flags=flags, epoch_last=self.epoch, time_last=self._tick(), gen_last=now))
         if not state.absent:
             self.memory.store(op.block * BLOCK + HALF, HALF, _stamp(peer, flight, op))
 
-    def _completed(self, peer: int, _op: Op, word: str, _state: State) -> None:
-        flight, status = self._flights.pop(peer), STATUS[word]
-        if status:
+    def _completed(self, peer: int, op: Op, word: str, _state: State) -> None:
+        flight, status = self._flights[peer, op.work], STATUS[word]
+        flight.over = True
+        if status == REM_ACCESS_ERR:
             self._log(self._record(flight, flags=Flag.CUT.value, status=status, op_done=1))
-            self._lost[peer] += 1
-        elif flight.logged >= 0:
-            self.records[flight.logged] = self.records[flight.logged]._replace(op_done=1)
+        if status:
+            self._broken[peer] = None
         self.receipts.polled(peer, flight.qp, flight.number, status, self._tick())
 
     def _record(self, flight: InFlight, **values: int) -> OpRecord:

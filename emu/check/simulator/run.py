@@ -138,7 +138,7 @@ def simulate(protocol: Protocol, seed: int, *, bounded: bool = False) -> Run:
     run = Run(protocol, cast.setup, stage.recorder, seed, cast)
     clock = Clock(cast, draw, stage.recorder)
     while len(run.labels) < MOST:
-        choice = clock.next(stage.choices())
+        choice = clock.next(stage.choices(), stage.state)
         if choice is None:
             break
         run.note(stage.take(choice), clock.now)
