@@ -1,7 +1,7 @@
 """The loop: one thread, one epoll. A turn gathers what has come, steps the core through it, and sends what there is to say.
 
-    turn = epoll (door, connections, ROUTER, engine, signals, lifeline) -> ROUTER drained -> timers -> at most STEPS steps
-           -> dead connections hung up, writers watched -> history flushed
+    turn = epoll (door, connections, ROUTER, engine, signals, lifeline) -> ROUTER drained -> timers -> at most STEPS steps,
+           and no more once they have taken steps.TURN seconds -> dead connections hung up, writers watched -> history flushed
 
 Each source gives a bounded share a turn, so that nobody who floods is served alone; what is left over keeps the next poll from
 sleeping. While the loop is held at a hold point (admin.py), or a step prepares large memory (memory.py), `serve_once` does the

@@ -17,6 +17,7 @@ queue, when that is there. Until then everybody else's steps go on.
 from __future__ import annotations
 
 import errno
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from emu.core.machine import Core
 
 RETRY = 0.1  # seconds
+TURN = 0.02  # seconds of steps in one turn: some cost a thousand times what others do
 RETRY_TIMER = "retry"
 
 
@@ -44,10 +46,10 @@ class Steps:
 
     def __init__(
         self, core: Core, journal: Journal, timers: Timers, record: Record, visit: Callable[[str], None],
-        refuse: Callable[[Requested, int, str], None],
+        refuse: Callable[[Requested, int, str], None], clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._core, self._journal, self._timers, self._record = core, journal, timers, record
-        self._visit, self._refuse = visit, refuse
+        self._visit, self._refuse, self._clock = visit, refuse, clock
         self._queue: deque[Event] = deque()
         self._postponed: deque[Event] = deque()
         self.effects: Effects  # set by whoever assembles: effects submit their answers here
@@ -68,10 +70,13 @@ class Steps:
         return len(self._queue)
 
     def run(self, limit: int) -> None:
-        """At most `limit` events."""
+        """At most `limit` events; when TURN seconds have gone, no further one is begun."""
+        end = self._clock() + TURN
         while self._queue and limit > 0:
             self.step(self._queue.popleft())
             limit -= 1
+            if self._clock() >= end:
+                return
 
     def step(self, event: Event) -> bool:
         """One event, to its end. False: it was undone."""

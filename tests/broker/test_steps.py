@@ -25,10 +25,12 @@ class World:
         self.effects, self.changes, self.log = tuple(effects), list(delta), []
         self.full = self.broken = self.defect = self.later = False
         self.resumes = []
-        self.steps = Steps(self, self, self, self, lambda point: None, self.refuse)
+        self.time, self.cost = 0.0, 0.0
+        self.steps = Steps(self, self, self, self, lambda point: None, self.refuse, lambda: self.time)
         self.steps.effects = self
 
     def step(self, event):
+        self.time += self.cost
         if self.defect:
             raise RuntimeError("a defect")
         self.log.append(("step", event))
@@ -172,6 +174,18 @@ def test_a_turn_takes_a_bounded_number():
         world.steps.submit(TimerFired(n))
     world.steps.run(4)
     assert world.steps.waiting == 6
+
+
+@pytest.mark.parametrize(("cost", "taken"), [(0.001, 20), (0.006, 4), (0.5, 1)])
+def test_a_turn_takes_a_bounded_time_and_at_least_one(cost, taken):
+    world = World()
+    for n in range(100):
+        world.steps.submit(TimerFired(n))
+    world.cost = cost
+    world.steps.run(256)
+    assert world.steps.waiting in {100 - taken, 100 - taken - 1}, "sums of times are not exact"
+    world.steps.run(256)
+    assert world.steps.waiting >= 100 - 2 * taken - 2
 
 
 @pytest.mark.parametrize(
