@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from emu.broker.hostfiles import wants_descriptor
 from emu.core.events import Requested, SessionLost, SessionOpened
-from emu.core.requests import DOOR_ONLY, FsRead, FsWrite, Request
+from emu.core.requests import DOOR_ONLY, LS_BYTES, FsLs, FsRead, FsWrite, Request
 from emu.wire import codec
 from emu.wire.codec import NAMES, Bind, Hello, HoldArm, HoldRelease, HoldWait, Ping, Stats
 from emu.wire.door import DOOR_DATA_LIMIT, DOOR_LIMIT
@@ -201,6 +201,8 @@ class Reception:
 
 def _data(op: Request) -> int:
     """Bytes of data that it brings, or that its answer will bring."""
+    if isinstance(op, FsLs):
+        return LS_BYTES
     return op.length if isinstance(op, FsRead) else len(op.data) if isinstance(op, FsWrite) else 0
 
 

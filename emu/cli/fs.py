@@ -22,6 +22,7 @@ from emu.cli import USAGE, CommandError
 from emu.wire.client import Connection, connect
 from emu.wire.codec import DATA_LIMIT
 from emu.wire.errors import AnswerTimedOut, ConnectionLost, RequestRefused, WireError
+from emu.wire.listing import listing, mount_paths
 
 if TYPE_CHECKING:
     import argparse
@@ -126,7 +127,7 @@ def create(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ls(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
-    found = node.call("fs_ls", path=args.path).result
+    found = listing(lambda **fields: node.call("fs_ls", **fields).result, args.path)
     if not args.json:
         tables = (
             (found["files"], ("path", "ino", "size", "blocks", "pins")),
@@ -219,7 +220,7 @@ def is_host_file(node: Connection, path: str) -> bool:
     """An absolute path on this machine that no mount of the node covers."""
     if not os.path.isabs(path) or not os.path.exists(path):  # noqa: PTH110, PTH117 - a text that may name anything
         return False
-    mounts = [mount["path"] for mount in node.call("fs_ls").result["mounts"]]
+    mounts = mount_paths(lambda **fields: node.call("fs_ls", **fields).result)
     return not any(path == mount or path.startswith(f"{mount}/") for mount in mounts)
 
 

@@ -11,19 +11,23 @@ in the durable book `zeroing` until that is done; a restart does it again.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, Final
 
 from emu.core import allocator, asking, extents
 from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, refuse, reply
 from emu.core.effects import Blank, CloseHandle, Load, Store, Zero
 from emu.core.errors import errno_name
 from emu.core.pins import pins_over
+from emu.core.requests import LS_BYTES, LS_FILES
 from emu.core.rows import BLOCK, Extent, File, Run, Token, Zeroing
 
 if TYPE_CHECKING:
     from emu.core.books import Books
     from emu.core.events import Answered, Requested
     from emu.core.requests import FsCreate, FsLs, FsRead, FsStat, FsWrite
+
+LS_WORK: Final = 8192  # files looked at for one page, and extents of those listed
 
 
 def fs_create(b: Books, event: Requested, op: FsCreate) -> None:
@@ -86,18 +90,40 @@ def pins_of(b: Books, row: File) -> tuple[int, ...]:
 
 
 def fs_ls(b: Books, event: Requested, op: FsLs) -> None:
+    """A page of files in the order of their numbers. `next` says behind which, and whether an earlier page had any (its last bit)."""
     path = op.path.rstrip("/") or ""
     if path:
         asking.check_path(path)
-    listed = [_line(b, ino, row) for ino, row in b.files.items() if _under(row.path, path)]
-    if path and not listed and path not in b.mounts:
+    check_range("limit", op.limit, 1, LS_FILES)
+    check_range("after", op.after)
+    listed, behind = _page(b, path, op.after >> 1, op.limit)
+    found = bool(listed or op.after & 1)
+    if path and not found and not behind and path not in b.mounts:
         refuse(
             errno.ENOENT,
             f"{path} is neither a mount nor a file: the mounts are {', '.join(b.mounts) or 'none'}",
         )
     devices = [_device(b, name) for name in b.devices]
     mounts = [{"path": at, **row._asdict()} for at, row in b.mounts.items()]
-    reply(b, event, {"files": listed, "devices": devices, "mounts": mounts})
+    more = behind << 1 | found if behind else 0
+    reply(b, event, {"files": listed, "devices": devices, "mounts": mounts, "next": more})
+
+
+def _page(b: Books, path: str, behind: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Files with higher numbers than `behind`, and behind which the next page begins: 0, nothing is left. The work is bounded too."""
+    listed: list[dict[str, Any]] = []
+    numbers, room, work = list(b.files), LS_BYTES // 2, LS_WORK
+    for at in range(bisect_right(numbers, behind), len(numbers)):
+        ino = numbers[at]
+        row = b.files[ino]
+        work -= 1
+        if _under(row.path, path):
+            listed.append(_line(b, ino, row))
+            room -= len(row.path.encode("utf-8", "surrogateescape"))
+            work -= len(row.extents)
+        if len(listed) == limit or room <= 0 or work <= 0:
+            return listed, ino if at + 1 < len(numbers) else 0
+    return listed, 0
 
 
 def _under(path: str, top: str) -> bool:

@@ -10,8 +10,12 @@ If you add a request: the table below, a handler in machine.py's table, and docs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 RequestType = type["Request"]
+
+LS_FILES: Final = 256  # on one page of fs_ls
+LS_BYTES: Final = 64 << 10  # what the files of a page take in its answer, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +123,14 @@ class FsCreate(Request):
 
 @dataclass(frozen=True, slots=True)
 class FsLs(Request):
-    """Result: {files: [{path, ino, size, blocks, pins}], devices: [...], mounts: [...]}."""
+    """One page. Result: {files: [{path, ino, size, blocks, pins}], devices: [...], mounts: [...], next}.
+
+    next: the `after` of the page behind it, 0 when there is none. A page may have fewer files than `limit`, or none, and a next.
+    """
 
     path: str = ""
+    limit: int = LS_FILES
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from emu.verbs.pyverbs_error import PyverbsRDMAError
 from emu.verbs.session import pyverbs_errors
 from emu.wire.codec import DATA_LIMIT
+from emu.wire.listing import listing, mount_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ class Fs:
 
     def ls(self, path: str = "") -> dict[str, Any]:
         """{files: [...], devices: [...], mounts: [...]}, all of the node's or those below `path`."""
-        return self._call(f"ls {path}", "fs_ls", path=path)
+        return listing(self._page, path)
 
     def stat(self, path: str) -> dict[str, Any]:
         """{path, ino, size, blocks, extents: [[file offset, device offset, bytes, since]], pins, device}."""
@@ -137,6 +138,9 @@ class Fs:
     def _call(self, what: str, op: str, **values: Any) -> dict[str, Any]:
         return Reclaim(self._session.start(op, **values), what).result(timeout=60)
 
+    def _page(self, path: str = "", **fields: Any) -> dict[str, Any]:
+        return self._call(f"ls {path}", "fs_ls", path=path, **fields)
+
     def _begin(self, what: str, op: str, path: str, **values: Any) -> Reclaim:
         if self._on_mount(path):
             return Reclaim(self._session.start(op, path=path, **values), what)
@@ -144,7 +148,7 @@ class Fs:
             return Reclaim(self._session.start(op, [fd], path=path, host=True, **values), what)
 
     def _on_mount(self, path: str) -> bool:
-        mounts = [str(mount["path"]).rstrip("/") for mount in self.ls()["mounts"]]
+        mounts = [mount.rstrip("/") for mount in mount_paths(self._page)]
         return any(path == mount or path.startswith(mount + "/") for mount in mounts if mount.startswith("/"))
 
 

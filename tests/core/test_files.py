@@ -8,6 +8,7 @@ import pytest
 
 from emu.core import effects as fx
 from emu.core import events as ev
+from emu.core import files
 from emu.core import requests as rq
 
 BLOCK = 4096
@@ -151,6 +152,57 @@ def test_ls_lists_files_devices_and_mounts(node):
     assert [row["path"] for row in node.ask(rq.FsLs("/mnt/d/b"))["files"]] == ["/mnt/d/b"]
     assert node.ask(rq.FsLs("/cold/"))["files"] == []
     assert node.refused(rq.FsLs("cold"))[0] == "EINVAL"
+
+
+def pages(node, **fields):
+    """The paths on each page of a listing."""
+    found, behind = [], None
+    while behind != 0:
+        page = node.ask(rq.FsLs(**fields, after=behind or 0))
+        found.append([row["path"] for row in page["files"]])
+        behind = page["next"]
+    return found
+
+
+def test_ls_answers_in_pages(node):
+    names = [f"/mnt/{at:03}" for at in range(rq.LS_FILES + 10)]
+    for name in names:
+        node.ask(rq.FsCreate(name, 0))
+    assert pages(node) == [names[: rq.LS_FILES], names[rq.LS_FILES :]]
+    assert pages(node, limit=100) == [names[:100], names[100:200], names[200:]]
+    assert pages(node, limit=133) == [names[:133], names[133:]]
+    first = node.ask(rq.FsLs(limit=2))
+    for name in names[1:4]:
+        node.ask(rq.FsUnlink(name))
+    node.ask(rq.FsCreate("/mnt/new", 0))
+    second = node.ask(rq.FsLs(limit=2, after=first["next"]))
+    assert [row["path"] for row in second["files"]] == names[4:6]
+    assert pages(node)[-1][-1] == "/mnt/new"
+    for wrong in ({"limit": 0}, {"limit": rq.LS_FILES + 1}, {"after": -1}):
+        assert node.refused(rq.FsLs(**wrong))[0] == "EINVAL"
+
+
+def test_a_page_of_long_names_is_short(node):
+    names = [f"/mnt/{'d' * 200 + '/'}{'d' * 200 + '/'}{at:03}" for at in range(200)]
+    for name in names:
+        node.ask(rq.FsCreate(name, 0))
+    found = pages(node)
+    assert [name for page in found for name in page] == names
+    assert len(found) > 2
+    assert all(sum(map(len, page)) <= rq.LS_BYTES // 2 + len(names[0]) for page in found)
+
+
+def test_a_page_looks_at_so_many_files_whether_it_lists_them_or_not(node, monkeypatch):
+    monkeypatch.setattr(files, "LS_WORK", 4)
+    for name in ("/mnt/x/1", "/cold/1", "/cold/2", "/cold/3", "/cold/4", "/cold/5", "/mnt/x/2", "/cold/6"):
+        node.ask(rq.FsCreate(name, 0))
+    assert pages(node, path="/mnt/x") == [["/mnt/x/1"], ["/mnt/x/2"]]
+    assert pages(node, path="/mnt/x/1") == [["/mnt/x/1"], []]
+    node.ask(rq.FsUnlink("/mnt/x/1"))
+    node.ask(rq.FsUnlink("/mnt/x/2"))
+    (page,) = [node.ask(rq.FsLs("/mnt/x"))]
+    assert page["files"] == []
+    assert node.refused(rq.FsLs("/mnt/x", after=page["next"]))[0] == "ENOENT"
 
 
 def test_files_on_a_mount_without_dax_work_and_cannot_be_registered(node):

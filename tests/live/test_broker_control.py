@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from served import COMMAND, PATIENCE, Served, await_true, emu
 
+from emu.broker.sessions import OWED
+from emu.core.requests import LS_BYTES, LS_FILES
 from emu.wire import codec
 from emu.wire.client import Dealer, connect_remote
 from emu.wire.errors import ConnectionLost, RequestRefused, WireError
@@ -57,6 +60,41 @@ def test_files_from_the_shell(fs, node):
     assert fs("unlink", "/mnt/shell").returncode == 0
     with pytest.raises(RequestRefused):
         node.call("fs_stat", path="/mnt/shell")
+
+
+@pytest.fixture
+def crowd(node):
+    """More files than a page of fs_ls has."""
+    names = [f"/other/crowd/{at:03}" for at in range(LS_FILES + 50)]
+    for made in [node.start("fs_create", path=name, size=0) for name in names]:
+        made.result(PATIENCE)
+    yield names
+    for gone in [node.start("fs_unlink", path=name) for name in names]:
+        gone.result(PATIENCE)
+
+
+def test_a_listing_has_all_its_pages(fs, node, crowd):
+    assert len(node.call("fs_ls", path="/other/crowd").result["files"]) == LS_FILES
+    found = json.loads(fs("--json", "ls", "/other/crowd").stdout)
+    assert [file["path"] for file in found["files"]] == crowd
+    assert fs("ls", "/other/crowd").stdout.count("/other/crowd/") == len(crowd)
+    assert fs("ls", "/other/nobody").returncode == 1
+
+
+@pytest.mark.usefixtures("crowd")
+def test_who_asks_for_many_listings_is_told_to_read_the_answers(node):
+    node.call("hold_arm", point="turn-start")
+    node.call("hold_wait", point="turn-start")
+    pages = OWED // LS_BYTES
+    asked = [node.start("fs_ls") for _ in range(pages + 20)]
+    node.call("ping")  # all have come
+    node.call("hold_release", point="turn-start")
+    assert {len(pending.result(PATIENCE).result["files"]) for pending in asked[:pages]} == {LS_FILES}
+    for pending in asked[pages:]:
+        with pytest.raises(RequestRefused, match="read the answers") as refused:
+            pending.result(PATIENCE)
+        assert refused.value.errno == errno.EAGAIN
+    node.call("fs_ls")
 
 
 def test_large_files_pass_through_the_shell_in_pieces(served, fs):
