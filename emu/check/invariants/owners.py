@@ -191,6 +191,7 @@ def orphan_broken(history: History) -> Iterator[Breach]:
             owner.lost is not None
             and owner.lost.step < reading.last.step
             and end is None
+            and mapped.unmapped is None  # what has no translation pins nothing
             and not _going(history, mapped)
         ):
             sentence = f"session {owner.number} ({owner.name}) is gone, and key {mapped.key:#x} stays pinned for nobody"
