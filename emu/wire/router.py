@@ -2,10 +2,14 @@
 
 A message is one frame behind the identity; others are refused. Nothing here blocks. What a client does not take waits: SEND_LIMIT messages
 with libzmq, and KEPT_LIMIT bytes here, for identities that belong to a session only (`keep`); the rest is dropped and counted.
-What a client sends and nobody has read waits too: RECEIVE_LIMIT messages, then its connection is not read. So memory is bounded by the
-number of connections, whoever is at their other ends. A client that reconnects with its old identity takes over at once
-(ROUTER_HANDOVER). libzmq itself disconnects whoever sends more than FRAME_LIMIT bytes; between MESSAGE_LIMIT and that, the codec
-answers EMSGSIZE.
+What a client sends and nobody has read waits too: RECEIVE_LIMIT messages, then its connection is not read. libzmq itself disconnects whoever
+sends a frame of more than FRAME_LIMIT bytes; between MESSAGE_LIMIT and that, the codec answers EMSGSIZE. So for peers that speak through libzmq memory
+is bounded by the number of connections. A client that reconnects with its old identity takes over at once (ROUTER_HANDOVER).
+
+It is not bounded against a peer that writes ZMTP itself: libzmq keeps the frames of a message until the last has come, counts messages, not
+frames (RCVHWM), limits a frame, not a message (MAXMSGSIZE), and shows nothing of it here. Who begins a message and never ends it
+can fill the broker's memory, without a token; it is given back when that connection ends. No option of libzmq prevents it. Who can reach
+the socket: on ipc:// the node's user and root (the directory is theirs alone), on tcp:// every user of this host.
 
 The ROUTER's descriptor tells by edges: after it became readable, and after every send, `receive` until it returns None, or remember
 that there may be more (`pending`). It does not tell which client has room again: while something is `kept`, `flush` tries, each turn.
