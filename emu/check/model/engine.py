@@ -44,6 +44,13 @@ class Engine:
         """A new namespace: every block has changed hands, and is free."""
         return self.zero(bump(state, tuple(range(len(state.gens))), 1)._replace(absent=False), token)
 
+    def open(self, state: State, owned: tuple[int, ...]) -> State:
+        """A device is mapped at a start of the broker: generations are brought to the parity of free and owned."""
+        gens = tuple(
+            [gen if (gen % 2 == 0) == (at in owned) else gen + 1 for at, gen in enumerate(state.gens)]
+        )
+        return state._replace(gens=gens, absent=False)
+
     # ---- keys
 
     def install(self, state: State, key: int, blocks: tuple[int, ...], access: int) -> State:

@@ -1,6 +1,6 @@
 """What must hold in the small world, by CONTRACT's names, judged where it can be seen: at a step of the core, at a quantum, at an answer, at rest.
 
-    a step of the core (judge_step)   V1 V12 V13 V15 V24 S8 S9, and the rules of the contract
+    a step of the core (judge_step)   V1 V11 V12 V13 V15 V24 V25 S8 S9, and the rules of the contract
     a quantum (touch)                 S1 S4 S9 V3 V9 V10 V19
     an effect carried out             V4 V11
     an answer to a reclaimer          S2 S3 V20 V22
@@ -21,6 +21,7 @@ from emu.core import extents
 from emu.core.decision import CONTRACT
 from emu.core.errors import errno_name
 from emu.core.extents import blocks_up
+from emu.core.keys import KEY_REST
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Judge:
 
     def judge(self, state: State) -> None:
         self.no_stale_translation(state)
+        self.no_change_behind_an_error(state)
         if not state.todo:
             self.add_up(state)
 
@@ -132,6 +134,26 @@ class Judge:
                         "S2", f"the reclaim succeeded, and key {key.key} translates to block {block} of {who}"
                     )
                     return
+
+    def no_change_behind_an_error(self, state: State) -> None:
+        """S3, later: whoever asked was told that nothing has changed, and now it has."""
+        told = [row.state for row in state.reclaimers if row.state != "new"]
+        if told and not any(word in {DONE, "asked", "lost"} for word in told):
+            self.unchanged(state, told[0])
+
+    def unchanged(self, state: State, told: str) -> None:
+        lives = self.setup.returns and state.crashes < self.setup.crashes
+        if lives or self.is_whole(state):
+            return
+        self.breaks("S3", f"the reclaim failed with {told}, and changed the file")
+        if told == "EINTR":
+            self.breaks("V22", "the reclaim was interrupted, and took something all the same")
+
+    def refused(self, before: State, after: State) -> None:
+        """V14: the hardware has refused, so nothing more counts as stopped or gone."""
+        was, now = self.facts(before), self.facts(after)
+        if len(now.quiet) > len(was.quiet) or len(now.unmapped) > len(was.unmapped):
+            self.breaks("V14", "the hardware refused, and its keys count as revoked all the same")
 
     def add_up(self, state: State) -> None:
         """S6: every block is in exactly one place, and its generation says which."""
@@ -222,13 +244,8 @@ class Judge:
 
     def failed(self, state: State, number: int, code: int) -> None:
         """S3, where nobody else can have changed the file: no other reclaim, nor what an earlier life of the broker has left."""
-        others = [row.state for at, row in enumerate(state.reclaimers) if at != number]
-        lives = self.setup.returns and state.crashes < self.setup.crashes
-        if lives or any(other != "new" for other in others) or self.is_whole(state):
-            return
-        self.breaks("S3", f"the reclaim failed with {errno_name(code)}, and changed the file")
-        if code == errno.EINTR:
-            self.breaks("V22", "the reclaim was interrupted, and had freed something")
+        if all(row.state == "new" for at, row in enumerate(state.reclaimers) if at != number):
+            self.unchanged(state, errno_name(code))
 
     def nobody_left(self, state: State, kind: str) -> None:
         """V20: everybody the reclaim met has lost its translation."""
@@ -288,6 +305,7 @@ def judge_step(
                 met.append("an MR was revoked")
     broken += registered(before, after)
     broken += revoked(before, after, made)
+    broken += rested(before, after)
     broken += tails(before, after, made)
     if any(
         isinstance(effect, do.Phase) and effect.phase == "returned" and not effect.detail["errno"]
@@ -356,8 +374,13 @@ def tails(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Find
 
 
 def revoked(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Finding]:
-    """V13: told once. V15: a revoke is never taken back."""
+    """V13: told once. V15: a revoke is never taken back. V25: it is told to whom the MR belongs."""
     found: list[Finding] = []
+    for effect in made:
+        row = before["mrs"].get(effect.fields.get("mr")) if isinstance(effect, do.Notify) else None
+        if row is not None and isinstance(effect, do.Notify) and effect.session != row.session:
+            sentence = f"{effect.name} of MR {effect.fields['mr']} went to session {effect.session}, which does not have it"
+            found.append(("V25", sentence))
     told = [
         effect.fields.get("mr")
         for effect in made
@@ -373,4 +396,21 @@ def revoked(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Fi
             (row.revoked and not now.revoked) or (row.state == "unmapped" and now.state != "unmapped")
         ):
             found.append(("V15", f"the revoke of MR {key} was taken back"))
+    return found
+
+
+def rested(before: Books, after: Books) -> list[Finding]:
+    """V11: a key comes to rest when its MR is gone, with its next generation, and is issued again when enough others have."""
+    found: list[Finding] = []
+    resting = before["keys"]
+    for place, key in after["keys"].items():
+        if place in resting:
+            continue
+        if any(key >> 8 == other >> 8 for other in after["mrs"]):
+            found.append(("V11", f"key {key:#x} was put to rest, and its MR is still there"))
+        if key in before["mrs"]:
+            found.append(("V11", f"key {key:#x} was put to rest with the generation that it had"))
+    if len(resting) < KEY_REST:
+        early = [key for key in after["mrs"] if key not in before["mrs"] and key in resting.values()]
+        found += [("V11", f"key {key:#x} was issued again, and only {len(resting)} rest") for key in early]
     return found
