@@ -77,13 +77,11 @@ static void again(struct emu_link *link, struct emu_link_out *out)
 	out->actions |= EMU_LACT_ARM;
 }
 
-/* Everything before `psn` is acknowledged. After a go-back the old packets' answers may come first. */
+/* Everything before `psn` is acknowledged. */
 static uint32_t acknowledge(struct emu_link *link, uint32_t psn)
 {
 	uint32_t n = distance(link->unacked, psn);
 
-	if (distance(link->unacked, link->sent) < n)
-		link->sent = psn;
 	link->unacked = psn;
 	return n;
 }
@@ -131,7 +129,7 @@ static int makes_sense(const struct emu_link_in *in)
 
 static void answer(struct emu_link *link, const struct emu_link_in *in, struct emu_link_out *out)
 {
-	int waited_for = distance(link->unacked, in->psn) < distance(link->unacked, link->next);
+	int waited_for = distance(link->unacked, in->psn) < distance(link->unacked, link->sent);
 
 	if (!link->open || !waited_for || !makes_sense(in))
 		out->actions |= EMU_LACT_DROP;

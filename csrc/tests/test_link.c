@@ -153,6 +153,28 @@ static void answers_to_the_first_sending_count_after_going_back(void)
 	CHECK_EQ(out.count, 2);
 }
 
+static void what_was_never_sent_cannot_be_answered(void)
+{
+	struct emu_link link = opened(0, 0, 2), before;
+	struct emu_link_out out;
+
+	post_message(&link, 4, &out);
+	before = link;
+	CHECK_EQ(answer(&link, EMU_ANSWER_ACK, 2, 0, &out), EMU_LACT_DROP);
+	CHECK_EQ(answer(&link, EMU_ANSWER_NAK, 2, EMU_OUT_REM_ACCESS, &out), EMU_LACT_DROP);
+	CHECK_EQ(memcmp(&link, &before, sizeof(link)), 0);
+}
+
+static void half_of_the_numbers_are_older(void)
+{
+	struct emu_link link = opened(0, 5, 0);
+	struct emu_link_out out;
+
+	CHECK_EQ(request(&link, 5 + (LAST + 1) / 2, 0, &out), EMU_LACT_DROP);
+	CHECK_EQ(request(&link, 4 + (LAST + 1) / 2, 0, &out), EMU_LACT_REPLY);
+	CHECK_EQ(out.answer, EMU_ANSWER_SEQUENCE);
+}
+
 static void old_foreign_and_meaningless_answers_are_dropped(void)
 {
 	struct emu_link link = opened(5, 0, 0), before;
@@ -401,6 +423,8 @@ int main(void)
 	silence_goes_back_to_the_oldest_without_an_answer();
 	a_gap_acknowledges_what_is_before_it_and_goes_back();
 	answers_to_the_first_sending_count_after_going_back();
+	what_was_never_sent_cannot_be_answered();
+	half_of_the_numbers_are_older();
 	old_foreign_and_meaningless_answers_are_dropped();
 	a_refusal_is_handed_on();
 	not_ready_pauses_until_again();
