@@ -33,8 +33,8 @@ class Manner(NamedTuple):
 
 
 SOON: Final = (1 * US, 50 * US)
-WHILE: Final = (100 * US, 4 * MS)
-BACK: Final = (20 * US, 2 * MS)
+WHILE: Final = (200 * US, 8 * MS)
+BACK: Final = (5 * US, 600 * US)
 MANNERS: Final[Mapping[str, Manner]] = {
     "prompt": Manner(SOON, WHILE, BACK),
     "slow": Manner((1 * MS, 40 * S), (1 * MS, 20 * MS), (100 * US, 5 * MS)),
@@ -47,7 +47,7 @@ MANNERS: Final[Mapping[str, Manner]] = {
 LAST: Final = ("unlink", "unplug", "surprise-unplug")  # behind these there is no file
 NEARLY: Final = (1 * US, 100 * US)  # between two reclaims
 APART: Final = (2 * MS, 9 * MS)
-QUANTA: Final = (140, 260)
+QUANTA: Final = (150, 280)
 FABRIC: Final = 0.25  # of the seeds: peers write through queue pairs and a network
 STEPS: Final = 400  # a story has about that many: crashes and stops fall among them
 
