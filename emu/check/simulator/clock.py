@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LAST_WORDS: Final = 2  # WRITEs a peer when everybody else is at rest
 FIRES: Final = ": timer fires"  # the NIC's: it runs whoever is stopped
-AT_THE_GATE: Final = 0.8  # of WRITEs that would come behind the next reclaim: they come just before it
+AT_THE_GATE: Final = 0.9  # of WRITEs that would come behind the next reclaim: they come just before it
 PREEMPTED: Final = 0.01  # of quanta, and of the shell's steps: whoever does it loses its processor
 
 
@@ -245,9 +245,9 @@ class Clock:
 
 
 def _think(cast: Cast) -> tuple[int, int]:
-    """Between two WRITEs of a peer: so that three of four quanta have run when the last reclaim is asked for."""
+    """Between two WRITEs of a peer: so that half of the quanta have run when the last reclaim is asked for."""
     setup = cast.setup
     quanta = setup.blocks - 1
-    writes = max(1, cast.quanta * 3 // 4 // quanta)
+    writes = max(1, cast.quanta // 2 // quanta)
     mean = cast.times[-1] * setup.holders // writes - quanta * 30 * US
     return (1 * US, max(10 * US, 3 * mean))
