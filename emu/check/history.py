@@ -110,10 +110,12 @@ class History:
     @cached_property
     def blind(self) -> History:
         """The same without fields that name a protocol, or say in words what happened: what judges see. Of what was declared they
-        see the unit of loss.
+        see the unit of loss, and whose memory the owner says it can take back.
         """
-        loss = self.meta.get("loss") or (self.meta.get("declared") or {}).get("loss", "")
-        return replace(self, meta={"loss": loss}, events=[_blind(line) for line in self.events])
+        declared = self.meta.get("declared") or {}
+        known = {name: declared[name] for name in ("loss", "importers") if name in declared}
+        meta = {"loss": "", "time_scale": self.meta.get("time_scale", 1), **known}
+        return replace(self, meta=meta, events=[_blind(line) for line in self.events])
 
     @cached_property
     def by_type(self) -> dict[str, list[Json]]:

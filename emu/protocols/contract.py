@@ -118,6 +118,7 @@ def declaration(protocol: Protocol) -> dict[str, object]:
         "promises": list(protocol.promises),
         "excepts": excepts,
         "loss": protocol.loss,
+        "importers": list(protocol.importers),
     }
 
 

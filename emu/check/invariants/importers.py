@@ -116,7 +116,7 @@ def _unable(history: History) -> Iterator[Registration]:
 
 def _declined(history: History, made: Registration) -> bool:
     """Whether the owner had said that it takes memory from other classes only. (A mount's protocol may change: then nothing is known.)"""
-    declared = (history.meta.get("declared") or {}).get("importers")
+    declared = history.meta.get("importers")
     changed = any(
         line["op"].get("type") == "SetProtocol" and line["op"].get("name") for line in history.of("Requested")
     )

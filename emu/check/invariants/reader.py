@@ -49,7 +49,7 @@ class Reader:
     stepping: Registration | None = None
     cookies: dict[tuple[str, int], Asked] = field(default_factory=dict)
     reclaims: dict[int, Reclaim] = field(default_factory=dict)
-    asking: tuple[int, Reclaim] | None = None
+    asking: Reclaim | None = None  # whose Quiesce or Unmap comes next
     acting: Reclaim | None = None  # whose phase was the last in this step
     people: dict[int, Person] = field(default_factory=dict)
     files: dict[int, list[Any]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Reader:
             return
         if kind == "event":
             self.step += 1
-            self.stepping = self.acting = None
+            self.stepping = self.acting = self.asking = None
             self.before.clear()
         read, placed = _LINES.get(line["type"]), kind == "event" or line["type"] in _PLACED
         if read is None and not placed:
@@ -212,7 +212,7 @@ class Reader:
 
     def ask(self, line: Json) -> None:
         keys = tuple(line["keys"])
-        of = self.asking[1] if self.asking and self.asking[0] == line["n"] - 1 else None
+        of, self.asking = self.asking, None
         maps = [self.keys[key] for key in keys if key in self.keys]
         asked = Asked(line["type"], self.here, keys, maps, of)
         self.cookies[line["type"], line["cookie"]] = asked
@@ -270,7 +270,7 @@ class Reader:
         row.keys = tuple(line.get("keys", ()))
         row.phases.setdefault(name, self.here)
         row.order.append(Taken(name, self.here, row.keys, sum(key not in self.gone for key in row.keys)))
-        self.acting = row
+        self.acting, self.asking = row, None
         then = _PHASES.get(name)
         if then is not None:
             then(self, row, line.get("detail", {}))
@@ -281,14 +281,14 @@ class Reader:
         row.held = [self.keys[key] for key in row.keys if key in self.keys]
 
     def fencing(self, row: Reclaim, _detail: Json) -> None:
-        self.asking = (self.here.n, row)
+        self.asking = row
         for key in row.keys:
             self.revoked.setdefault(key, self.here)
             if key in self.keys:
                 self.keys[key].revoked = self.keys[key].revoked or self.here
 
     def unmapping(self, row: Reclaim, _detail: Json) -> None:
-        self.asking = (self.here.n, row)
+        self.asking = row
 
     def fenced(self, row: Reclaim, _detail: Json) -> None:
         for mapped in self._named(row):

@@ -1,9 +1,9 @@
 """V1, V2, V12, V22: the gate, the notice inside it, registrations on their way, reclaims that were interrupted."""
 
 import pytest
-from build import BLOCK, Story, revoked
 from verdicts import breaches, broken, verdict
 
+from build import BLOCK, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
@@ -37,7 +37,9 @@ def test_several_reclaims_files_and_mrs_at_once_break_nothing():
         story.moved(key)
     story.reclaim("truncate", "/mnt/a", size=2 * BLOCK, answers=False)
     story.reclaim("punch", "/mnt/b", offset=BLOCK, length=BLOCK, answers=False)
-    story.reclaim("truncate", "/mnt/a", session=one, size=BLOCK, answers=False)  # its own file, behind the other
+    story.reclaim(
+        "truncate", "/mnt/a", session=one, size=BLOCK, answers=False
+    )  # its own file, behind the other
     story.dereg(other, keys[2], answers=False)
     story.lost(other)
     story.answer()
@@ -143,7 +145,9 @@ def test_a_mapping_between_gate_and_notice_breaks_v2():
     story.answer()
     install = story.find("InstallKey")
     story.move(story.phase("gated"), install)
-    assert "was mapped between the gate" in breaches(story.history(), "V2")[0] or breaches(story.history(), "V2")
+    assert "was mapped between the gate" in breaches(story.history(), "V2")[0] or breaches(
+        story.history(), "V2"
+    )
 
 
 def test_a_shell_that_left_its_lock_before_it_told_breaks_v2():

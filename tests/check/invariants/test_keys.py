@@ -1,9 +1,9 @@
 """V10, V11, V13, V15, V19: what a key may still do, and when its number comes again."""
 
 import pytest
-from build import BLOCK, Story, revoked
 from verdicts import breaches, broken, verdict
 
+from build import BLOCK, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import keys
@@ -82,7 +82,14 @@ def test_a_key_that_came_again_and_reaches_another_file_breaks_v10():
     number = story.requests + 1
     story.effect(fx.InstallKey(story.key, 1, 7, 0, 1, 0, 4 * BLOCK, ((4 * BLOCK, 4 * BLOCK),)))
     wanted = {"type": "RegMr", "path": "/mnt/b", "offset": 0, "length": 4 * BLOCK}
-    story.insert(story.find("InstallKey", extents=[[4 * BLOCK, 4 * BLOCK]]), "event", "Requested", session=1, request=number, op=wanted)
+    story.insert(
+        story.find("InstallKey", extents=[[4 * BLOCK, 4 * BLOCK]]),
+        "event",
+        "Requested",
+        session=1,
+        request=number,
+        op=wanted,
+    )
     story.effect(fx.Reply(1, number, {"lkey": story.key, "ino": 2}))
     story.posted("peer", 2, story.key, ino=1)
     story.polled("peer", 2)
@@ -110,7 +117,8 @@ def soon(monkeypatch):
     monkeypatch.setattr(keys, "KEY_REST", 2)
 
 
-def test_keys_that_come_again_in_order_keep_v11(soon):
+@pytest.mark.usefixtures("soon")
+def test_keys_that_come_again_in_order_keep_v11():
     story = held()
     for _ in range(6):
         story.dereg(story.holder, story.key)
@@ -119,7 +127,8 @@ def test_keys_that_come_again_in_order_keep_v11(soon):
     assert verdict(story.history(), "V11") == "kept"
 
 
-def test_registrations_that_fail_on_their_way_do_not_upset_the_order(soon):
+@pytest.mark.usefixtures("soon")
+def test_registrations_that_fail_on_their_way_do_not_upset_the_order():
     story = held()
     story.dereg(story.holder, story.key)
     for turn in range(8):
@@ -152,7 +161,8 @@ def test_the_same_generation_again_breaks_v11():
     assert "same generation" in breaches(story.history(), "V11")[0]
 
 
-def test_the_last_key_at_rest_issued_first_breaks_v11(soon):
+@pytest.mark.usefixtures("soon")
+def test_the_last_key_at_rest_issued_first_breaks_v11():
     story = held()
     other = story.register(story.holder, "/mnt/a", 1)
     third = story.register(story.holder, "/mnt/a", 1)

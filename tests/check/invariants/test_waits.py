@@ -1,9 +1,9 @@
 """V3, V4, V9, V18, V20: what moved before, between and behind the two waits, and what was reused."""
 
 import pytest
-from build import BLOCK, READ, Story, revoked
 from verdicts import breaches, broken, verdict
 
+from build import BLOCK, READ, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
@@ -207,7 +207,10 @@ def test_nothing_mapped_behind_the_second_wait_keeps_v20():
 def test_an_unmap_said_to_be_over_that_was_not_breaks_v20():
     story = revoked()
     story.move(story.phase("unmapped"), story.find("Unmapped"))
-    assert "was mapped when the unmap of reclaim 1 (truncate) was said to be over" in breaches(story.history(), "V20")[0]
+    assert (
+        "was mapped when the unmap of reclaim 1 (truncate) was said to be over"
+        in breaches(story.history(), "V20")[0]
+    )
 
 
 def test_a_key_that_slipped_in_and_the_core_forgot_breaks_v20():
