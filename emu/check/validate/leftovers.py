@@ -1,0 +1,67 @@
+"""What lies beside the history, held against it: the file map is the last commit's, and row.json tells of the answers that were given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emu.check.validate.refusal import Refusal
+from emu.core.errors import errno_name
+from emu.core.rows import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.check.history import History
+
+Json = dict[str, Any]
+
+TAKING = ("FsTruncate", "FsPunch", "FsUnlink", "FsUnplug")
+
+
+def leftovers(history: History) -> list[Refusal]:
+    found = []
+    if history.filemap and history.filemap.get("device"):
+        found += [Refusal("filemap.json", why) for why in _files(history)]
+    if history.row:
+        found += [Refusal("row.json", why) for why in _row(history)]
+    return found
+
+
+def _files(history: History) -> Iterator[str]:
+    """The device's files as the last commits left them. Entries of others (a host file) are the host's."""
+    device: str = history.filemap["device"]
+    last: dict[int, Any] = {}
+    for line in history.of("Loaded", "Commit"):
+        if line["type"] == "Loaded":
+            last.clear()
+        last |= {key: row for book, key, row in line["delta"] if book == "files"}
+    wanted = {key: row for key, row in last.items() if row is not None and row[1] == device}
+    shown = {file["ino"]: file for file in history.filemap["files"]}
+    if not wanted.keys() and not any(row and row[1] == device for row in last.values()):
+        return
+    for ino, row in wanted.items():
+        file = shown.get(ino)
+        if file is None:
+            continue  # taken after the device went, or made by others than the row's
+        extents = [[e[0] * BLOCK, e[1] * BLOCK, e[2] * BLOCK, e[3]] for e in row[3]]
+        if (file["path"], file["size"]) != (row[0], row[2]) or file["extents"] != extents:
+            yield f"{file['path']}: {file['size']} bytes in {file['extents']}: the last commit left {row[2]} in {extents}"
+    for ino in shown.keys() - wanted.keys():
+        yield f"{shown[ino]['path']} (ino {ino}) is no file of {device} any more"
+
+
+def _row(history: History) -> Iterator[str]:
+    """The reclaim's errno is one that a reclaim was answered with."""
+    reclaim = history.row.get("reclaim")
+    if not reclaim or not reclaim.get("returned"):
+        return
+    asked = {
+        (line["session"], line["request"]) for line in history.of("Requested") if line["op"]["type"] in TAKING
+    }
+    answers = {
+        errno_name(line["errno"]) if line["type"] == "Fail" else None
+        for line in history.of("Reply", "Fail")
+        if (line["session"], line["request"]) in asked
+    }
+    if reclaim.get("errno") not in answers:
+        yield f"the reclaim's errno is {reclaim.get('errno')}: the broker answered {sorted(map(str, answers))}"

@@ -1,0 +1,243 @@
+"""The engine's log held against the events: bytes moved under keys that it had, where they reach, over blocks at generations that they had.
+
+Nothing is judged here: an operation over freed memory is allowed if the block was freed, and says so with its flags.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from emu.check.validate.refusal import Refusal
+from emu.core.rows import BLOCK
+from emu.history.oplog import Flag, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.check.history import History
+    from emu.history.oplog import OpLog, OpRecord
+
+Json = dict[str, Any]
+
+WRITES, READS = (0, 1), (4,)
+FRESH = 1  # generation of a block that was never allocated
+NEVER = 1 << 62
+
+
+@dataclass
+class Life:
+    """A key in the engine: from the epoch of its InstallKey to that of its RemoveKey."""
+
+    born: int
+    aperture: int
+    runs: list[list[int]]
+    gone: int = NEVER
+
+
+@dataclass
+class Blocks:
+    """The generations of a device: changes of each block as (epoch, generation). `known`: the device was new when the history began."""
+
+    known: bool
+    number: int = -1  # in the engine's log
+    changes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _seen: dict[tuple[Any, ...], set[int]] = field(default_factory=dict)
+
+    def bump(self, epoch: int, runs: list[list[int]], parity: int) -> None:
+        for offset, length in runs:
+            for block in range(offset // BLOCK, (offset + length) // BLOCK):
+                past = self.changes.setdefault(block, [(-1, FRESH)])
+                now = past[-1][1]
+                past.append((epoch, now + (2 if now % 2 == parity else 1)))
+
+    def between(self, block: int, first: int, last: int) -> set[int]:
+        """Generations that the block had at some time in these epochs. A change of an epoch comes at some moment of it."""
+        past = self.changes.get(block, [(-1, FRESH)])
+        epochs = [epoch for epoch, _ in past]
+        low, high = bisect_left(epochs, first) - 1, bisect_right(epochs, last)
+        return {generation for _, generation in past[max(low, 0) : high]}
+
+    def among(self, runs: tuple[tuple[int, int], ...], first: int, last: int) -> set[int]:
+        """The same of all blocks of these runs."""
+        place = runs, first, last
+        if place not in self._seen:
+            blocks = {at // BLOCK for start, size in runs for at in range(start, start + size, BLOCK)}
+            self._seen[place] = {g for block in blocks for g in self.between(block, first, last)}
+        return self._seen[place]
+
+
+@dataclass
+class Engine:
+    keys: dict[int, list[Life]] = field(default_factory=dict)
+    devices: dict[int, Blocks] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)
+    qps: set[int] = field(default_factory=set)
+    last: int = 0
+    lives: int = 0
+
+
+def moved(history: History) -> list[Refusal]:
+    """Refusals of records, in order."""
+    engine = _engine(history)
+    if engine.lives > 1:
+        return []  # epochs of several engines: each has a folder of its own, live
+    found: list[Refusal] = []
+    for log in history.logs:
+        for at, record in enumerate(log.records):
+            where = f"oplog-{log.thread}.bin, record {record.seq}"
+            found += [Refusal(where, why) for why in _wrong(engine, log, at, record)]
+    return found
+
+
+def _engine(history: History) -> Engine:
+    engine = Engine()
+    for line in history.events:
+        engine.last = max(engine.last, line["epoch"])
+        note = NOTES.get(line["type"])
+        if note:
+            note(engine, line)
+    return engine
+
+
+def _loaded(engine: Engine, _line: Json) -> None:
+    engine.lives += 1
+
+
+def _opened(engine: Engine, line: Json) -> None:
+    engine.devices[line["aperture"]] = Blocks(known=not line["owned"] and line["namespace"] == 1)
+
+
+def _numbered(engine: Engine, line: Json) -> None:
+    engine.numbers[line["aperture"]] = line["number"]
+
+
+def _installed(engine: Engine, line: Json) -> None:
+    lives = engine.keys.setdefault(line["key"], [])
+    lives.append(Life(line["epoch"], line["aperture"], line["extents"]))
+
+
+def _removed(engine: Engine, line: Json) -> None:
+    for life in engine.keys.get(line["key"], [])[-1:]:
+        life.gone = line["epoch"]
+
+
+def _allocated(engine: Engine, line: Json) -> None:
+    engine.devices[line["aperture"]].bump(line["epoch"], line["runs"], 0)
+
+
+def _released(engine: Engine, line: Json) -> None:
+    engine.devices[line["aperture"]].bump(line["epoch"], line["runs"], 1)
+
+
+def _online(engine: Engine, line: Json) -> None:
+    engine.devices[line["aperture"]].known = False  # a namespace of its own numbering
+
+
+def _answered(engine: Engine, line: Json) -> None:
+    if "qp_num" in line["value"]:
+        engine.qps.add(line["value"]["qp_num"])
+
+
+NOTES = {
+    "Loaded": _loaded,
+    "OpenDevice": _opened,
+    "Aperture": _numbered,
+    "InstallKey": _installed,
+    "RemoveKey": _removed,
+    "Allocate": _allocated,
+    "Release": _released,
+    "Online": _online,
+    "Answered": _answered,
+}
+
+
+def _wrong(engine: Engine, log: OpLog, at: int, record: OpRecord) -> Iterator[str]:
+    if record.seq != log.written - len(log.records) + at:
+        yield f"it should have number {log.written - len(log.records) + at}"
+    if not record.op_epoch <= record.epoch_first <= record.epoch_last <= engine.last:
+        epochs = (record.op_epoch, record.epoch_first, record.epoch_last)
+        yield f"its epochs {epochs} do not follow each other, or go past the history's last, {engine.last}"
+    if not record.op_time <= record.time_last or not record.time_first <= record.time_last:
+        yield "it ends before it begins"
+    if record.qp_num not in engine.qps:
+        yield f"queue pair {record.qp_num} was never made"
+    if record.kind == Kind.SUM and record.epoch_first != record.epoch_last:
+        yield "a SUM spans two epochs"
+    if record.bytes > log.quantum * record.quanta:
+        yield f"it moved {record.bytes} bytes in {record.quanta} quanta of {log.quantum}"
+    yield from _flags(record)
+    if record.bytes:
+        yield from _under_keys(engine, record)
+
+
+def _flags(record: OpRecord) -> Iterator[str]:
+    flags = Flag(record.flags)
+    if flags & Flag.CUT and record.bytes:
+        yield "it was cut, and moved bytes"
+    if record.kind == Kind.QUANTUM and bool(flags & Flag.EPOCH_MOVED) != (
+        record.epoch_first != record.epoch_last
+    ):
+        yield "its flag and its epochs do not agree on whether the epoch moved"
+    changed = max(record.gen_first, record.gen_last) - record.gen_translated
+    freed, foreign = Flag.SRC_FREED | Flag.DST_FREED, Flag.SRC_FOREIGN | Flag.DST_FOREIGN
+    if record.kind == Kind.QUANTUM and changed < 0:
+        yield "a generation went back"
+    if changed == 0 and flags & (freed | foreign):
+        yield "it is flagged, and its generations did not change"
+    if (changed == 1 and not flags & freed) or (changed > 1 and not flags & foreign):
+        yield f"its generation went from {record.gen_translated} to {record.gen_translated + changed}, and no flag says so"
+
+
+def _under_keys(engine: Engine, record: OpRecord) -> Iterator[str]:
+    """Both sides: the local key's and, for what names one, the remote key's."""
+    if record.opcode in WRITES:
+        sides = (
+            (record.lkey, record.src_aperture, record.src_offset, False),
+            (record.rkey, record.dst_aperture, record.dst_offset, True),
+        )
+    elif record.opcode in READS:
+        sides = (
+            (record.rkey, record.src_aperture, record.src_offset, False),
+            (record.lkey, record.dst_aperture, record.dst_offset, True),
+        )
+    else:
+        return
+    for key, number, offset, written in sides:
+        lives = [
+            life
+            for life in engine.keys.get(key, [])
+            if life.born <= record.op_epoch and record.epoch_last <= life.gone
+        ]
+        if not lives:
+            yield f"it moved bytes under key {key:#x}, which the engine did not have then"
+            continue
+        places = [
+            life for life in lives if engine.numbers.get(life.aperture) == number and _within(life, offset)
+        ]
+        if not places:
+            yield f"byte {offset} of aperture {number} is not in reach of key {key:#x}"
+        elif written:
+            yield from _generations(engine, record, places[-1], offset)
+
+
+def _within(life: Life, offset: int) -> bool:
+    return any(start <= offset < start + length for start, length in life.runs)
+
+
+def _generations(engine: Engine, record: OpRecord, life: Life, offset: int) -> Iterator[str]:
+    device = engine.devices.get(life.aperture)
+    if device is None or not device.known:
+        return
+    flagged = Flag(record.flags) & (Flag.DST_FREED | Flag.DST_FOREIGN | Flag.SRC_FREED | Flag.SRC_FOREIGN)
+    runs = (
+        tuple((start, size) for start, size in life.runs) if flagged else ((offset // BLOCK * BLOCK, BLOCK),)
+    )
+    born = device.among(runs, life.born, life.born)
+    now = device.among(runs, record.epoch_first, record.epoch_last)
+    if record.gen_translated not in born:
+        yield f"it was translated at generation {record.gen_translated}: the blocks had {sorted(born)} when the key was installed"
+    for word, generation in (("first", record.gen_first), ("last", record.gen_last)):
+        if generation not in now:
+            yield f"the generation at its {word} byte was {generation}: the blocks had {sorted(now)} in those epochs"
