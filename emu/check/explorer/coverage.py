@@ -1,0 +1,68 @@
+"""Which rows of a protocol's table a search has executed; and whether the protocol answers alike when it is asked alike.
+
+`Watched` stands in for the protocol in the core. It notes each (phase, event) that was decided, with the arm where the row has two, and
+compares each answer with the one that it gave to the same question before: a protocol keeps no state, so a difference is the breach
+`contract:deterministic`, and the core ends the reclaim with EPROTO as for any other rule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.core.errors import ProtocolBroke
+from emu.protocols.contract import rules_of
+from emu.protocols.runner import Choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.core.decision import Decision, Facts
+    from emu.protocols.contract import Protocol
+
+
+class Watched:
+    """A protocol as the core sees it, with `rows`: (phase, event, arm) that were decided; arm is "pinned", "free" or ""."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.name, self.promises, self.importers = protocol.name, protocol.promises, protocol.importers
+        self.backings, self.disposal = protocol.backings, protocol.disposal
+        self.rows: dict[tuple[str, str, str], int] = {}
+        self._said: dict[tuple[str, str, Facts], Decision | None] = {}
+
+    def decide(self, phase: str, event: str, facts: Facts) -> Decision | None:
+        asked = (phase, event, facts)
+        answer = self.protocol.decide(phase, event, facts)
+        again = self.protocol.decide(phase, event, facts)
+        if answer != again or self._said.setdefault(asked, answer) != answer:
+            raise ProtocolBroke(
+                self.name, "deterministic", f"{event} in phase {phase}: two answers to one question ({facts})"
+            )
+        entry = self.protocol.table.get((phase, event))
+        if entry is not None:
+            arm = "" if not isinstance(entry, Choice) else "pinned" if facts.pins else "free"
+            self.rows[phase, event, arm] = self.rows.get((phase, event, arm), 0) + 1
+        return answer
+
+
+def rows_of(protocol: Protocol) -> Iterator[tuple[str, str, str]]:
+    """All that Watched could note of this table."""
+    for (phase, event), entry in protocol.table.items():
+        for arm in ("pinned", "free") if isinstance(entry, Choice) else ("",):
+            yield phase, event, arm
+
+
+def verbs_of(protocol: Protocol) -> frozenset[str]:
+    """The actions that its table can take."""
+    return frozenset(
+        action.verb
+        for entry in protocol.table.values()
+        for rule in rules_of(entry)
+        for action in rule.actions
+    )
+
+
+def named(row: tuple[str, str, str]) -> str:
+    """A row for people: `start/requested (pinned)`."""
+    phase, event, arm = row
+    return f"{phase}/{event} ({arm})" if arm else f"{phase}/{event}"

@@ -1,0 +1,111 @@
+"""Ways of the graph told as stories: gone again, in a world whose numbers are the core's own.
+
+A way is the places of its choices. Whoever goes them again from the start reaches the very states that were kept, so a replay is exact; the
+labels that it meets are the story. A loop is told behind its stem: states of the graph stand for all that are like them but for the names of
+holders, so its next move is the one that leads to the next state of the loop, and it is gone round until the state itself is there again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from emu.check.explorer.graph import DIGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.check.explorer.breadth import Broken, Search
+    from emu.check.explorer.space import Space
+
+ROUNDS: Final = 24  # how often a loop is gone round at most until it closes: enough for four holders
+
+
+def story_of(search: Search, broken: Broken, linear: Space) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """(stem, loop) as labels of `linear`; loop None: it is broken by the last step; (): nobody owes a move behind the stem."""
+    way = search.graph.way(broken.state)
+    if broken.lasso is None:
+        return tuple(told(linear, [*way, broken.choice])[0]), None
+    stem, state = told(linear, way)
+    if not broken.lasso.nodes:
+        return tuple(stem), ()
+    return tuple(stem), tuple(_round(search, broken.lasso.nodes, broken.state, linear, state))
+
+
+def told(space: Space, way: Sequence[int]) -> tuple[list[str], Any]:
+    """The labels of a way, and the state at its end."""
+    labels, state = [], space.start()
+    for choice in way:
+        taken = space.choices(state)[choice]
+        labels.append(taken.label)
+        state = space.take(taken).state
+    return labels, state
+
+
+def _round(
+    search: Search, nodes: frozenset[tuple[int, int]], state: int, linear: Space, here: Any
+) -> list[str]:
+    """Labels from this state round the loop, with a move of each class that owes one on the way."""
+    begin, labels = linear.exact(here), []
+    path = _closed(search, nodes, state)
+    for _ in range(ROUNDS):
+        for after, klass in path:
+            label, here = _step(search, linear, here, after, klass)
+            labels.append(label)
+        if linear.exact(here) == begin:
+            break
+    return labels
+
+
+def _step(search: Search, linear: Space, here: Any, after: int, klass: int) -> tuple[str, Any]:
+    """The choice that leads to this state of the graph, one of the right class if there are several."""
+    found = []
+    for choice in linear.choices(here):
+        move = linear.take(choice)
+        form, _order = search.space.least(move.state) if linear is search.space else linear.least(move.state)
+        if search.graph.seen.get(hashlib.blake2b(form, digest_size=DIGEST).digest()) == after:
+            found.append((choice.label, move.state))
+    kind = search.classes.kind(klass)
+    return next((pair for pair in found if search.classes.kind(search.classes.of(pair[0])) == kind), found[0])
+
+
+def _closed(search: Search, nodes: frozenset[tuple[int, int]], state: int) -> list[tuple[int, int]]:
+    """(state, class) of each edge of a closed walk through states of the loop: a move of each class that can be made inside, and back."""
+    graph, inside = search.graph, frozenset(state for state, _order in nodes)
+
+    def edges(source: int) -> list[tuple[int, int]]:
+        span = range(graph.first[source], graph.first[source + 1])
+        return [(graph.target[edge], graph.klass[edge]) for edge in span if graph.target[edge] in inside]
+
+    def to(source: int, wanted: int | None) -> list[tuple[int, int]]:
+        """A shortest walk whose last edge is of this class, or ends at `state` (None)."""
+        before: dict[int, tuple[int, tuple[int, int]]] = {}
+        queue = deque([source])
+        while queue:
+            node = queue.popleft()
+            for edge in edges(node):
+                if edge[1] == wanted if wanted is not None else edge[0] == state:
+                    return [*_back(before, source, node), edge]
+                if edge[0] not in before and edge[0] != source:
+                    before[edge[0]] = (node, edge)
+                    queue.append(edge[0])
+        return []
+
+    owed = sorted({klass for node in inside for _after, klass in edges(node) if klass})
+    walk: list[tuple[int, int]] = []
+    for klass in owed:
+        if all(made != klass for _after, made in walk):
+            walk += to(walk[-1][0] if walk else state, klass)
+    if not walk or walk[-1][0] != state:
+        walk += to(walk[-1][0] if walk else state, None)
+    return walk
+
+
+def _back(before: dict[int, tuple[int, tuple[int, int]]], source: int, node: int) -> list[tuple[int, int]]:
+    """The edges from `source` to this node, as a search has left them."""
+    walk = []
+    while node != source:
+        node, edge = before[node]
+        walk.append(edge)
+    return walk[::-1]
