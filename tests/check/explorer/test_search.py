@@ -29,23 +29,24 @@ from emu.protocols.contract import (
 
 PROTOCOLS = registry.load().protocols
 
-# (states, moves). A change of these numbers is a change of what can happen: say why in the commit.
+# (states, moves) with independent steps reduced, and without. A change of these numbers is a change of what can happen: say why in the
+# commit.
 REACHABLE = {
-    ("none", "truncate"): (1531, 3775),
-    ("none", "punch"): (1757, 4337),
-    ("none", "unlink"): (1391, 3521),
-    ("none", "unplug"): (4132, 11668),
-    ("none", "surprise-unplug"): (4155, 11541),
-    ("ebusy", "truncate"): (1264, 3155),
-    ("ebusy", "punch"): (1478, 3699),
-    ("ebusy", "unlink"): (913, 2341),
-    ("ebusy", "unplug"): (1070, 2794),
-    ("ebusy", "surprise-unplug"): (4155, 11541),
-    ("mr-revoke", "truncate"): (6361, 17793),
-    ("mr-revoke", "punch"): (6587, 18355),
-    ("mr-revoke", "unlink"): (6022, 16997),
-    ("mr-revoke", "unplug"): (7459, 22277),
-    ("mr-revoke", "surprise-unplug"): (9798, 30086),
+    ("none", "truncate"): (1778, 3451, 4532, 11850),
+    ("none", "punch"): (1978, 3794, 4872, 12654),
+    ("none", "unlink"): (1496, 3004, 3716, 9817),
+    ("none", "unplug"): (4195, 9641, 11055, 32431),
+    ("none", "surprise-unplug"): (3933, 8782, 10481, 29831),
+    ("ebusy", "truncate"): (1434, 2726, 3753, 9997),
+    ("ebusy", "punch"): (1610, 3045, 4045, 10705),
+    ("ebusy", "unlink"): (975, 1901, 2449, 6665),
+    ("ebusy", "unplug"): (1100, 2201, 2740, 7596),
+    ("ebusy", "surprise-unplug"): (3933, 8782, 10481, 29831),
+    ("mr-revoke", "truncate"): (8406, 17048, 28412, 84483),
+    ("mr-revoke", "punch"): (9128, 18480, 29878, 88419),
+    ("mr-revoke", "unlink"): (6793, 13855, 25241, 76407),
+    ("mr-revoke", "unplug"): (7974, 17681, 29172, 91728),
+    ("mr-revoke", "surprise-unplug"): (8680, 20911, 27231, 88191),
 }
 
 FREED = ["S1", "S2", "S4", "S9", "V10", "V12", "V20", "V4"]
@@ -70,7 +71,7 @@ def test_every_reachable_state_keeps_what_the_protocol_promises(name, event):
     assert names(result.breaches) == [], result.breaches
     assert names(result.costs) == COSTS.get((name, event), [])
     assert result.code == HOLDS, result.missing
-    assert (result.states, result.transitions) == REACHABLE[name, event]
+    assert (result.states, result.transitions) == REACHABLE[name, event][:2]
 
 
 def test_all_events_are_pinned():
@@ -85,7 +86,7 @@ def test_the_bound_gives_unknown_not_holds():
 
 
 def test_a_guard_that_no_move_met_gives_unknown(monkeypatch):
-    monkeypatch.setattr(explorer, "GUARDS", (*explorer.GUARDS, "pigs fly"))
+    monkeypatch.setattr(explorer, "CRASHES", (*explorer.CRASHES, "pigs fly"))
     result = explore(PROTOCOLS["none"], "unplug")
     assert result.missing == ["pigs fly"]
     assert result.code == UNKNOWN
