@@ -9,7 +9,7 @@ is bounded by the number of connections. A client that reconnects with its old i
 It is not bounded against a peer that writes ZMTP itself: libzmq keeps the frames of a message until the last has come, counts messages, not
 frames (RCVHWM), limits a frame, not a message (MAXMSGSIZE), and shows nothing of it here. Who begins a message and never ends it
 can fill the broker's memory, without a token; it is given back when that connection ends. No option of libzmq prevents it. Who can reach
-the socket: on ipc:// the node's user and root (the directory is theirs alone), on tcp:// every user of this host.
+the socket: on ipc:// the node's user and root (the socket is mode 0600), on tcp:// every user of this host.
 
 The ROUTER's descriptor tells by edges: after it became readable, and after every send, `receive` until it returns None, or remember
 that there may be more (`pending`). It does not tell which client has room again: while something is `kept`, `flush` tries, each turn.
