@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.engine import TRANSLATE, renamed
 from emu.check.model.judge import judge_step
-from emu.check.model.naming import Form, Renaming, as_is, is_dead
+from emu.check.model.naming import Form, Order, Renaming, Snapshot, as_is, is_dead
 from emu.check.model.state import Frozen
 from emu.core import effects as do
 from emu.core import events, requests
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     Of = Callable[[str, int], int]
 
 Words = tuple[Any, ...]
-Snapshot = tuple[dict[Any, Any], ...]
 
 DOMAINS: Final = ("key", "cookie", "token", "timer", "pd")
 BOOT, PD_REQUEST = 0, 2
@@ -94,7 +93,7 @@ class Driver:
     """What both have in common: one core, and how a step is read."""
 
     def __init__(self, core: Core, protocol: str) -> None:
-        self.core, self.protocol, self.form = core, protocol, Form()
+        self.core, self.protocol, self.form = core, protocol, Form(core.books)
         self._at: Frozen | None = None
         self.taped = False
         self.delta: list[Change] = []
@@ -128,6 +127,10 @@ class Driver:
 
     def naming(self, core: Frozen) -> Of:
         """The names by which the state knows the core's numbers."""
+        raise NotImplementedError
+
+    def under(self, core: Frozen, order: Order = ()) -> tuple[bytes, Of | None]:
+        """The core's part of the canonical form, holders in this order, and how the state's numbers are called there; None: as they are."""
         raise NotImplementedError
 
     def _freeze(self) -> Frozen:
@@ -214,19 +217,11 @@ class Direct(Driver):
         self._at = Frozen(self.core.snapshot())
         return self._at
 
-    def canonical_names(self, core: Frozen) -> Of:
-        """For the canonical form: as the automaton would call it."""
-        if core.names is None:
-            self._go_to(core)
-            core.digest, core.names = self.form.digest(self.core.books)
-        tables = core.names
-
-        def name(domain: str, number: int) -> int:
-            if number <= 0:
-                return number
-            return tables.get(domain, {}).get(number, 0) or -number - LOST
-
-        return name
+    def under(self, core: Frozen, order: Order = ()) -> tuple[bytes, Of | None]:
+        twin = core.twins.get(order)
+        if twin is None:
+            twin = core.twins[order] = self.form.digest(core.snapshot, order)
+        return twin[0], partial(_name_of, twin[1], {})
 
 
 class Automaton(Driver):
@@ -278,15 +273,23 @@ class Automaton(Driver):
     def naming(self, core: Frozen) -> Of:
         return partial(_name_of, core.names or {}, {})
 
-    def canonical_names(self, core: Frozen) -> None:
-        """The state's numbers are canonical already."""
+    def under(self, core: Frozen, order: Order = ()) -> tuple[bytes, Of | None]:
+        if not order:
+            return core.digest, None
+        twin = core.twins.get(order)
+        if twin is None:
+            text, names = self.form.digest(core.snapshot, order)
+            renaming = _renaming(core.names or {}, partial(_name_of, names, {}))
+            twin = core.twins[order] = (text, partial(_new_name, renaming) if renaming else None)
+        return twin
 
     def _freeze(self, snapshot: Snapshot | None = None) -> Frozen:
-        text, names = self.form.digest(self.core.books)
+        snapshot = snapshot or self.core.snapshot()
+        text, names = self.form.digest(snapshot)
         self._last, self._at = names, None
         known = self.known.get(text)
         if known is None:
-            known = self.known[text] = Frozen(snapshot or self.core.snapshot())
+            known = self.known[text] = Frozen(snapshot)
             known.names, known.digest = names, text
             known.numbers = {
                 domain: {name: raw for raw, name in table.items()} for domain, table in names.items()
@@ -303,6 +306,11 @@ def _name_of(now: Renaming, old: Renaming, domain: str, number: int) -> int:
         return known
     was = old.get(domain, {}).get(number)
     return -LOST - was if was is not None else -2 * LOST - number
+
+
+def _new_name(names: Renaming, domain: str, number: int) -> int:
+    table = names.get(domain)
+    return number if table is None else table.get(number, number)
 
 
 def _renaming(old: Renaming, name: Of) -> Renaming:

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
 Renaming = dict[str, dict[int, int]]  # domain -> number -> name, or old name -> new
 
-AS_THEY_ARE: Final = ("session", "request")
+Snapshot = tuple[dict[Any, Any], ...]
+Order = tuple[int, ...]  # holder n (from 0) has the part of holder order[n]
+
+RECLAIMER: Final = (
+    100_000  # sessions: reclaimer N from 0, the taker; holders have N + 1, and a thousand more a life
+)
+TAKER: Final = 200_000
+LIFE: Final = 1000
 
 DOMAIN: Mapping[str, str] = {
     "installed": "key",
@@ -41,54 +48,69 @@ def as_is(_domain: str, number: int) -> int:
     return number
 
 
+def session_under(order: Order, session: int) -> int:
+    """The session of the holder whose part this one's takes."""
+    if not 0 < session < RECLAIMER:
+        return session
+    lives, holder = divmod(session - 1, LIFE)
+    return order[holder] + 1 + lives * LIFE
+
+
 class Form:
     """Canonical forms of one core's books. A row's values are written once; what is looked up each time are its identities."""
 
-    def __init__(self) -> None:
+    def __init__(self, books: Books) -> None:
+        self._books = tuple([(book.name, *BOOKS[book.name]) for book in books.all])
         self._rows: dict[type, dict[Any, tuple[str, tuple[tuple[str, int], ...]]]] = {}
 
-    def digest(self, books: Books) -> tuple[bytes, Renaming]:
+    def digest(self, snapshot: Snapshot, order: Order = ()) -> tuple[bytes, Renaming]:
+        """With an `order` of the holders: as if each had the part of another."""
         names: Renaming = {}
         out: list[Any] = []
-        for book in books.all:
-            row_class, kind = BOOKS[book.name]
-            if row_class is int or not book.rows:
-                continue
-            out.append(book.name)
-            items = sorted(book.rows.items()) if len(book.rows) > 1 else list(book.rows.items())
-            if kind == "order":
-                items.sort(key=lambda item: item[1].aperture)
-            for key, row in items:
-                if kind == VALUE:
-                    out.append(key)
-                elif kind != "order":
-                    out.append(_name(names, kind, key))
-                self._write(row, names, out)
+        for (name, row_class, kind), rows in zip(self._books, snapshot, strict=True):
+            if rows and row_class is not int:
+                out.append(name)
+                for key, row in _in_order(name, rows, order):
+                    if kind == "session":
+                        out.append(session_under(order, key) if order else key)
+                    elif kind == VALUE:
+                        out.append(key)
+                    elif kind != "order":
+                        table = names.setdefault(kind, {})
+                        out.append(table.setdefault(key, len(table) + 1))
+                    self._write(row, names, out, order)
         return blake2b(repr(out).encode(), digest_size=16).digest(), names
 
-    def _write(self, row: Any, names: Renaming, out: list[Any]) -> None:
+    def _write(self, row: Any, names: Renaming, out: list[Any], order: Order) -> None:
         mine = self._rows.setdefault(row.__class__, {})  # rows of two books may be equal as tuples
         known = mine.get(row)
         if known is None:
             known = mine[row] = _skeleton(row)
         out.append(known[0])
         for domain, number in known[1]:
-            if domain in AS_THEY_ARE:
+            if domain == "session":
+                out.append(session_under(order, number) if order else number)
+            elif domain == "request" or not number:
                 out.append(number)
-            elif number:
+            else:
                 table = names.get(domain)
                 if table is None:
                     table = names[domain] = {}
                 out.append(table.setdefault(number, len(table) + 1))
-            else:
-                out.append(0)
 
 
-def _name(names: Renaming, domain: str, number: int) -> int:
-    if domain in AS_THEY_ARE or not number:
-        return number
-    table = names.setdefault(domain, {})
-    return table.setdefault(number, len(table) + 1)
+def _in_order(name: str, rows: dict[Any, Any], order: Order) -> list[tuple[Any, Any]]:
+    """In order of creation; contexts and their PDs in order of the holders, since nothing depends on who came first."""
+    if len(rows) == 1:
+        return list(rows.items())
+    if name == "sessions" and order:
+        return sorted(rows.items(), key=lambda item: session_under(order, item[0]))
+    if name == "pds":
+        return sorted(
+            rows.items(),
+            key=lambda item: (session_under(order, item[1].session) if order else item[1].session, item[0]),
+        )
+    return sorted(rows.items())
 
 
 def _skeleton(row: Any) -> tuple[str, tuple[tuple[str, int], ...]]:

@@ -85,7 +85,7 @@ class Answer(NamedTuple):
 class Frozen:
     """The core's books at one moment; `facts` and the canonical form once somebody asked for them. Many states share one."""
 
-    __slots__ = ("digest", "facts", "names", "numbers", "snapshot", "steps", "twin")
+    __slots__ = ("digest", "facts", "names", "numbers", "snapshot", "steps", "twins")
 
     def __init__(self, snapshot: tuple[Any, ...]) -> None:
         self.snapshot = snapshot
@@ -94,7 +94,7 @@ class Frozen:
         self.facts: Any = None
         self.numbers: dict[str, dict[int, int]] = {}  # domain -> name -> number
         self.steps: dict[tuple[Any, ...], Any] = {}
-        self.twin: Any = None
+        self.twins: dict[tuple[int, ...], Any] = {}  # an order of the holders -> the canonical form under it
 
 
 class State(NamedTuple):

@@ -30,6 +30,7 @@ import errno
 from collections import deque
 from functools import partial
 from hashlib import blake2b
+from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.model.cores import PD_REQUEST, Automaton, Direct
@@ -37,7 +38,17 @@ from emu.check.model.engine import TRANSLATE, Engine, key_of, op_of, with_op
 from emu.check.model.fabric import canonical as canonical_fabric
 from emu.check.model.fabric_world import FabricPeers
 from emu.check.model.judge import DONE, Judge
-from emu.check.model.naming import bury, has_dead, with_names, with_new_names
+from emu.check.model.naming import (
+    LIFE,
+    RECLAIMER,
+    TAKER,
+    Order,
+    bury,
+    has_dead,
+    session_under,
+    with_names,
+    with_new_names,
+)
 from emu.check.model.setup import Setup
 from emu.check.model.state import (
     KINDS,
@@ -60,18 +71,8 @@ if TYPE_CHECKING:
     from emu.check.model.cores import Step, Words
     from emu.core.decision import Deciding
 
-RECLAIMER, TAKER = (
-    100_000,
-    200_000,
-)  # sessions: reclaimer N from 0, the taker; holders have N + 1, and a thousand more a life
-LIFE: Final = 1000
-CREATE, RECLAIM, CANCEL, PLUG, TAKE = (
-    1,
-    20,
-    21,
-    22,
-    30,
-)  # requests; of holders 2 (PD), 19 (self-truncate), and those of MRs
+# Requests: of the first session to come, of reclaimers, of the taker; of holders PD_REQUEST, SELF, and those of MRs.
+CREATE, RECLAIM, CANCEL, PLUG, TAKE = 1, 20, 21, 22, 30
 SELF: Final = 19
 MR_REQUESTS: Final = 100  # of the first MR: 100 reg, 101 dereg, 102 ack, and 4 more a registration
 ACCESS: Final = 7
@@ -575,11 +576,16 @@ class World:
 
     # ---- the canonical form
 
-    def canonical(self, state: State) -> bytes:
-        """Equal bytes: the same future, whichever driver made the state, in whichever process."""
-        names = self.driver.canonical_names(state.core)
+    def canonical(self, state: State, order: Order = ()) -> bytes:
+        """Equal bytes: the same future, whichever driver made the state, in whichever process.
+
+        With an order of the holders, o: as if holder n (from 0) had the part of holder o[n].
+        """
+        core, names = self.driver.under(state.core, order)
         if names is not None:
             state = with_names(state, names)
+        if order:
+            state = exchanged(state, order)
         if has_dead(state):
             state = bury(state)
         parts = (
@@ -590,7 +596,36 @@ class World:
             self._digest((state.todo, state.answers), state.answers),
             b"" if state.fabric is None else self._digest((canonical_fabric(state.fabric),)),
         )
-        return state.core.digest + b"".join(parts)
+        return core + b"".join(parts)
+
+    def least(self, state: State) -> tuple[bytes, Order]:
+        """The least canonical form over all orders of the holders, and the order that gives it: equal for states that differ in who is who."""
+        same = tuple(range(len(state.holders)))
+        if state.fabric is not None or SELF_TRUNCATE in self.setup.reclaims:
+            return self.canonical(state), same
+        orders = self._orders(state)
+        return min([(self.canonical(state, order if order != same else ()), order) for order in orders])
+
+    def _orders(self, state: State) -> list[Order]:
+        """Holders in order of what they and their peers have in hand; those that are alike, in all orders."""
+        hands = [
+            (
+                holder.lives,
+                holder.session > 0,
+                [mr[::3] + mr[1:2] for mr in holder.mrs],
+                () if op is None else op[1:],
+            )
+            for holder, op in zip(state.holders, state.ops, strict=True)
+        ]
+        places = sorted(range(len(hands)), key=hands.__getitem__)
+        orders: list[Order] = []
+        for places_tied in permutations(places):
+            if all(hands[one] <= hands[other] for one, other in pairwise(places_tied)):
+                order = [0] * len(places)
+                for at, holder in enumerate(places_tied):
+                    order[holder] = at
+                orders.append(tuple(order))
+        return orders
 
     def _digest_memory(self, part: tuple[Any, ...]) -> bytes:
         """Of generations only what they decide: owned or not, and whether who translated is still right."""
@@ -621,6 +656,26 @@ class World:
             whole = part if answers is None else (part[0], sorted(answers))
             known = self._digests[part] = _short(whole)
         return known
+
+
+def exchanged(state: State, order: Order) -> State:
+    """Holder n (from 0), and its peer, in the place of holder order[n]."""
+    places = sorted(range(len(order)), key=order.__getitem__)
+    answers = [
+        a._replace(waits=tuple(sorted([order[at] for at in a.waits]))) if a.waits else a
+        for a in state.answers
+    ]
+    todo = [(e[0], session_under(order, e[1]), *e[2:]) if e[0] == "answer" else e for e in state.todo]
+    return state._replace(
+        ops=tuple([state.ops[at] for at in places]),
+        holders=tuple([_moved(state.holders[at], order) for at in places]),
+        answers=tuple(answers),
+        todo=tuple(todo),
+    )
+
+
+def _moved(holder: Holder, order: Order) -> Holder:
+    return holder._replace(session=session_under(order, holder.session))
 
 
 def _short(part: Any) -> bytes:
