@@ -18,7 +18,7 @@ What the world does:
     die(state, peer)                   the responder goes with its context or device; peers see RETRY_EXC_ERR
     connect(state, peer)               peerN: connects again, both ends, once its queue pair is in ERR (may_connect)
     vanish(state, peer)                the same with the whole broker
-    canonical(state), renamed(state, of), keys_of(state): functions of this module
+    canonical(state), renamed(state, of), exchanged(state, order), keys_of(state): functions of this module
 
 Labels: `network: deliver P` | `network: lose P` | `network: duplicate P`, P being `peerN's write 5?`, `peerN's ack 5`, `peerN's sequence 5` (5 is missing),
 `peerN's nak 5 REM_ACCESS`; a number is the packet's sequence number, ? asks for an answer; packets that look alike are alike.
@@ -240,6 +240,12 @@ def renamed(state: FabricState, of: Callable[[int], int]) -> FabricState:
     return state._replace(lines=tuple([_renamed(line, of) for line in state.lines]))
 
 
+def exchanged(state: FabricState, order: tuple[int, ...]) -> FabricState:
+    """Peer n (from 0) is called order[n]."""
+    lines = dict(zip(order, state.lines, strict=True))
+    return state._replace(lines=tuple([lines[peer] for peer in range(len(lines))]))
+
+
 def keys_of(state: FabricState) -> Iterator[int]:
     """Keys that it speaks of, some more than once."""
     for line in state.lines:
@@ -350,4 +356,8 @@ __all__ = [
     "Step",
     "Terms",
     "Work",
+    "canonical",
+    "exchanged",
+    "keys_of",
+    "renamed",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emu.check.model.fabric import Fabric, Terms, canonical, keys_of, renamed
+from emu.check.model.fabric import Fabric, Terms, canonical, exchanged, keys_of, renamed
 from emu.engine.link import MASK, Link
 from emu.engine.rules import Outcome, ack_timeout_ns, rnr_timer_ns
 
@@ -330,6 +330,15 @@ def test_keys_are_renamed_everywhere():
     other = renamed(story.state, lambda key: key + 1)
     assert renamed(other, lambda key: key - 1) == story.state
     assert list(keys_of(other)) == [KEY + 1] * 4
+
+
+def test_peers_that_exchange_their_names_have_the_same_future():
+    fabric = Fabric(3)
+    start = fabric.start()
+    one = fabric.post(fabric.post(start, 0, KEY, 1).state, 1, KEY, 2).state
+    other = fabric.post(fabric.post(start, 2, KEY, 1).state, 0, KEY, 2).state
+    assert exchanged(one, (2, 0, 1)) == other
+    assert canonical(exchanged(one, (2, 0, 1))) == canonical(other) != canonical(one)
 
 
 def test_terms_that_make_no_sense_are_refused():
