@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from emu.check.mutants.catalogue import UnknownMutant, find
 from emu.check.simulator.campaign import BREACH, HOLDS, UNKNOWN, WORD, Source, Summary, campaign
-from emu.check.simulator.run import CannotReplay, Run, replay, simulate
+from emu.check.simulator.run import CannotReplay, Run, Subject, replay, simulate
 from emu.check.simulator.script import BadScript, Script, read_script
 from emu.check.simulator.shrink import NotBroken, shrink
 from emu.check.simulator.verdict import Verdict, verdict_of
@@ -26,8 +27,6 @@ from emu.protocols import registry
 if TYPE_CHECKING:
     import argparse
 
-    from emu.protocols.contract import Protocol
-
 SUMMARY = "run a protocol through random long stories on a virtual clock"
 MOST: Final = 10_000_000  # seeds
 SHRUNK: Final = "minimal.json"
@@ -36,6 +35,7 @@ SHRUNK: Final = "minimal.json"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="PROTOCOL", nargs="?", help="a protocol's name (or --protocol FILE)")
     parser.add_argument("--protocol", metavar="FILE", help="a Python file with a PROTOCOL in it")
+    parser.add_argument("--mutant", metavar="NAME", help="a wrong variant that emu check --self-test hunts")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N")
     what.add_argument("--seed", type=int, metavar="S", help="this seed")
@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.replay:
         return _replay(args)
-    source, protocol = _protocol(args, args.name, args.protocol)
+    source = Source(args.name or "", args.protocol or "", args.mutant or "")
+    subject = _load(source)
     if args.seed is not None:
-        made = simulate(protocol, args.seed, bounded=bool(source.file))
-        return _one(args, source, made)
-    return _many(args, source, protocol)
+        return _one(args, source, simulate(subject, args.seed))
+    return _many(args, source, subject)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -69,9 +69,10 @@ def _check(args: argparse.Namespace) -> None:
         raise _error(f"--seed {args.seed}", "use a number from 0 to 2^63 - 1")
     if args.jobs is not None and not 1 <= args.jobs <= 1024:
         raise _error(f"--jobs {args.jobs}", "use a number from 1 to 1024")
-    if args.name and args.protocol:
-        raise _error(args.name, f"and --protocol {args.protocol}: name the protocol once")
-    if not (args.name or args.protocol or args.replay):
+    named = [name for name in (args.name, args.protocol, args.mutant) if name]
+    if len(named) > 1:
+        raise _error(" ".join(named), "name what is to be run once")
+    if not (named or args.replay):
         raise _error("PROTOCOL", "name a protocol, or give one with --protocol FILE")
     check_target("simulate", args.json)
     if (
@@ -88,12 +89,11 @@ def _error(what: str, sentence: str) -> CommandError:
     return CommandError(f"simulate {what}: EINVAL: {sentence}")
 
 
-def _protocol(args: argparse.Namespace, name: str | None, file: str | None) -> tuple[Source, Protocol]:
-    source = Source(name or "", file or "")
+def _load(source: Source) -> Subject:
     try:
-        return source, source.load()
-    except (registry.UnknownProtocol, Unusable) as error:
-        raise _error(name or file or args.replay, str(error)) from None
+        return source.load()
+    except (registry.UnknownProtocol, Unusable, UnknownMutant) as error:
+        raise _error(source.name or source.file or source.mutant, str(error)) from None
 
 
 # ---- one story
@@ -107,23 +107,25 @@ def _replay(args: argparse.Namespace) -> int:
         raise CommandError(f"simulate {path}: {_name(error)}: {error.strerror}: name a script.json") from None
     except BadScript as error:
         raise _error("--replay", str(error)) from None
-    source, protocol = _protocol_of(args, script, path)
+    source = _source_of(args, script, path)
     try:
-        made = replay(protocol, script, bounded=bool(source.file))
+        made = replay(_load(source), script)
     except CannotReplay as error:
         raise _error(f"--replay {path}", str(error)) from None
     return _one(args, source, made, script)
 
 
-def _protocol_of(args: argparse.Namespace, script: Script, path: Path) -> tuple[Source, Protocol]:
+def _source_of(args: argparse.Namespace, script: Script, path: Path) -> Source:
     """What the command says, else what the script says; a file is looked for here, then beside the script."""
-    if args.name or args.protocol:
-        return _protocol(args, args.name, args.protocol)
+    if args.name or args.protocol or args.mutant:
+        return Source(args.name or "", args.protocol or "", args.mutant or "")
+    if script.mutant:
+        return Source(mutant=script.mutant)
     if isinstance(script.protocol, str):
-        return _protocol(args, script.protocol, None)
+        return Source(script.protocol)
     file = Path(script.protocol["file"])
     beside = path.parent / file
-    return _protocol(args, None, str(file if file.exists() or not beside.exists() else beside))
+    return Source(file=str(file if file.exists() or not beside.exists() else beside))
 
 
 def _one(args: argparse.Namespace, source: Source, made: Run, asked: Script | None = None) -> int:
@@ -187,7 +189,7 @@ def _shrunk(args: argparse.Namespace, source: Source, made: Run, verdict: Verdic
         return None
     wanted = args.shrink or broken[0]
     try:
-        return shrink(made.protocol, made.script(_named(source)), wanted)
+        return shrink(made.subject, made.script(_named(source)), wanted)
     except NotBroken as error:
         raise _error(f"--shrink {wanted}", f"{error}; broken are: {', '.join(broken) or 'none'}") from None
 
@@ -195,7 +197,7 @@ def _shrunk(args: argparse.Namespace, source: Source, made: Run, verdict: Verdic
 def _named(source: Source) -> str | dict[str, str]:
     """How a script says it: a file by its path as it was given, without the directories of this machine."""
     if not source.file:
-        return source.name
+        return source.name or find(source.mutant).protocol.name
     path = Path(source.file)
     return {"file": path.name if path.is_absolute() else source.file}
 
@@ -225,7 +227,7 @@ def _name(error: OSError) -> str:
 # ---- many
 
 
-def _many(args: argparse.Namespace, source: Source, protocol: Protocol) -> int:
+def _many(args: argparse.Namespace, source: Source, subject: Subject) -> int:
     jobs = args.jobs or len(os.sched_getaffinity(0))
     progress = _Progress() if args.json != "-" and sys.stderr.isatty() else None
     summary = campaign(source, range(1, args.seeds + 1), jobs, progress)
@@ -233,7 +235,7 @@ def _many(args: argparse.Namespace, source: Source, protocol: Protocol) -> int:
         progress.end()
     if args.json != "-":
         print("\n".join(summary_of(summary)))
-    short = _first(args, source, protocol, summary) if args.shrink is not None else None
+    short = _first(args, source, subject, summary) if args.shrink is not None else None
     if short and args.json != "-":
         print("\n".join(story_of(short)))
     if short and args.out:
@@ -242,7 +244,7 @@ def _many(args: argparse.Namespace, source: Source, protocol: Protocol) -> int:
     return summary.code
 
 
-def _first(args: argparse.Namespace, source: Source, protocol: Protocol, summary: Summary) -> Script | None:
+def _first(args: argparse.Namespace, source: Source, subject: Subject, summary: Summary) -> Script | None:
     """The first seed that broke it, shrunk."""
     found = {**summary.costs, **summary.breaches}
     wanted = args.shrink or next(iter(sorted(summary.breaches) or sorted(summary.costs)), "")
@@ -252,8 +254,8 @@ def _first(args: argparse.Namespace, source: Source, protocol: Protocol, summary
                 f"--shrink {wanted}", f"it was not broken; broken are: {', '.join(sorted(found)) or 'none'}"
             )
         return None
-    made = simulate(protocol, found[wanted].seeds[0], bounded=bool(source.file))
-    return shrink(protocol, made.script(_named(source)), wanted)
+    made = simulate(subject, found[wanted].seeds[0])
+    return shrink(subject, made.script(_named(source)), wanted)
 
 
 def _write_short(out: str, short: Script) -> None:

@@ -18,7 +18,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.honest import DETERMINISTIC
-from emu.check.simulator.run import simulate
+from emu.check.mutants.catalogue import find
+from emu.check.simulator.run import Subject, simulate
 from emu.check.simulator.verdict import verdict_of
 from emu.check.stranger import load_protocol
 from emu.core.decision import CONTRACT
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from emu.check.simulator.run import Run
-    from emu.protocols.contract import Protocol
 
 HOLDS, BREACH, UNKNOWN = 0, 1, 2
 WORD: Final = {HOLDS: "holds", BREACH: "breach", UNKNOWN: "unknown"}
@@ -39,14 +39,20 @@ GUARDS: Final = ("DMA in flight when the reclaim began",)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a protocol comes from: a registered name, or a file."""
+    """Where what is run comes from: a registered name, a stranger's file, or a mutant of the catalogue."""
 
     name: str = ""
     file: str = ""
+    mutant: str = ""
 
-    def load(self) -> Protocol:
-        """Raises UnknownProtocol, Unusable."""
-        return load_protocol(self.file) if self.file else registry.load().get(self.name)
+    def load(self) -> Subject:
+        """Raises UnknownProtocol, Unusable, UnknownMutant."""
+        if self.mutant:
+            mutant = find(self.mutant)
+            return Subject(mutant.protocol, mutant=mutant)
+        if self.file:
+            return Subject(load_protocol(self.file), strange=True)
+        return Subject(registry.load().get(self.name))
 
 
 @dataclass(frozen=True)
@@ -136,15 +142,15 @@ def _rows(tallies: dict[str, Tally]) -> list[dict[str, Any]]:
 # ---- one seed
 
 
-def judge_seed(protocol: Protocol, seed: int, *, twice: bool = False, bounded: bool = False) -> Judged:
+def judge_seed(subject: Subject, seed: int, *, twice: bool = False) -> Judged:
     """Never raises for what a protocol does; a failure of ours is told as `defect`."""
     try:
-        run = simulate(protocol, seed, bounded=bounded)
+        run = simulate(subject, seed)
         verdict = verdict_of(run)
         breaches = {found.invariant: found.sentence for found in verdict.breaches}
-        if twice and not same(run, simulate(protocol, seed, bounded=bounded)):
+        if twice and not same(run, simulate(subject, seed)):
             breaches[f"{CONTRACT}{DETERMINISTIC}"] = (
-                f"{protocol.name} gave another story when seed {seed} was run again"
+                f"{subject.protocol.name} gave another story when seed {seed} was run again"
             )
     except Exception as error:  # noqa: BLE001 - one seed must not end a campaign; it is told, and the verdict is unknown
         return Judged(seed, defect=f"seed {seed}: {type(error).__name__}: {error}")
@@ -162,24 +168,22 @@ def same(one: Run, other: Run) -> bool:
 
 # ---- many
 
-_loaded: dict[Source, Protocol] = {}
+_loaded: dict[Source, Subject] = {}
 
 
 def _chunk(source: Source, seeds: Sequence[int], first: int) -> list[Judged]:
     """In a process of its own, which keeps the protocol."""
     if source not in _loaded:
         _loaded[source] = source.load()
-    return [
-        judge_seed(_loaded[source], seed, twice=seed == first, bounded=bool(source.file)) for seed in seeds
-    ]
+    return [judge_seed(_loaded[source], seed, twice=seed == first) for seed in seeds]
 
 
 def campaign(
     source: Source, seeds: Sequence[int], jobs: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> Summary:
-    """All of them. progress: seeds done, seeds in all. Raises UnknownProtocol, Unusable before anything is run."""
+    """All of them. progress: seeds done, seeds in all. Raises what Source.load does before anything is run."""
     began = time.perf_counter()
-    summary = Summary(source.load().name)
+    summary = Summary(source.load().protocol.name)
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     done = _spread(source, chunks, jobs) if jobs > 1 and len(chunks) > 1 else _here(source, chunks)
     found: list[Judged] = []

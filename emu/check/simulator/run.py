@@ -1,10 +1,11 @@
 """One run of the small world from its beginning to its end, chosen by a clock or told by a script; and its history.
 
-    run = simulate(protocol, seed)       a seed's cast on the virtual clock
-    run = replay(protocol, script)       the steps of a script; one that cannot be taken raises CannotReplay, or is left out (`lenient`)
+    run = simulate(subject, seed)       a seed's cast on the virtual clock
+    run = replay(subject, script)       the steps of a script; one that cannot be taken raises CannotReplay, or is left out (`lenient`)
 
 A run is the same in whichever process it is made: nothing but the seed, or the script, and the protocol decides. `run.history` renders the
-memory; `run.found` has what the world saw break, each invariant once, with the step. `bounded`: a decision that does not end is stopped.
+memory; `run.found` has what the world saw break, each invariant once, with the step. `Subject` says what is run: a protocol, which may be a
+stranger's (then a decision that does not end is stopped), in the core and engine that are right, or in a mutant's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from emu.check.history import History
     from emu.check.model.setup import Setup
     from emu.check.model.state import Choice, Move, State
+    from emu.check.mutants.mutant import Mutant
     from emu.check.simulator.cast import Cast
     from emu.protocols.contract import Protocol
 
@@ -39,6 +41,14 @@ NEAR: Final = 8  # labels that an error names
 
 class CannotReplay(ValueError):
     """A step of a script that cannot be taken where it stands; the sentence names it, and what can."""
+
+
+class Subject(NamedTuple):
+    """What is run."""
+
+    protocol: Protocol
+    strange: bool = False
+    mutant: Mutant | None = None
 
 
 class Found(NamedTuple):
@@ -53,7 +63,7 @@ class Found(NamedTuple):
 class Run:
     """setup, labels, times: what happened. met: `sometimes` guards and how often."""
 
-    protocol: Protocol
+    subject: Subject
     setup: Setup
     recorder: Recorder
     seed: int | None = None
@@ -64,6 +74,10 @@ class Run:
     found: dict[str, Found] = field(default_factory=dict)
     met: dict[str, int] = field(default_factory=dict)
     cut: bool = False
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.subject.protocol
 
     @property
     def events(self) -> int:
@@ -108,8 +122,10 @@ class Run:
 class Stage:
     """The world, its tape, and the recorder: what a clock and a script have in common."""
 
-    def __init__(self, protocol: Protocol, setup: Setup, *, bounded: bool) -> None:
-        self.world = World(Honest(protocol, bounded=bounded), setup, direct=True)
+    def __init__(self, subject: Subject, setup: Setup) -> None:
+        mutant, protocol = subject.mutant, Honest(subject.protocol, bounded=subject.strange)
+        parts = (mutant.core, mutant.engine()) if mutant else ()
+        self.world = World(protocol, setup, *parts, direct=True)
         self.tape: list[tuple[Any, ...]] = []
         self.world.tape = self.tape
         self.recorder = Recorder(setup.blocks)
@@ -130,12 +146,12 @@ class Stage:
         self.tape.clear()
 
 
-def simulate(protocol: Protocol, seed: int, *, bounded: bool = False) -> Run:
+def simulate(subject: Subject, seed: int) -> Run:
     """The seed's story, from the beginning until nothing can happen any more."""
     draw = Random(seed)
     cast = draw_cast(draw)
-    stage = Stage(protocol, cast.setup, bounded=bounded)
-    run = Run(protocol, cast.setup, stage.recorder, seed, cast)
+    stage = Stage(subject, cast.setup)
+    run = Run(subject, cast.setup, stage.recorder, seed, cast)
     clock = Clock(cast, draw, stage.recorder)
     while len(run.labels) < MOST:
         choice = clock.next(stage.choices(), stage.state)
@@ -147,10 +163,10 @@ def simulate(protocol: Protocol, seed: int, *, bounded: bool = False) -> Run:
     return run
 
 
-def replay(protocol: Protocol, script: Script, *, lenient: bool = False, bounded: bool = False) -> Run:
+def replay(subject: Subject, script: Script, *, lenient: bool = False) -> Run:
     """The script's steps. lenient: those that cannot be taken are left out. Raises CannotReplay."""
-    stage = Stage(protocol, script.setup, bounded=bounded)
-    run = Run(protocol, script.setup, stage.recorder, stops=dict(script.stops))
+    stage = Stage(subject, script.setup)
+    run = Run(subject, script.setup, stage.recorder, stops=dict(script.stops))
     stopped = _Stopped(script, stage.recorder)
     for at, label in enumerate(script.steps):
         choices = stage.choices()

@@ -14,9 +14,8 @@ from emu.check.invariants import INVARIANTS, judge
 from emu.check.simulator.run import Found, replay
 
 if TYPE_CHECKING:
-    from emu.check.simulator.run import Run
+    from emu.check.simulator.run import Run, Subject
     from emu.check.simulator.script import Script
-    from emu.protocols.contract import Protocol
 
 TRIES: Final = 2_000
 
@@ -37,9 +36,9 @@ def breaks(run: Run, invariant: str) -> Found | None:
     return Found(invariant, rules[0].breaches[0].sentence, len(run.labels) - 1) if rules else None
 
 
-def shrink(protocol: Protocol, script: Script, invariant: str) -> Script:
+def shrink(subject: Subject, script: Script, invariant: str) -> Script:
     """The shortest script that was found. Raises NotBroken."""
-    search = _Search(protocol, invariant)
+    search = _Search(subject, invariant)
     best = search.attempt(script)
     if best is None:
         raise NotBroken(
@@ -60,8 +59,8 @@ def shrink(protocol: Protocol, script: Script, invariant: str) -> Script:
 class _Search:
     """Tries, counted."""
 
-    def __init__(self, protocol: Protocol, invariant: str) -> None:
-        self.protocol, self.invariant = protocol, invariant
+    def __init__(self, subject: Subject, invariant: str) -> None:
+        self.subject, self.invariant = subject, invariant
         self.tries = 0
         self._known: set[tuple[str, ...]] = set()  # steps that did not break it
 
@@ -70,7 +69,7 @@ class _Search:
         if script.steps in self._known or self.tries >= TRIES:
             return None
         self.tries += 1
-        run = replay(self.protocol, script, lenient=True, bounded=True)
+        run = replay(self.subject, script, lenient=True)
         found = breaks(run, self.invariant)
         if found is None:
             self._known.add(script.steps)
