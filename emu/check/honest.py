@@ -50,14 +50,26 @@ class Honest:
             raise ProtocolBroke(self._protocol.name, BOUNDED, told) from None
 
     def _twice(self, phase: str, event: str, facts: Facts) -> Decision | None:
-        first = self._protocol.decide(phase, event, facts)
-        second = self._protocol.decide(phase, event, facts)
+        first = self._asked(phase, event, facts)
+        second = self._asked(phase, event, facts)
         if not well_formed(first) or not well_formed(second):
             return first if first is not None else second  # the core looks at nonsense, and names it
         if first != second:
             told = f"{event} in phase {phase} was decided as {first!r}, and then as {second!r}"
             raise ProtocolBroke(self._protocol.name, DETERMINISTIC, told)
         return first
+
+    def _asked(self, phase: str, event: str, facts: Facts) -> Decision | None:
+        """Ctrl-C is a person's; one that comes again when the question does is the protocol's."""
+        try:
+            return self._protocol.decide(phase, event, facts)
+        except KeyboardInterrupt:
+            try:
+                self._protocol.decide(phase, event, facts)
+            except KeyboardInterrupt:
+                told = f"{event} in phase {phase}: it raised KeyboardInterrupt"
+                raise ProtocolBroke(self._protocol.name, "no-raise", told) from None
+            raise
 
 
 @contextmanager

@@ -1,23 +1,34 @@
 """A protocol from a file that somebody hands us: loaded with suspicion, and never the end of the tool.
 
-    load_protocol("mine.py") -> Protocol      its `PROTOCOL`, checked against the contract; else Unusable, which names file, problem, way out
+    try_out("mine.py") -> Protocol            first in a process of its own, which may hang, die, or eat memory (trial.py), then here
+    load_protocol("mine.py") -> Protocol      here; for processes that are started behind a trial
 
-The file is run as a module of its own: it is the user's program, and is trusted as such. What it prints goes where our output goes.
+Both give the file's `PROTOCOL`, checked against the contract; else they raise Unusable, which names file, problem and way out. The file is
+run as a module of its own: it is the user's program, and is trusted as such. What it prints goes to stderr.
 """
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from emu.core.decision import CONTRACT
 from emu.protocols.contract import Malformed, Protocol, check
 
 NAME = "emu_stranger"
+PATIENCE: Final = 10.0  # seconds for a trial: loading takes a tenth of one
+USAGE, BREACH = 64, 1
 
 
 class Unusable(ValueError):
-    """A file that holds no protocol; the sentence says why, and what to do."""
+    """A file that holds no protocol; the sentence says why, and what to do. `code`: the exit status that says so, 1 if it broke a rule."""
+
+    def __init__(self, sentence: str, rule: str = "") -> None:
+        super().__init__(f"{CONTRACT}{rule}: {sentence}" if rule else sentence)
+        self.rule, self.code = rule, BREACH if rule else USAGE
 
 
 def load_protocol(name: str | Path) -> Protocol:
@@ -36,7 +47,7 @@ def load_protocol(name: str | Path) -> Protocol:
         raise Unusable(f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001 - a stranger's objects may raise anything; it is told
         raise Unusable(
-            f"{path}: PROTOCOL cannot be read ({type(error).__name__}: {error}): its table is {{(phase, event): go(...)}}"
+            f"{path}: PROTOCOL cannot be read ({type(error).__name__}: {_words(error)}): its table is {{(phase, event): go(...)}}"
         ) from None
 
 
@@ -55,15 +66,78 @@ def _run(path: Path, source: str) -> dict[str, Any]:
     module.__file__ = str(path)
     sys.modules[NAME] = module  # dataclasses look their module up
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - that is what it is for
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - that is what it is for
     except SyntaxError as error:
         raise Unusable(f"{path}:{error.lineno}: {error.msg}: it is no Python that can be read") from None
-    except ValueError as error:  # null bytes
-        raise Unusable(f"{path}: {error}: name a Python file") from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - it may even call exit()
         raise Unusable(
-            f"{path}: it raised {type(error).__name__} while it was loaded: {error}: run it with Python to see where"
+            f"{path}: it raised {type(error).__name__} while it was loaded: {_words(error)}: run it with Python to see where",
+            "no-raise",
         ) from None
     return module.__dict__
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)[:300]
+    except Exception:  # noqa: BLE001 - its words may raise as well
+        return "(it cannot be printed)"
+
+
+# ---- the trial
+
+
+def try_out(name: str | Path) -> Protocol:
+    """As load_protocol, behind a trial."""
+    path = Path(name)
+    _source(path)
+    command = [sys.executable, "-P", "-m", "emu.check.trial", str(path)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unusable(
+            f"{path}: {_last(error.stdout)} did not end within {PATIENCE:g} s: a protocol is a table, it decides at once",
+            "bounded",
+        ) from None
+    said = _last(done.stdout)
+    if said != DONE:
+        raise _failed(path, said, done.returncode)
+    return load_protocol(path)
+
+
+DONE: Final = "done"
+MEMORY: Final = "memory"  # the trial's last words when its limit was reached
+RAISED: Final = "raised "
+
+
+def _failed(path: Path, said: str, code: int) -> Unusable:
+    if said.startswith(MEMORY):
+        return Unusable(
+            f"{path}: {said.removeprefix(MEMORY).strip()} took all the memory that it was given", "bounded"
+        )
+    if said.startswith(RAISED):
+        return Unusable(
+            f"{path}: it raised {said.removeprefix(RAISED)} while it was loaded: run it with Python to see where",
+            "no-raise",
+        )
+    how = f"signal {-code}" if code < 0 else f"exit status {code}"
+    return Unusable(
+        f"{path}: {said} ended the process it ran in ({how}): a protocol answers, and does nothing else",
+        "no-raise",
+    )
+
+
+def _last(said: bytes | None) -> str:
+    """The trial's last whole line: what it was about to do."""
+    lines = (said or b"").decode("utf-8", "replace").splitlines()
+    return lines[-1] if lines else "loading it"

@@ -11,8 +11,9 @@ runs at load and names what is missing. Words: emu.core.decision.EVENTS, VERBS, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.core.decision import DISPOSALS, END, EVENTS, IMPORTERS, START, VERBS, Action, Decision, Facts
 from emu.protocols import runner
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 ANY = "*"
 BACKINGS = ("dax", "host")
 LOSSES = ("none", "page", "mr", "qp", "context", "process", "device")
+NAME_MAX, TABLE_MAX = 64, 10_000
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
+LARGEST = 1e18  # seconds
 PROMISES = (*(f"S{n}" for n in range(1, 11)), *(f"V{n}" for n in range(1, 26)))
 
 
@@ -144,7 +148,85 @@ def check(protocol: Protocol) -> Protocol:
 
 
 def problems(protocol: Protocol) -> list[str]:
-    """Everything that is wrong with the declaration, as sentences."""
+    """Everything that is wrong with the declaration, as sentences. What is no declaration at all is told alone."""
+    return shape(protocol) or _meaning(protocol)
+
+
+def shape(protocol: Protocol) -> list[str]:
+    """What is not of its type: nothing else can be looked at then."""
+    name, table = protocol.name, protocol.table
+    if not (type(name) is str and NAME.fullmatch(name)):
+        return [
+            f"name {_shown(name)} cannot be a name: use letters, digits, dots and dashes, at most {NAME_MAX}"
+        ]
+    found = [
+        f"{field} must be a tuple of strings, not {_shown(value)}"
+        for field, value in (
+            ("promises", protocol.promises),
+            ("importers", protocol.importers),
+            ("backings", protocol.backings),
+            ("aliases", protocol.aliases),
+        )
+        if not _words(value)
+    ]
+    found += [
+        f"alias {_shown(alias)} cannot be a name: use letters, digits, dots and dashes"
+        for alias in (protocol.aliases if not found else ())
+        if not NAME.fullmatch(alias)
+    ]
+    found += [
+        f"{field} must be {{phase: (event, ...)}}, not {_shown(lists)}"
+        for field, lists in (
+            ("ignored", protocol.ignored),
+            ("impossible", protocol.impossible),
+            ("excepts", protocol.excepts),
+        )
+        if not (
+            isinstance(lists, dict)
+            and all(type(key) is str and _words(value) for key, value in lists.items())
+        )
+    ]
+    if not isinstance(table, dict):
+        return [*found, f"table must be a dict {{(phase, event): go(...)}}, not {_shown(table)}"]
+    if len(table) > TABLE_MAX:
+        return [*found, f"table has {len(table)} rows: more than {TABLE_MAX} are nobody's protocol"]
+    return found + [
+        f"row {_shown(key)}: {problem}"
+        for key, entry in table.items()
+        if (problem := _row_problem(key, entry))
+    ]
+
+
+def _row_problem(key: Any, entry: Any) -> str:
+    """Why this is no row of a table, or nothing."""
+    if not (type(key) is tuple and len(key) == 2 and all(type(word) is str and word for word in key)):
+        return "its key must be (phase, event), two strings"
+    if type(entry) not in {Rule, Choice}:
+        return f"use go(...) or when_pinned(...), not {_shown(entry)}"
+    for rule in rules_of(entry):
+        if type(rule) is not Rule or type(rule.to) is not str or not rule.to:
+            return f"to={_shown(getattr(rule, 'to', rule))} must name a phase, a string"
+        if type(rule.actions) is not tuple:
+            return f"its actions must be a tuple, not {_shown(rule.actions)}"
+        for action in rule.actions:
+            if type(action) is not Action or type(action.verb) is not str or type(action.text) is not str:
+                return f"{_shown(action)} is no action: use gate(), notify(...), quiesce() and their like"
+            if type(action.number) not in {int, float} or not -LARGEST < action.number < LARGEST:
+                return f"{action.verb}({_shown(action.number)}): use a number of seconds"
+    return ""
+
+
+def _words(value: Any) -> bool:
+    return type(value) is tuple and all(type(word) is str for word in value)
+
+
+def _shown(value: Any) -> str:
+    """A stranger's object, as far as it can be shown."""
+    plain = isinstance(value, str | int | float | tuple | list | None)
+    return repr(value)[:80] if plain else f"a {type(value).__name__}"
+
+
+def _meaning(protocol: Protocol) -> list[str]:
     found = [
         f"{what} {name!r} is unknown: use {', '.join(known)}"
         for what, names, known in (

@@ -38,7 +38,7 @@ def test_a_good_one_is_given_back(tmp_path):
         ("import nowhere_at_all", "ModuleNotFoundError"),
         ("x = '\0'", "mine.py"),
         (GOOD.replace('"requested"', '"rain"'), "event 'rain' in phase 'start' is unknown"),
-        (GOOD.replace("{(START", "{7: 7, (START"), "PROTOCOL cannot be read"),
+        (GOOD.replace("{(START", "{7: 7, (START"), "row 7: its key must be (phase, event)"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, text, says):
