@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from emu.core.rows import BLOCK, FOREVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from emu.check.history import History
 
@@ -199,6 +199,15 @@ def _steps(lines: list[Json]) -> Iterator[Step]:
         yield step
 
 
+def applying(step: Step, reclaims: Mapping[int, Reclaim]) -> set[int]:
+    """Reclaims whose change this step may have committed: those that it shows as applied; where it shows none, a punch that is about to
+    zero its edges.
+    """
+    phases = [line for line in step.of("Phase") if line["reclaim"] in reclaims]
+    done = {line["reclaim"] for line in phases if line["phase"] == "applied"}
+    return done or {line["reclaim"] for line in phases if reclaims[line["reclaim"]].kind == "punch"}
+
+
 class _Reading:
     """One pass over the steps."""
 
@@ -219,12 +228,13 @@ class _Reading:
             method = _READ.get(line["type"])
             if method:
                 method(self, step, line)
-        for line in step.of("Phase"):
-            if line["phase"] == "applied" and line["reclaim"] in self.reclaims:
-                self._applied(self.reclaims[line["reclaim"]], before)
+        for number in applying(step, self.reclaims):
+            self._applied(self.reclaims[number], before)
 
     def _applied(self, row: Reclaim, before: dict[int, FileRow]) -> None:
         ino = row.target.get("ino", 0)
+        if before.get(ino) == self.files.get(ino):
+            return  # a punch whose edges took time: it was committed before they were zero
         row.before, row.after = before.get(ino), self.files.get(ino)
         if row.before:
             row.aperture = self.made.aperture_of(row.life, row.before.device)

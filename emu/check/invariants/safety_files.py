@@ -438,13 +438,9 @@ def one_order(history: History) -> Iterator[Breach]:
 
 def _explained(made: Digest, change: Change) -> bool:
     step = change.step
-    reclaims = {line["reclaim"] for line in step.of("Phase") if line["phase"] == "applied"}
-    mine = (row for row in made.reclaims if row.life == step.life and row.number in reclaims)
-    return (
-        _asked(change, step.op)
-        or _host_step(step)
-        or any(row.target.get("ino") == change.ino for row in mine)
-    )
+    rows = {row.number: row for row in made.reclaims if row.life == step.life}
+    mine = any(rows[number].target.get("ino") == change.ino for number in digest.applying(step, rows))
+    return mine or _asked(change, step.op) or _host_step(step)
 
 
 def _asked(change: Change, op: Json) -> bool:
