@@ -11,12 +11,19 @@ from emu.protocols.registry import load
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from emu.protocols.contract import Protocol
+
 KINDS = {"surprise-unplug": "surprise"}  # the core's word for the event, where it differs
 
 
 def installed() -> list[str]:
     """Protocols that can be run, each under its own name (not its aliases)."""
     return sorted({protocol.name for protocol in load().protocols.values()})
+
+
+def runnable() -> dict[str, Protocol]:
+    """Protocols by name, aliases too."""
+    return load().protocols
 
 
 def promised(protocol: str, event: str) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class Verdict:
     why: list[str] = field(default_factory=list)
     violated: list[list[str]] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
+    model: str | None = None  # what emu.check.validate says of the history
     foreign_bytes: int | None = None
     leaked_bytes: int | None = None
     foreign_dma_bytes: int | None = None

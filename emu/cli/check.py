@@ -1,8 +1,10 @@
 """`emu check RUN`: judge a run again from what it left behind.
 
 RUN is a folder: DIR/runs/N of a live broker, an evidence folder of `emu compare`, or what `emu simulate` wrote. The invariants S1 to S10 and
-V1 to V25 are judged each; what was promised and broken is a breach, what was broken and not promised is the protocol's cost. Exit status:
-0 every promise that this run could show was kept, 1 a breach, 2 the folder is broken or nothing says what was promised, 64 usage.
+V1 to V25 are judged each; what was promised and broken is a breach, what was broken and not promised is the protocol's cost. The history is
+also held against the model (emu/check/validate): one that the core, stepped again, would not have made is refused, and nothing is concluded
+from it. Exit status: 0 every promise that this run could show was kept, 1 a breach, 2 the folder is broken, the history is refused, or
+nothing says what was promised, 64 usage.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import INVARIANTS, judge, promised_in
 from emu.check.story import tell
+from emu.check.validate import held
 from emu.cli import CommandError, check_target
 from emu.history.perfetto import trace
 from emu.protocols import registry
@@ -79,7 +82,8 @@ def judged(name: str, history: History, declared: Json) -> Json:
     """Everything that is printed, drawn and written."""
     promises = promised_in(history, declared.get("promises", ()), declared.get("excepts", {}))
     judgements = judge(history, promises)
-    code = verdict(judgements, known=bool(declared))
+    model = held(history, registry.load().protocols)
+    code = UNKNOWN if model["verdict"] == "refused" else verdict(judgements, known=bool(declared))
     return {
         "schema": 1,
         "run": name,
@@ -91,6 +95,7 @@ def judged(name: str, history: History, declared: Json) -> Json:
         "events": len(history.events),
         "records": sum(len(log.records) for log in history.logs),
         "gaps": history.gaps,
+        "model": model,
         "invariants": [_row(history, judgement) for judgement in judgements],
     }
 
@@ -165,6 +170,7 @@ def lines_of(result: Json) -> list[str]:
     )
     lines = [
         f"{result['run']}: {result['verdict']} ({result['source']} run, {result['events']} events), judged against {against}",
+        *_held(result["model"]),
         "",
     ]
     for row in result["invariants"]:
@@ -175,6 +181,16 @@ def lines_of(result: Json) -> list[str]:
         for breach in row["breaches"][:1]:
             lines += ["", *_story(row, breach)]
     return lines
+
+
+def _held(model: Json) -> list[str]:
+    """What the model says of the history."""
+    word = {
+        "allowed": "the model allows it: core and engine, asked again, say the same",
+        "refused": "REFUSED: this is no history that the model makes; it was changed, or core and engine have come apart",
+        "unknown": "it cannot be asked",
+    }[model["verdict"]]
+    return [f"  model: {word}", *(f"    {why}" for why in model["why"][:MOST])]
 
 
 def _story(row: Json, breach: Json) -> list[str]:

@@ -18,7 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from emu.check.promises import declared, promised
+from emu.check.history import BrokenHistory, History
+from emu.check.promises import declared, promised, runnable
+from emu.check.validate import held
 from emu.check.verdict import NO_DMA_AT_GATE, Verdict, judge
 from emu.history.manifest import write_manifest
 from emu.history.runs import META, machine, read_meta
@@ -133,13 +135,27 @@ def chosen(tries: Sequence[RunResult]) -> RunResult:
 async def _once(run: Run) -> RunResult:
     try:
         await run.carry_out()
-        verdict = await asyncio.to_thread(judge, run.folder)
+        verdict = await asyncio.to_thread(_judged, run.folder)
     except (LabError, OSError) as error:
         return _failed(error, run.folder)
     await asyncio.to_thread(finish, run, verdict)
     reclaim: Json = run.facts["reclaim"]
     took = (reclaim["ended"] - reclaim["began"]) / 1000 if reclaim["returned"] else None
     return RunResult(verdict, run.folder, reclaim["errno"], reclaim["returned"], None, took)
+
+
+def _judged(folder: Path) -> Verdict:
+    """The verdict, unknown when the history is not one that the model allows."""
+    verdict = judge(folder)
+    try:
+        model = held(History.read(folder), runnable())
+    except BrokenHistory:
+        return verdict  # which says so
+    verdict.model = model["verdict"]
+    if model["verdict"] == "refused":
+        verdict.why += [f"the model refuses this history: {why}" for why in model["why"][:3]]
+        verdict.outcome, verdict.outcomes = "UNKNOWN", ["UNKNOWN"]
+    return verdict
 
 
 def finish(run: Run, verdict: Verdict) -> None:

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 FROM_VERDICT = (
     "foreign_bytes", "leaked_bytes", "foreign_dma_bytes", "freed_bytes", "lost_bytes", "stale_bytes", "absent_bytes",
     "absent_before_answer_bytes", "dma_bytes", "dma_at_gate", "error_completions", "qps_lost", "collateral", "killed",
-    "innocent_killed", "notified", "notified_before_loss", "recovery_us", "phases_us",
+    "innocent_killed", "notified", "notified_before_loss", "recovery_us", "phases_us", "model",
 )  # fmt: skip
 NEEDS_FOR_P99 = 100
 HARM = PRECEDENCE[: PRECEDENCE.index("DENY")]  # what counts although another run is unknown

@@ -13,7 +13,7 @@ history was changed, or that metal has drifted from the model; no verdict rests 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.check.validate.leftovers import leftovers
 from emu.check.validate.moved import moved
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from emu.check.history import History
     from emu.core.decision import Deciding
 
-__all__ = ["Refusal", "Unusable", "validate"]
+__all__ = ["Refusal", "Unusable", "held", "validate"]
 
 MOST = 50
 
@@ -44,3 +44,12 @@ def validate(history: History, protocols: Mapping[str, Deciding]) -> list[Refusa
         for part in (moved, receipts, leftovers):
             found += part(history)
     return found[:MOST]
+
+
+def held(history: History, protocols: Mapping[str, Deciding]) -> dict[str, Any]:
+    """The same as data: {"verdict": "allowed" | "refused" | "unknown", "why": [sentence, ...]}."""
+    try:
+        refusals = validate(history, protocols)
+    except Unusable as error:
+        return {"verdict": "unknown", "why": [str(error)]}
+    return {"verdict": "refused" if refusals else "allowed", "why": [str(refusal) for refusal in refusals]}

@@ -20,8 +20,9 @@ class Outstanding:
 
     sessions: set[int] = field(default_factory=set)
     ever: set[int] = field(default_factory=set)
-    requests: set[tuple[int, int]] = field(default_factory=set)
-    answered: set[tuple[int, int]] = field(default_factory=set)
+    requests: set[tuple[int, int]] = field(
+        default_factory=set
+    )  # open; a number may come again once it was answered
     cookies: dict[tuple[str, int], int] = field(default_factory=dict)
     installing: set[int] = field(default_factory=set)
     tokens: set[int] = field(default_factory=set)
@@ -45,10 +46,8 @@ class Outstanding:
     def _replied(self, effect: do.Reply | do.Fail) -> str:
         place = effect.session, effect.request
         if place not in self.requests:
-            return f"request {effect.request} of session {effect.session} is answered and was never asked"
-        if place in self.answered:
-            return f"request {effect.request} of session {effect.session} is answered a second time"
-        self.answered.add(place)
+            return f"request {effect.request} of session {effect.session} is answered, and is not open"
+        self.requests.discard(place)
         return ""
 
     def happened(self, event: events.Event, time: int) -> str:
@@ -76,7 +75,7 @@ def _requested(all_: Outstanding, event: events.Requested, _time: int) -> str:
     if event.session not in all_.ever:
         return f"session {event.session} asks and was never opened"
     if (event.session, event.request) in all_.requests:
-        return f"request {event.request} of session {event.session} is asked a second time"
+        return f"request {event.request} of session {event.session} is asked again before it was answered"
     all_.requests.add((event.session, event.request))
     return ""
 

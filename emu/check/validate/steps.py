@@ -138,7 +138,7 @@ class _Reading:
                 raise Refused(where, f"the core cannot take it: {type(error).__name__}: {error}") from None
             self.take()
             return
-        first = made if isinstance(event, STRICT) else tuple(e for e in made if e.before_commit)
+        first = made if self.live and isinstance(event, STRICT) else tuple(e for e in made if e.before_commit)
         for at, effect in enumerate(first):
             if self.failed(event, first[:at]) or self.over():
                 return
