@@ -390,7 +390,7 @@ class Story:
 
     def history(self, **replaced):
         """The story so far. Keyword: a part to be replaced, as filemap={} or image=b""."""
-        log = OpLog(0, 65536, 1 << 16, len(self.records), 0, tuple(self.records))
+        log = OpLog(0, 65536, len(self.records) + 16, len(self.records), 0, tuple(self.records))
         journals = {
             name: JournalFile(name, len(found), 0, tuple(found)) for name, found in self.journals.items()
         }

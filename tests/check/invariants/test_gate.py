@@ -1,9 +1,9 @@
 """V1, V2, V12, V22: the gate, the notice inside it, registrations on their way, reclaims that were interrupted."""
 
 import pytest
+from build import BLOCK, Story, revoked
 from verdicts import breaches, broken, verdict
 
-from build import BLOCK, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq

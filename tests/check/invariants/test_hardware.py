@@ -1,9 +1,9 @@
 """V14, V21: hardware that does not do as it is told."""
 
 import pytest
+from build import BLOCK, Story, revoked
 from verdicts import breaches, broken, verdict
 
-from build import BLOCK, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 

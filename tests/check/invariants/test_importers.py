@@ -1,9 +1,9 @@
 """V5, V6, V7, V8: what importers of each class promise, and what an owner may build on it."""
 
 import pytest
+from build import BLOCK, READ, Story, revoked
 from verdicts import breaches, verdict
 
-from build import BLOCK, READ, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 

@@ -1,9 +1,9 @@
 """V10, V11, V13, V15, V19: what a key may still do, and when its number comes again."""
 
 import pytest
+from build import BLOCK, Story, revoked
 from verdicts import breaches, broken, verdict
 
-from build import BLOCK, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import keys

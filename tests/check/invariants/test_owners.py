@@ -1,9 +1,9 @@
 """V16, V17, V23, V24, V25: who holds what, and who waits for whom."""
 
 import pytest
+from build import BLOCK, Story, revoked
 from verdicts import breaches, broken, verdict
 
-from build import BLOCK, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq

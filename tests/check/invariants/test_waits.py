@@ -1,9 +1,9 @@
 """V3, V4, V9, V18, V20: what moved before, between and behind the two waits, and what was reused."""
 
 import pytest
+from build import BLOCK, READ, Story, revoked
 from verdicts import breaches, broken, verdict
 
-from build import BLOCK, READ, Story, revoked
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
