@@ -3,7 +3,7 @@
     explore(protocol, "truncate")                                     one holder, one reclaim: seconds
     explore(protocol, "punch", setup=setup_of("punch", 2, 1, 2, 1))   two holders, two reclaims: a minute
 
-`core` makes a changed Core: that is how mutants of the core are tried.
+`core` makes a changed Core, `engine` is a changed Engine: that is how mutants are tried.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emu.check.explorer.breadth import Broken
+    from emu.check.model.engine import Engine
     from emu.core.machine import Core
     from emu.protocols.contract import Protocol
 
@@ -52,6 +53,7 @@ def explore(
     max_states: int = MAX_STATES,
     core: Callable[..., Core] | None = None,
     *,
+    engine: Engine | None = None,
     setup: Setup | None = None,
     reduction: bool = True,
     symmetry: bool = True,
@@ -61,16 +63,16 @@ def explore(
 ) -> Result:
     """Every interleaving. `named`: how scripts name the protocol (a name, or {"file": path})."""
     setup = setup or setup_of(event)
-    alike = setup.holders if symmetry and SELF_TRUNCATE not in setup.reclaims else 1
-    watched, orders = Watched(protocol), Orders(alike)
-    search = Search(Small(watched, setup, core, orders), orders, reduce=reduction)
+    alike = symmetry and setup.holders > 1 and SELF_TRUNCATE not in setup.reclaims
+    watched, orders = Watched(protocol), Orders(setup.holders, alike=alike)
+    search = Search(Small(watched, setup, core, orders, engine), orders, reduce=reduction)
     search.run(Bounds(max_states, max_memory), progress)
     result = _result(protocol, event, setup, search)
     result.rows = tuple(sorted(watched.rows))
     result.reductions = tuple(
-        name for name, on in (("independent steps", reduction), ("holders alike", alike > 1)) if on
+        name for name, on in (("independent steps", reduction), ("holders alike", alike)) if on
     )
-    linear = Small(Watched(protocol), setup, core, orders, linear=True)
+    linear = Small(Watched(protocol), setup, core, orders, engine, linear=True)
     for invariant in sorted(search.broken):
         result.note(_finding(search, search.broken[invariant], linear, named or protocol.name))
     result.seconds = time.perf_counter() - search.began

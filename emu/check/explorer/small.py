@@ -54,7 +54,10 @@ class Small:
         return self.world.take(choice)
 
     def least(self, state: State) -> tuple[bytes, int]:
-        return self.world.canonical(state), 0
+        if len(self.orders) == 1:
+            return self.world.canonical(state), 0
+        form, order = self.world.least(state)
+        return form, self.orders.number[order]
 
     def exact(self, state: State) -> bytes:
         return self.world.canonical(state)

@@ -18,11 +18,11 @@ Order = tuple[int, ...]
 
 
 class Orders:
-    """All orders of `holders` alike, with their products and inverses by number."""
+    """All orders of so many holders, with their products and inverses by number; only the first if they are not alike."""
 
-    def __init__(self, holders: int) -> None:
-        self.all: list[Order] = list(permutations(range(holders)))
-        number = {order: at for at, order in enumerate(self.all)}
+    def __init__(self, holders: int, *, alike: bool = True) -> None:
+        self.all: list[Order] = list(permutations(range(holders)))[: None if alike else 1]
+        number = self.number = {order: at for at, order in enumerate(self.all)}
         self.inverse = [number[_inverse(order)] for order in self.all]
         self.product = [
             [number[tuple(one[n] for n in other)] for other in self.all] for one in self.all
