@@ -5,7 +5,8 @@ The reclaimer gets its 0 at once, the blocks are free at once, and the DMA goes 
     start --requested--> apply, free, reply --> end
     start --surprise---> reply -------------> end
 
-It promises nothing of what concerns the holder; the file operations themselves are sound.
+It promises nothing of what concerns memory under DMA. The file operations themselves are sound, and what the node keeps for everybody is
+kept: a deregistered key is dead, a pin has an owner. (Not S9: DMA goes on into tails and holes as well.)
 """
 
 from emu.core.decision import END, START
@@ -31,7 +32,24 @@ PROTOCOL = Protocol(
             "cancelled",
         ),
     },
-    promises=("S3", "S5", "S6", "S7", "S10"),  # not S9: DMA goes on into tails and holes as well
+    promises=(
+        "S3",
+        "S5",
+        "S6",
+        "S7",
+        "S10",
+        "V3",
+        "V9",
+        "V10",
+        "V11",
+        "V13",
+        "V15",
+        "V17",
+        "V19",
+        "V22",
+        "V24",
+        "V25",
+    ),
     backings=("dax",),  # a host file's blocks are not ours to free under a pin: real orphans would be needed
     disposal="now",
     loss="none",
