@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from emu.check.invariants import digest
 from emu.check.invariants.invariant import Breach
 from emu.history.journal import Kind
+from emu.history.oplog import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 UNSIGNALED = 1  # code of a POSTED record: no completion was asked for
 RECEIVED = 128  # IBV_WC_RECV: opcodes of receive completions begin here
+SHOWN = 8  # records that a breach names
 RESET = 0  # IBV_QPS_RESET
 ANSWER = {"Quiesced": "Quiesce", "Unmapped": "Unmap"}
 TAKES_TIME = frozenset(
@@ -184,7 +186,20 @@ def bystanders(history: History) -> Iterator[Breach]:
             if not _concerns(row, life) and not excused:
                 sentence = f"{row.words()} stopped key {life.key:#x}, which has nothing in the range"
                 yield Breach("S8", sentence, tuple(sorted({life.installed["n"], *row.told})))
+    yield from _overwritten(history)
     yield from _of_a_lab(history)
+
+
+def _overwritten(history: History) -> Iterator[Breach]:
+    """Whose bytes they were when they were written: a file's that has nothing to do with the reclaim."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for thread, record in history.records():
+        if record.bytes and record.flags & Flag.DST_FOREIGN:
+            found.setdefault(record.rkey or record.lkey, []).append((thread, record.seq))
+    for key, where in found.items():
+        yield Breach(
+            "S8", f"somebody else's memory was overwritten under key {key:#x}", (), tuple(where[:SHOWN])
+        )
 
 
 def _concerns(row: Reclaim, life: digest.KeyLife) -> bool:
@@ -222,8 +237,12 @@ def _of_a_lab(history: History) -> Iterator[Breach]:
 
 def nobody_beside(history: History) -> str:
     made = history.once(digest.read)
-    if history.row or any(
-        not _concerns(row, life) for row in made.reclaims for life in made.keys if life.life == row.life
+    if (
+        history.row
+        or _reused(history)
+        or any(
+            not _concerns(row, life) for row in made.reclaims for life in made.keys if life.life == row.life
+        )
     ):
         return "" if made.reclaims or history.row else "nobody reclaimed anything"
     return "nobody had anything outside the ranges that were reclaimed"
