@@ -237,12 +237,8 @@ def _of_a_lab(history: History) -> Iterator[Breach]:
 
 def nobody_beside(history: History) -> str:
     made = history.once(digest.read)
-    if (
-        history.row
-        or _reused(history)
-        or any(
-            not _concerns(row, life) for row in made.reclaims for life in made.keys if life.life == row.life
-        )
+    if history.row or any(
+        not _concerns(row, life) for row in made.reclaims for life in made.keys if life.life == row.life
     ):
         return "" if made.reclaims or history.row else "nobody reclaimed anything"
     return "nobody had anything outside the ranges that were reclaimed"
