@@ -50,11 +50,12 @@ from emu.wire.errors import WireError
 from emu.wire.router import Router, check_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from emu.broker.options import Options
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DEFAULT_PROTOCOL = "mr-revoke"
 LAST_WORDS_MS = 500  # how long DEVICE_FATAL may take to leave
 OPLOG_RECORD = 192
@@ -71,11 +72,14 @@ class StartError(Exception):
         self.errno = number
 
 
-def serve(options: Options) -> None:
-    """Run one broker until SIGTERM, SIGINT or the lifeline's end. Raises StartError; everything is undone then."""
+def serve(options: Options, strangers: Sequence[registry.Stranger] = ()) -> None:
+    """Run one broker until SIGTERM, SIGINT or the lifeline's end. Raises StartError; everything is undone then.
+
+    strangers: protocols from files, for its mounts to name; their text is kept in the run folder.
+    """
     with ExitStack() as stack:
         try:
-            broker = _Broker(options, stack)
+            broker = _Broker(options, stack, strangers)
         except StartError:
             raise
         except (OSError, WireError, CoreError, registry.UnknownProtocol, ValueError) as error:
@@ -96,8 +100,9 @@ def _start_error(error: Exception) -> StartError:
 class _Broker:
     """What `serve` puts together; the stack ends it in reverse order."""
 
-    def __init__(self, options: Options, stack: ExitStack) -> None:
-        self.options, self._stack = options, stack
+    def __init__(self, options: Options, stack: ExitStack, strangers: Sequence[registry.Stranger]) -> None:
+        self.options, self._stack, self._strangers = options, stack, strangers
+        self._known = registry.load(strangers=strangers)
         self.directory = directory.take(options.directory)
         raise_descriptor_limit()
         self._lock()
@@ -189,7 +194,7 @@ class _Broker:
     # ---- core and recovery
 
     def _core(self) -> Core:
-        known = registry.load()
+        known = self._known
         for why in (f"{name}: {why}" for name, why in known.broken.items()):
             print(f"emu: broker {self.directory}: protocol {why}", file=sys.stderr)
         host = self.options.host_protocol or DEFAULT_PROTOCOL
@@ -213,7 +218,10 @@ class _Broker:
             return None
         runs = self.options.history or self.directory / directory.RUNS
         with files.named(runs):
-            return new_run(runs, _told(self.options), _declared(self.options))
+            folder = new_run(runs, _told(self.options), _declared(self.options, self._known))
+            for stranger in self._strangers:
+                (folder / f"protocol-{stranger.protocol.name}.py").write_text(stranger.source, "utf-8")
+            return folder
 
     def _writer(self) -> EventsWriter | None:
         if self.run is None:
@@ -238,16 +246,21 @@ class _Broker:
         for end in (ours, pythons):
             end.setblocking(False)
             self._stack.callback(end.close)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ENDING:
             signal.signal(number, lambda _number, _frame: None)
         signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, -1)
         return ours
 
     def _watch(self, signals: socket.socket) -> None:
-        self.loop.watch(signals.fileno(), lambda _mask: self.loop.stop())
+        self.loop.watch(signals.fileno(), lambda _mask: self._signalled(signals))
         if self.options.lifeline >= 0:
             self.loop.watch(self.options.lifeline, self._lifeline)
+
+    def _signalled(self, signals: socket.socket) -> None:
+        """Each byte is a signal's number; others than these are not for the loop (a stranger's protocol that was stopped)."""
+        if any(number in ENDING for number in signals.recv(4096)):
+            self.loop.stop()
 
     def _lifeline(self, _mask: int) -> None:
         if not os.read(self.options.lifeline, 4096):
@@ -292,11 +305,11 @@ def _refuser(sessions: Sessions) -> Callable[[Requested, int, str], None]:
     return refuse
 
 
-def _declared(options: Options) -> dict[str, Any] | None:
+def _declared(options: Options, known: registry.Registry) -> dict[str, Any] | None:
     """What the node's protocol promises; None if its mounts have several: then whoever judges has to say which it is about."""
     mounts = {mount.protocol or DEFAULT_PROTOCOL for mount in options.mounts}
     names = mounts or {options.host_protocol or DEFAULT_PROTOCOL}
-    made = {registry.load().get(name).name: registry.load().get(name) for name in sorted(names)}
+    made = {known.get(name).name: known.get(name) for name in sorted(names)}
     return declaration(next(iter(made.values()))) if len(made) == 1 else None
 
 

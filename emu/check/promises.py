@@ -1,4 +1,7 @@
-"""What installed protocols promise, so that what a run broke can be told apart from what it merely cost."""
+"""What installed protocols promise, so that what a run broke can be told apart from what it merely cost.
+
+Protocols of strangers, given by file on the command line, count as installed once they were introduced to this process.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,55 @@ from typing import TYPE_CHECKING
 
 from emu.core.decision import CONTRACT
 from emu.protocols.contract import declaration, rules_of
-from emu.protocols.registry import load
+from emu.protocols.registry import Registry, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.protocols.contract import Protocol
+    from emu.protocols.registry import Stranger
+
+STRANGERS: dict[str, Stranger] = {}  # by name: those that this process was given
 
 KINDS = {"surprise-unplug": "surprise"}  # the core's word for the event, where it differs
 
 
+def introduce(stranger: Stranger) -> None:
+    STRANGERS[stranger.protocol.name] = stranger
+
+
+def known() -> Registry:
+    return load(strangers=STRANGERS.values())
+
+
+def file_of(protocol: str) -> str:
+    """The file that a stranger's protocol came in; "" for one that is installed."""
+    return STRANGERS[protocol].file if protocol in STRANGERS else ""
+
+
 def installed() -> list[str]:
     """Protocols that can be run, each under its own name (not its aliases)."""
-    return sorted({protocol.name for protocol in load().protocols.values()})
+    return sorted({protocol.name for protocol in known().protocols.values()})
 
 
 def runnable() -> dict[str, Protocol]:
     """Protocols by name, aliases too."""
-    return load().protocols
+    return known().protocols
 
 
 def promised(protocol: str, event: str) -> tuple[str, ...]:
     """Invariants that the protocol says it keeps under this event. Raises UnknownProtocol."""
-    return load().get(protocol).promised(KINDS.get(event, event))
+    return known().get(protocol).promised(KINDS.get(event, event))
 
 
 def declared(protocol: str) -> dict[str, object]:
     """All that it declares, as a run's meta.json holds it. Raises UnknownProtocol."""
-    return declaration(load().get(protocol))
+    return declaration(known().get(protocol))
 
 
 def tells_holders(protocol: str) -> bool:
     """Whether any rule of it notifies holders: else a prompt one does what a deaf one does. Raises UnknownProtocol."""
-    table = load().get(protocol).table.values()
+    table = known().get(protocol).table.values()
     return any(
         action.verb == "notify" for entry in table for rule in rules_of(entry) for action in rule.actions
     )

@@ -3,7 +3,9 @@
     try_out("mine.py") -> Protocol            first in a process of its own, which may hang, die, or eat memory (trial.py), then here
     load_protocol("mine.py") -> Protocol      here; for processes that are started behind a trial
 
-Both give the file's `PROTOCOL`, checked against the contract; else they raise Unusable, which names file, problem and way out. The file is
+    introduced("mine.py") -> Stranger         tried out, for a broker to serve (emu.protocols.registry)
+
+They give the file's `PROTOCOL`, checked against the contract; else they raise Unusable, which names file, problem and way out. The file is
 run as a module of its own: it is the user's program, and is trusted as such. What it prints goes to stderr.
 """
 
@@ -13,10 +15,12 @@ import contextlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from emu.check.honest import Honest
 from emu.core.decision import CONTRACT
 from emu.protocols.contract import Malformed, Protocol, check
+from emu.protocols.registry import Stranger
 
 NAME = "emu_stranger"
 PATIENCE: Final = 10.0  # seconds for a trial: loading takes a tenth of one
@@ -113,6 +117,13 @@ def try_out(name: str | Path) -> Protocol:
     if said != DONE:
         raise _failed(path, said, done.returncode)
     return load_protocol(path)
+
+
+def introduced(name: str | Path) -> Stranger:
+    """Tried out, and ready to serve a broker: it is asked twice, and not waited for without end."""
+    path = Path(name)
+    protocol = try_out(path)
+    return Stranger(cast("Protocol", Honest(protocol, bounded=True)), str(path.resolve()), _source(path))
 
 
 DONE: Final = "done"

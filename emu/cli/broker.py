@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.broker.options import OptionError, Options, check, parse_mount, parse_pmem, parse_size
+from emu.check.stranger import Unusable, introduced
 from emu.cli import USAGE, CommandError
 from emu.core.errors import errno_name
 from emu.history.events import DEFAULT_LIMIT
@@ -40,6 +41,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="also serve control at tcp://127.0.0.1:PORT",
+    )
+    parser.add_argument(
+        "--protocol",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a Python file with a PROTOCOL of yours: its name can then be used like any other",
     )
     parser.add_argument("--host-protocol", metavar="P", default="", help="protocol of host files")
     parser.add_argument(
@@ -96,12 +104,15 @@ def options(args: argparse.Namespace) -> Options:
 def run(args: argparse.Namespace) -> int:
     try:
         chosen = options(args)
+        strangers = [introduced(file) for file in args.protocol]
     except OptionError as error:
         raise CommandError(f"broker {directory(args.dir)}: EINVAL: {error}", USAGE) from None
+    except Unusable as error:
+        raise CommandError(f"broker --protocol: EINVAL: {error}", error.code) from None
     from emu.broker.start import StartError, serve  # noqa: PLC0415 - loads the engine; not for a usage error
 
     try:
-        serve(chosen)
+        serve(chosen, strangers)
     except StartError as error:
         raise CommandError(f"broker {chosen.directory}: {errno_name(error.errno)}: {error}", USAGE) from None
     return 0

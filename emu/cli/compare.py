@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emu.check.promises import introduce
+from emu.check.stranger import Unusable, introduced
 from emu.cli import CommandError, check_target
 from emu.lab import names
 from emu.lab.compare import Options, compare, cores
@@ -35,6 +37,13 @@ QUICK_RUNS, FULL_RUNS = 1, 3
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocols", metavar="LIST", help="comma list; default: all that are installed")
+    parser.add_argument(
+        "--protocol",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a Python file with a PROTOCOL of yours; alone, it is what is compared",
+    )
     parser.add_argument("--events", metavar="LIST", help=f"comma list of {', '.join(names.EVENTS_HERE)}")
     parser.add_argument("--backings", metavar="LIST", help=f"comma list of {', '.join(names.BACKINGS_HERE)}")
     parser.add_argument(
@@ -82,13 +91,28 @@ def _chosen(args: argparse.Namespace) -> tuple[list[str], list[str], list[str], 
     holders = _known("holder", args.holders, names.HOLDERS, names.HOLDERS_HERE)
     if args.full and not holders:
         holders = list(names.HOLDERS_HERE)
+    strangers = _introduced(args.protocol)
     here = protocols_here()
+    asked = _known("protocol", args.protocols, (*names.PROTOCOLS, *here), here)
     return (
-        _known("protocol", args.protocols, (*names.PROTOCOLS, *here), here) or here,
+        list(dict.fromkeys((*asked, *strangers))) or here,
         _known("event", args.events, names.EVENTS, names.EVENTS_HERE) or list(names.EVENTS_HERE),
         _known("backing", args.backings, names.BACKINGS, names.BACKINGS_HERE) or list(names.BACKINGS_HERE),
         holders or None,
     )
+
+
+def _introduced(files: Sequence[str]) -> list[str]:
+    """The names of the protocols in these files."""
+    found = []
+    for file in files:
+        try:
+            stranger = introduced(file)
+        except Unusable as error:
+            raise CommandError(f"compare --protocol: EINVAL: {error}", error.code) from None
+        introduce(stranger)
+        found.append(stranger.protocol.name)
+    return found
 
 
 def _known(kind: str, given: str | None, known: Sequence[str], here: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from emu.check.promises import file_of
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT, Broker
 from emu.lab.plan import (
     ACTS,
@@ -119,8 +120,10 @@ class Run:
 
     async def _start_broker(self) -> None:
         host = ["--host-protocol", self.spec.protocol] if self.spec.backing == "host" else []
+        file = file_of(self.spec.protocol)
+        stranger = [f"--protocol={file}"] if file else []
         self.broker = await Broker.start(
-            self.spec.protocol, self.folder.resolve(), [*host, *self.control.options]
+            self.spec.protocol, self.folder.resolve(), [*host, *stranger, *self.control.options]
         )
 
     async def _start_client(self, name: str, logs: Path) -> None:

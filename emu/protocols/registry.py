@@ -40,8 +40,17 @@ class Registry:
         raise UnknownProtocol(f"protocol {name!r} is unknown: use one of {', '.join(sorted(self.protocols))}")
 
 
-def load(points: Iterable[metadata.EntryPoint] | None = None) -> Registry:
-    """All protocols. `points` stands in for the installed entry points."""
+@dataclass(frozen=True)
+class Stranger:
+    """A protocol that came in a file of its own, and the text of that file."""
+
+    protocol: Protocol
+    file: str
+    source: str
+
+
+def load(points: Iterable[metadata.EntryPoint] | None = None, strangers: Iterable[Stranger] = ()) -> Registry:
+    """All protocols. `points` stands in for the installed entry points. A stranger takes its name from whoever has it."""
     registry = Registry({}, {})
     for protocol in BUILT_IN:
         add(registry, check(protocol))
@@ -49,6 +58,10 @@ def load(points: Iterable[metadata.EntryPoint] | None = None) -> Registry:
     for point in sorted(found, key=lambda point: (point.name, point.value)):
         if point.name not in registry.protocols:
             add_point(registry, point)
+    for stranger in strangers:
+        for name in (stranger.protocol.name, *stranger.protocol.aliases):
+            registry.broken.pop(name, None)
+            registry.protocols[name] = stranger.protocol
     return registry
 
 
