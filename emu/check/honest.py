@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DETERMINISTIC: Final = "deterministic"
 BOUNDED: Final = "bounded"
-PATIENCE: Final = 1.0  # seconds of processor time for one decision; a table's takes microseconds
+PATIENCE: Final = 0.25  # seconds of processor time for one decision; a table's takes microseconds
 
 
 class _Thinking(BaseException):

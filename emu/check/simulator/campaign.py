@@ -26,7 +26,7 @@ from emu.core.decision import CONTRACT
 from emu.protocols import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from emu.check.simulator.run import Run
 
@@ -172,10 +172,14 @@ _loaded: dict[Source, Subject] = {}
 
 
 def _chunk(source: Source, seeds: Sequence[int], first: int) -> list[Judged]:
-    """In a process of its own, which keeps the protocol."""
+    """In a process of its own, which loads what is run once."""
     if source not in _loaded:
         _loaded[source] = source.load()
-    return [judge_seed(_loaded[source], seed, twice=seed == first) for seed in seeds]
+    return _judge_all(_loaded[source], seeds, first)
+
+
+def _judge_all(subject: Subject, seeds: Sequence[int], first: int) -> list[Judged]:
+    return [judge_seed(subject, seed, twice=seed == first) for seed in seeds]
 
 
 def campaign(
@@ -183,9 +187,14 @@ def campaign(
 ) -> Summary:
     """All of them. progress: seeds done, seeds in all. Raises what Source.load does before anything is run."""
     began = time.perf_counter()
-    summary = Summary(source.load().protocol.name)
+    subject = source.load()
+    summary = Summary(subject.protocol.name)
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
-    done = _spread(source, chunks, jobs) if jobs > 1 and len(chunks) > 1 else _here(source, chunks)
+    first = seeds[0]
+    if jobs > 1 and len(chunks) > 1:
+        done = _spread(source, chunks, jobs, first)
+    else:
+        done = (_judge_all(subject, chunk, first) for chunk in chunks)
     found: list[Judged] = []
     for part in done:
         found += part
@@ -196,16 +205,8 @@ def campaign(
     return summary
 
 
-def _here(source: Source, chunks: Iterable[Sequence[int]]) -> Iterator[list[Judged]]:
-    first = None
-    for seeds in chunks:
-        first = seeds[0] if first is None else first
-        yield _chunk(source, seeds, first)
-
-
-def _spread(source: Source, chunks: Sequence[Sequence[int]], jobs: int) -> Iterator[list[Judged]]:
+def _spread(source: Source, chunks: Sequence[Sequence[int]], jobs: int, first: int) -> Iterator[list[Judged]]:
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        first = chunks[0][0]
         waiting = [pool.submit(_chunk, source, seeds, first) for seeds in chunks]
         try:
             for done in as_completed(waiting):

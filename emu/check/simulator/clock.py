@@ -160,14 +160,16 @@ class Clock:
         return spread(self.draw, (10 * US, 3 * MS))
 
     def _write(self) -> int:
-        """Round and round, as fast as they are to, and faster than what else happens when that is slow."""
+        """Round and round; some come just before somebody asks for the memory, and what is left for that is kept."""
+        each = self.cast.setup.blocks - 1
+        asks = [at for at in self.cast.times if at > self.now]
         if self._quanta <= 0:
             return NEVER
         slow = even(self.draw, (0, self._gap // 4)) if self._gap > 1 * MS else 0
-        delay = spread(self.draw, self._think) + slow
-        ask = next((at for at in self.cast.times if at > self.now), 0)
-        if self.now + delay > ask > 0 and self.draw.random() < AT_THE_GATE:
-            return max(0, ask - self.now - spread(self.draw, (1 * US, 200 * US)))
+        delay = even(self.draw, self._think) + slow
+        scarce = self._quanta <= each * self.cast.setup.holders * len(asks)
+        if asks and (scarce or (self.now + delay > asks[0] and self.draw.random() < AT_THE_GATE)):
+            return max(0, asks[0] - self.now - spread(self.draw, (1 * US, 20 * US * each)))
         return delay
 
     def _engine(self, label: str) -> int:
@@ -250,4 +252,4 @@ def _think(cast: Cast) -> tuple[int, int]:
     quanta = setup.blocks - 1
     writes = max(1, cast.quanta // 2 // quanta)
     mean = cast.times[-1] * setup.holders // writes - quanta * 30 * US
-    return (1 * US, max(10 * US, 3 * mean))
+    return (1 * US, max(10 * US, 2 * mean))

@@ -75,6 +75,7 @@ class Recorder:
         self.receipts = Receipts()
         self.memory = Memory(blocks)
         self.timers: dict[int, tuple[int, float]] = {}  # armed -> when, seconds
+        self.under_way: dict[int, None] = {}  # reclaims that were requested in this life, and have not ended
         self._books: dict[str, dict[Any, Any]] = {}
         self._keys: dict[int, Translation] = {}
         self._flights: dict[tuple[int, int], InFlight] = {}  # by peer and work request (0 without a fabric)
@@ -95,6 +96,7 @@ class Recorder:
             "completed": self._completed,
         }
         self._deeds: dict[type[fx.Effect], Callable[[Any], None]] = {
+            fx.Phase: self._phase,
             fx.OpenDevice: self._opened,
             fx.InstallKey: self._install,
             fx.Allocate: self._zeroed,
@@ -179,6 +181,7 @@ class Recorder:
     def _restarted(self, state: State) -> None:
         """Kill -9 of the broker. What was committed is what the next life loads."""
         self.timers.clear()
+        self.under_way.clear()
         self._keys.clear()
         for flight in self._flights.values():
             flight.over, flight.record = True, None
@@ -251,6 +254,12 @@ class Recorder:
             self._keys[effect.key] = Translation(
                 ino, row[4], namespace, op.offset, op.length, effect.aperture
             )
+
+    def _phase(self, effect: fx.Phase) -> None:
+        if effect.phase == "ended":
+            self.under_way.pop(effect.reclaim, None)
+        else:
+            self.under_way[effect.reclaim] = None
 
     def _opened(self, effect: fx.OpenDevice) -> None:
         self._line("shell", "Aperture", {"aperture": effect.aperture, "number": effect.aperture})

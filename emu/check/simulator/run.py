@@ -105,9 +105,16 @@ class Run:
     def script(self, protocol: str | dict[str, str], breaks: Found | None = None) -> Script:
         """All its steps. protocol: how a replay finds it."""
         told = {"invariant": breaks.invariant, "sentence": breaks.sentence} if breaks else None
-        return Script(
-            protocol, self.setup, tuple(self.labels), tuple(self.times), dict(self.stops), None, told
-        )
+        mutant = self.subject.mutant.name if self.subject.mutant else None
+        steps, times = tuple(self.labels), tuple(self.times)
+        return Script(protocol, self.setup, steps, times, dict(self.stops), mutant, told)
+
+    def over(self) -> None:
+        """Nothing more can happen by itself: S7 asks that every reclaim has ended by now."""
+        waiting = self.recorder.under_way
+        if waiting:
+            told = f"nothing is left that could advance reclaim {min(waiting)}, and it has not ended"
+            self.found.setdefault("S7", Found("S7", told, len(self.labels) - 1))
 
     def note(self, move: Move, time: int) -> None:
         at = len(self.labels)
@@ -160,6 +167,8 @@ def simulate(subject: Subject, seed: int) -> Run:
         run.note(stage.take(choice), clock.now)
     run.cut = len(run.labels) >= MOST
     run.stops = clock.stops
+    if not run.cut:
+        run.over()
     return run
 
 
