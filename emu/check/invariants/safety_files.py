@@ -17,7 +17,7 @@ from emu.core.rows import BLOCK, FOREVER
 from emu.history.stamp import CELL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from emu.check.history import History
     from emu.check.invariants.digest import Change, Digest, FileRow, Json, Reclaim, Step
@@ -446,25 +446,23 @@ def _explained(made: Digest, change: Change) -> bool:
 def _asked(change: Change, op: Json) -> bool:
     """Is it what this request does?"""
     old, new = change.old, change.new
-    match op.get("type"):
-        case "FsCreate":
-            return new is not None and old is None and (new.path, new.size) == (op["path"], op["size"])
-        case "FsWrite":
-            grown = (
-                new is not None and old is not None and new.size == max(old.size, op["offset"] + op["data"])
-            )
-            return (
-                grown
-                and new is not None
-                and old is not None
-                and new.path == op["path"]
-                and old.blocks <= new.blocks
-            )
-        case "FsTruncate":
-            return new is not None and old is not None and (new.path, new.size) == (op["path"], op["size"])
-        case "FsPlug":
-            return new is None and old is not None and old.device == op["device"]
-    return False
+    kind = str(op.get("type"))
+    if kind == "FsPlug":
+        return new is None and old is not None and old.device == op["device"]
+    if kind not in SIZES or new is None or new.path != op["path"]:
+        return False
+    if kind == "FsCreate":
+        return old is None and new.size == op["size"]
+    return old is not None and old.blocks <= new.blocks and new.size == SIZES[kind](old, op)
+
+
+# The size that a request leaves behind, of those that only add blocks; registering fills holes.
+SIZES: Mapping[str, Callable[[FileRow, Json], int]] = {
+    "FsCreate": lambda _old, op: int(op["size"]),
+    "FsTruncate": lambda _old, op: int(op["size"]),
+    "FsWrite": lambda old, op: max(old.size, int(op["offset"]) + int(op["data"])),
+    "RegMr": lambda old, _op: old.size,
+}
 
 
 def _host_step(step: Step) -> bool:

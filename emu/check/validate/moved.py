@@ -187,7 +187,8 @@ def _flags(record: OpRecord) -> Iterator[str]:
         yield "a generation went back"
     if changed == 0 and flags & (freed | foreign):
         yield "it is flagged, and its generations did not change"
-    if (changed == 1 and not flags & freed) or (changed > 1 and not flags & foreign):
+    absent = flags & (Flag.SRC_ABSENT | Flag.DST_ABSENT)  # what is not there is told as that alone
+    if not absent and ((changed == 1 and not flags & freed) or (changed > 1 and not flags & foreign)):
         yield f"its generation went from {record.gen_translated} to {record.gen_translated + changed}, and no flag says so"
 
 

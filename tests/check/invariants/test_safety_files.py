@@ -243,6 +243,13 @@ def test_two_reclaims_of_one_range_at_once_break_s10():
     assert "ran at once" in judged(story, "S10").breaches[0].sentence
 
 
+def test_a_registration_fills_holes_and_that_was_asked_for():
+    story = pinned("mr-revoke")
+    story.reclaim("punch", offset=BLOCK, length=BLOCK)
+    assert story.register(story.holder, "/mnt/a", 4)
+    assert broken(story) == set()
+
+
 def test_a_change_that_nobody_asked_for_breaks_s10():
     story = revoked()
     story.ask(story.admin(), rq.FsStat("/mnt/a"))
