@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final
 from emu.check.model.cores import PD_REQUEST, Automaton, Direct
 from emu.check.model.engine import TRANSLATE, Engine, key_of, op_of, with_op
 from emu.check.model.fabric import canonical as canonical_fabric
+from emu.check.model.fabric import exchanged as exchanged_fabric
 from emu.check.model.fabric_world import FabricPeers
 from emu.check.model.judge import DONE, Judge
 from emu.check.model.naming import (
@@ -601,7 +602,7 @@ class World:
     def least(self, state: State) -> tuple[bytes, Order]:
         """The least canonical form over all orders of the holders, and the order that gives it: equal for states that differ in who is who."""
         same = tuple(range(len(state.holders)))
-        if state.fabric is not None or SELF_TRUNCATE in self.setup.reclaims:
+        if SELF_TRUNCATE in self.setup.reclaims:
             return self.canonical(state), same
         orders = self._orders(state)
         return min([(self.canonical(state, order if order != same else ()), order) for order in orders])
@@ -671,6 +672,7 @@ def exchanged(state: State, order: Order) -> State:
         holders=tuple([_moved(state.holders[at], order) for at in places]),
         answers=tuple(answers),
         todo=tuple(todo),
+        fabric=state.fabric and exchanged_fabric(state.fabric, order),
     )
 
 
