@@ -1,0 +1,180 @@
+"""Nobody declares less than is claimed for it, and nobody less than it keeps: what is not promised has a counterexample here.
+
+A counterexample is a history that the protocol really makes, and that breaks the invariant: the real core writes its lines, and what the
+engine moves under live keys is what an engine would. Nothing in it is edited.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "invariants"))
+
+from build import BLOCK, Story, revoked
+from verdicts import breaches, verdict
+
+from emu.check.minimum import CANNOT, MINIMUM, inapplicable, minimum
+from emu.core import events as ev
+from emu.core import requests as rq
+from emu.lab.names import PROTOCOLS as OPTIONS
+from emu.protocols.contract import PROMISES
+from emu.protocols.registry import load
+
+KINDS = ("truncate", "punch", "unlink", "unplug", "surprise")
+HERE = {protocol.name: protocol for protocol in load().protocols.values()}
+EIO = 5
+
+
+# ---- histories that protocols make
+
+
+def stale(protocol, kind):
+    """The memory has gone to a new file, and the peer writes on under its key: with success."""
+    story = revoked(kind, protocol)
+    story.posted("peer", 50, story.key)
+    story.moved(story.key, 1, op=50)
+    story.polled("peer", 50)
+    return story
+
+
+def acknowledged(protocol, kind):
+    """The memory is gone, nobody has taken it yet, and the peer writes on."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.session("peer", wants=False)
+    story.create("/mnt/a", 4)
+    key = story.register(holder, "/mnt/a", 4)
+    story.reclaim(kind, "pm0" if kind == "surprise" else "/mnt/a")
+    story.posted("peer", 50, key)
+    story.moved(key, 2, op=50)
+    story.polled("peer", 50)
+    return story
+
+
+def found_dirty(protocol, kind):
+    """Who takes the memory reads it before anything else: the peer's bytes are in what should be zero."""
+    story = stale(protocol, kind)
+    story.row = {"taken": {"path": "/mnt/b", "written": [], "unzeroed": BLOCK}}
+    return story
+
+
+def refused(protocol, kind):
+    """The hardware would not stop for a deregistration; then the memory is taken from under the key."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.create("/mnt/a", 4)
+    key = story.register(holder, "/mnt/a", 4)
+    story.dereg(holder, key, answers=False)
+    asked = next(event for event in story.owed if isinstance(event, ev.Quiesced))
+    story.owed.remove(asked)
+    story.step(ev.Quiesced(asked.cookie, EIO))
+    story.reclaim(kind, "pm0" if kind == "surprise" else "/mnt/a")
+    if kind == "surprise":
+        story.ask(story.admin(), rq.FsPlug("pm0"))
+    return story
+
+
+def whole(protocol, kind):
+    return revoked(kind, protocol)
+
+
+# (protocol, kind of reclaim or "": it promises that nowhere) -> invariant -> the kind of reclaim that shows it, and how
+COUNTEREXAMPLES = {
+    ("none", ""): {
+        "S1": ("truncate", stale),
+        "S2": ("truncate", whole),
+        "S4": ("truncate", acknowledged),
+        "S8": ("truncate", stale),
+        "S9": ("truncate", found_dirty),
+        "V1": ("unplug", whole),
+        "V4": ("truncate", whole),
+        "V14": ("truncate", refused),
+        "V18": ("truncate", whole),
+    },
+    ("ebusy", "surprise"): {
+        "S1": ("surprise", stale),
+        "S2": ("surprise", whole),
+        "S4": ("surprise", acknowledged),
+        "S8": ("surprise", stale),
+        "S9": ("surprise", found_dirty),
+        "V4": ("surprise", whole),
+        "V14": ("surprise", refused),
+    },
+}
+
+
+def unpromised(protocol):
+    """(kind or "", invariant) of everything that it does not promise, and that concerns it."""
+    spared = inapplicable(protocol)
+    yield from (("", name) for name in PROMISES if name not in protocol.promises and name not in spared)
+    for kind, names in protocol.excepts.items():
+        yield from ((kind, name) for name in names)
+
+
+# ---- the tables
+
+
+def test_every_option_has_its_row():
+    assert set(MINIMUM) == {name for name in OPTIONS if not name.startswith("linux-")}
+    assert set(CANNOT) <= set(MINIMUM)
+
+
+@pytest.mark.parametrize("name", MINIMUM)
+def test_claims_imply_what_there_is_and_do_not_contradict_each_other(name):
+    implied = minimum(name)
+    assert set(implied) <= set(PROMISES)
+    assert all(implied.values())
+    assert not set(implied) & set(CANNOT.get(name, {}))
+
+
+# ---- what exists
+
+
+@pytest.mark.parametrize("protocol", HERE.values(), ids=HERE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_promises_what_is_claimed_for_it(protocol, kind):
+    lacking = {
+        name: why for name, why in minimum(protocol.name, kind).items() if name not in protocol.promised(kind)
+    }
+    assert not lacking, f"{protocol.name} must promise more for {kind}: {lacking}"
+
+
+@pytest.mark.parametrize("protocol", HERE.values(), ids=HERE)
+def test_it_promises_nothing_that_its_claims_contradict(protocol):
+    assert not set(protocol.promises) & set(CANNOT.get(protocol.name, {}))
+
+
+@pytest.mark.parametrize("protocol", HERE.values(), ids=HERE)
+def test_what_does_not_concern_it_shows_in_none_of_its_histories(protocol):
+    for kind in KINDS:
+        history = revoked(kind, protocol.name).history()
+        shown = {name for name in inapplicable(protocol) if verdict(history, name) != "untested"}
+        assert not shown, f"{protocol.name}, {kind}"
+
+
+@pytest.mark.parametrize("protocol", HERE.values(), ids=HERE)
+def test_what_it_does_not_promise_has_a_counterexample(protocol):
+    for kind, name in unpromised(protocol):
+        known = COUNTEREXAMPLES.get((protocol.name, kind), {})
+        assert name in known, f"{protocol.name} promises no {name} {kind}: show how it breaks, or promise it"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "shown_by"),
+    [(who, name, how) for (who, _kind), found in COUNTEREXAMPLES.items() for name, how in found.items()],
+    ids=[f"{who}-{name}" for (who, _kind), found in COUNTEREXAMPLES.items() for name in found],
+)
+def test_the_counterexample_breaks_it(protocol, name, shown_by):
+    kind, make = shown_by
+    assert breaches(make(protocol, kind).history(), name)
+    assert name not in HERE[protocol].promised(kind)
+
+
+@pytest.mark.parametrize("protocol", HERE.values(), ids=HERE)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [whole, refused])
+def test_what_it_promises_is_not_broken_by_the_same_stories(protocol, kind, make):
+    history = make(protocol.name, kind).history()
+    broken = {name for name in protocol.promised(kind) if breaches(history, name)}
+    assert not broken, f"{protocol.name}, {kind}"
