@@ -30,17 +30,17 @@ class _Thinking(BaseException):
 
 
 class Honest:
-    """Everything else is the protocol's own. `bounded`: stop it when it does not answer (main thread only, where signals are)."""
+    """Everything else is the protocol's own. `bounded`: stop it when it does not answer (where signals are: in the main thread)."""
 
     def __init__(self, protocol: Deciding, *, bounded: bool = False) -> None:
         self._protocol = protocol
-        self._bounded = bounded and threading.current_thread() is threading.main_thread()
+        self._bounded = bounded
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._protocol, name)
 
     def decide(self, phase: str, event: str, facts: Facts) -> Decision | None:
-        if not self._bounded:
+        if not self._bounded or threading.current_thread() is not threading.main_thread():
             return self._twice(phase, event, facts)
         try:
             with _patience():
