@@ -51,7 +51,7 @@ def _is_there(made: Digest, row: Reclaim) -> bool:
     mine = [
         c for c in made.changes if c.ino == target["ino"] and c.step.life == row.life and _in_time(c, row)
     ]
-    return any(_fits(target, change) for change in mine)
+    return any(_fits(target, change) or _together(made, change) for change in mine)
 
 
 def _same_step(step: Step, row: Reclaim) -> bool:
@@ -66,6 +66,14 @@ def _in_time(change: Change, row: Reclaim) -> bool:
     return bool(
         first < row.at("returned")
         and (row.at("requested") < change.line["n"] or _same_step(change.step, row))
+    )
+
+
+def _together(made: Digest, change: Change) -> bool:
+    """Did one step apply two reclaims of this file? Then nobody sees what was there between them."""
+    rows = {row.number: row for row in made.reclaims if row.life == change.step.life}
+    return (
+        sum(rows[number].target.get("ino") == change.ino for number in digest.applying(change.step, rows)) > 1
     )
 
 
@@ -113,7 +121,8 @@ def _touched(made: Digest, row: Reclaim, step: Step) -> Iterator[Breach]:
         return
     name = errno.errorcode.get(row.errno or 0, str(row.errno))
     words = f"{row.words()} failed with {name}"
-    others = [line for line in phases if line["reclaim"] != row.number and line["phase"] == "applied"]
+    rows = {other.number: other for other in made.reclaims if other.life == row.life}
+    others = digest.applying(step, rows) - {row.number}
     for change in () if others else made.changes:
         if (
             change.step is step
