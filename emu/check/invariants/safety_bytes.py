@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FOREIGN = Flag.SRC_FOREIGN | Flag.DST_FOREIGN
 GONE = Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_ABSENT | Flag.DST_ABSENT
+ABSENT = Flag.SRC_ABSENT | Flag.DST_ABSENT
 MISSED = Flag.DST_FREED | Flag.DST_FOREIGN | Flag.DST_ABSENT
 SHOWN = 8  # records that a breach names
 
@@ -210,15 +211,30 @@ def used_key(record: OpRecord, mask: Flag) -> int:
 
 
 def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
-    """Records under keys that the reclaim concerned."""
-    keys = set(row.keys)
-    keys |= {
-        life.key
-        for life in made.keys
-        if life.life == row.life and life.aperture == row.aperture and life.blocks & row.taken
-    }
-    both = ((thread, record) for thread, record in history.records() if record.bytes)
-    return [Moved(thread, record) for thread, record in both if record.rkey in keys or record.lkey in keys]
+    """Records under translations that the reclaim concerned and that are older than its answer; in absent memory if it took the device."""
+    concerned: dict[tuple[int, int], bool] = {}
+    found = []
+    for thread, record in history.records():
+        if not record.bytes or (Flag(record.flags) & ABSENT and not row.target.get("device", not row.known)):
+            continue
+        for key in {record.rkey, record.lkey} - {0}:
+            place = (key, record.op_epoch)
+            if place not in concerned:
+                concerned[place] = _concerns(made, row, key, record.op_epoch)
+            if concerned[place]:
+                found.append(Moved(thread, record))
+                break
+    return found
+
+
+def _concerns(made: Digest, row: Reclaim, key: int, epoch: int) -> bool:
+    life = made.key_at(key, epoch)
+    if life is None:
+        return key in row.keys
+    if life.life != row.life or life.installed["n"] > row.at("returned"):
+        return False
+    mine = life.aperture == row.aperture and (row.taken & life.blocks or row.target.get("device"))
+    return bool(mine) or (key in row.keys and not row.known)
 
 
 def named(moved: list[Moved]) -> tuple[tuple[int, int], ...]:
@@ -233,9 +249,7 @@ def causes(history: History, made: Digest, key: int, record: OpRecord) -> tuple[
         return ()
     found = {int(life.installed["n"])}
     for row in made.reclaims:
-        if row.life == life.life and (
-            key in row.keys or (row.aperture == life.aperture and row.taken & life.blocks)
-        ):
+        if row.at("requested") > life.installed["n"] and _concerns(made, row, key, record.op_epoch):
             found |= set(row.told)
     for line in history.of("Allocate", "Online"):
         later = line["n"] > life.installed["n"] and line["epoch"] <= record.epoch_last

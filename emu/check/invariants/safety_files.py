@@ -72,9 +72,8 @@ def _in_time(change: Change, row: Reclaim) -> bool:
 def _together(made: Digest, change: Change) -> bool:
     """Did one step apply two reclaims of this file? Then nobody sees what was there between them."""
     rows = {row.number: row for row in made.reclaims if row.life == change.step.life}
-    return (
-        sum(rows[number].target.get("ino") == change.ino for number in digest.applying(change.step, rows)) > 1
-    )
+    applied = [n for n in digest.applying(change.step, rows) if rows[n].target.get("ino") == change.ino]
+    return len(applied) > 1
 
 
 def _fits(target: Json, change: Change) -> bool:
