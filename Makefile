@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 # Python sources are used in place (editable install); a change of these needs a build.
 SOURCES := pyproject.toml meson.build meson.options $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint bench native sanitize clean dev help
+.PHONY: demo test lint bench mutants native sanitize clean dev help
 
 help:
-	@echo "make demo | test | lint | bench | native | sanitize | clean"
+	@echo "make demo | test | lint | bench | mutants | native | sanitize | clean"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -63,6 +63,10 @@ sanitize: $(VENV)/.ready
 
 bench: $(VENV)/.installed
 	@$(BIN)/emu bench --json -
+
+# Every wrong protocol, core and engine that the checks must catch, and the right ones that they must not.
+mutants: $(VENV)/.installed
+	@$(BIN)/emu check --self-test
 
 # For work on emu itself: the package and every tool. Imports rebuild changed C files.
 dev: $(VENV)/.installed $(VENV)/.test $(VENV)/.lint

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import INVARIANTS, judge, promised_in
+from emu.check.mutants import selftest
 from emu.check.story import tell
 from emu.check.validate import held
 from emu.cli import CommandError, check_target
@@ -50,14 +51,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html", metavar="FILE", help="the result as one self-contained page, with space-time diagrams"
     )
+    selftest.arguments(parser)
     parser.add_argument("--perfetto", metavar="FILE", help="the run as a trace that ui.perfetto.dev opens")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.run is None:
-        raise CommandError("check: EINVAL: name the folder of a run")
+    if (args.run is None) != args.self_test:
+        raise CommandError("check: EINVAL: name the folder of a run, or --self-test")
     for target in (args.json, args.html, args.perfetto):
         check_target("check", target)
+    if args.self_test:
+        return _self_test(args)
     try:
         history = History.read(args.run)
     except BrokenHistory as error:
@@ -66,6 +70,14 @@ def run(args: argparse.Namespace) -> int:
     result = judged(args.run, history, declared)
     _deliver(args, history, result)
     return next(code for code, word in WORDS.items() if word == result["verdict"])
+
+
+def _self_test(args: argparse.Namespace) -> int:
+    if args.protocol or args.html or args.perfetto:
+        raise CommandError("check --self-test: EINVAL: it takes --json and --jobs alone")
+    if args.jobs is not None and not 1 <= args.jobs <= 1024:
+        raise CommandError(f"check --jobs {args.jobs}: EINVAL: use a number from 1 to 1024")
+    return selftest.run(args.json, args.jobs)
 
 
 def declared_by(history: History, name: str | None) -> Json:

@@ -14,9 +14,11 @@ Nothing is kept of a state but what graph.py says; states that wait for their tu
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +29,7 @@ from emu.check.explorer.resident import resident
 from emu.check.explorer.result import DEFECT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from emu.check.explorer.liveness import Lasso
     from emu.check.explorer.space import Space
@@ -39,10 +41,14 @@ LOOK: Final = 512  # states between two looks at clock and memory
 
 @dataclass(frozen=True)
 class Bounds:
-    """states: how many are kept. memory: bytes of this process. A search that reaches one stops there and says so."""
+    """states: how many are kept. memory: bytes of this process. A search that reaches one stops there and says so.
+
+    until: an invariant; when that is broken the search has found what it was sent for.
+    """
 
     states: int = 5_000_000
     memory: int = 0  # 0: no bound
+    until: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class Search:
     def run(self, bounds: Bounds, progress: Callable[[Search], None] | None = None) -> None:
         self.began = time.perf_counter()
         self._keep(self.space.start(), 0, 0)
-        self._layers(bounds, progress)
+        with without_collector():
+            self._layers(bounds, progress)
         self.resident = max(self.resident, resident())
         if not self.bound_hit:
             for lasso in Liveness(self.graph, self.classes, self.orders).lassos():
@@ -96,6 +103,9 @@ class Search:
                 return
             self._expand(number, queue.popleft())
             number += 1
+            if bounds.until in self.broken:
+                self.bound_hit = "until"
+                return
 
     def _too_big(self, bounds: Bounds, progress: Callable[[Search], None] | None) -> bool:
         self.resident = max(self.resident, resident())
@@ -147,3 +157,15 @@ class Search:
         how = "goes on for ever" if lasso.nodes else "nobody owes a move any more"
         if invariant not in self.broken:
             self.broken[invariant] = Broken(invariant, f"{sentence}: {how}", lasso.state, lasso=lasso)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """States are tuples without cycles: the collector would look at millions of them, and find nothing."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -60,13 +60,14 @@ def explore(
     max_memory: int = 0,
     progress: Callable[[Search], None] | None = None,
     named: Any = None,
+    until: str = "",
 ) -> Result:
-    """Every interleaving. `named`: how scripts name the protocol (a name, or {"file": path})."""
+    """Every interleaving. `named`: how scripts name the protocol (a name, or {"file": path}). `until`: stop when this is broken."""
     setup = setup or setup_of(event)
     alike = symmetry and setup.holders > 1 and SELF_TRUNCATE not in setup.reclaims
     watched, orders = Watched(protocol), Orders(setup.holders, alike=alike)
     search = Search(Small(watched, setup, core, orders, engine), orders, reduce=reduction)
-    search.run(Bounds(max_states, max_memory), progress)
+    search.run(Bounds(max_states, max_memory, until), progress)
     result = _result(protocol, event, setup, search)
     result.rows = tuple(sorted(watched.rows))
     result.reductions = tuple(

@@ -7,6 +7,7 @@ from typing import Any, Final
 from emu.check.model.setup import Setup
 from emu.check.mutants import cores, engines, protocols
 from emu.check.mutants.mutant import OURS, Mutant
+from emu.protocols import ebusy
 
 
 def small(*reclaims: str, **more: Any) -> Setup:
@@ -96,7 +97,7 @@ CONTRACT_TABLE: Final = (
     Mutant(
         "check-then-act", "nobody pins it, a pin arrives, blocks are freed",
         "check-then-act", "protocol: check and act are two decisions, with no gate",
-        small(), "S1", protocol=protocols.CHECK_THEN_ACT,
+        small(), "S1", protocol=protocols.CHECK_THEN_ACT, right=ebusy.PROTOCOL,
     ),
     Mutant(
         "sleeps-on", "a waiter sleeps on after the last pin has gone",

@@ -25,6 +25,7 @@ OURS = "ours"
 class Mutant:
     """One bug. `sentence`: what goes wrong. `source`: the row of CONTRACT's last table, or OURS. `changes`: what is different, in words.
 
+    `right`: of a wrong protocol, the one that it should have been.
     Hunted in `setup`, until the invariant `caught_by` is reported, which the protocol promises (or every protocol must keep).
     """
 
@@ -37,6 +38,12 @@ class Mutant:
     protocol: Protocol = mr_revoke.PROTOCOL
     core: type[Core] = Core
     engine: type[Engine] = Engine
+    right: Protocol = mr_revoke.PROTOCOL
+
+    @property
+    def control(self) -> Protocol:
+        """What must not be caught in the same setup: the same protocol in the right core and engine, or the right protocol."""
+        return self.right if self.part == "protocol" else self.protocol
 
     @property
     def part(self) -> str:
