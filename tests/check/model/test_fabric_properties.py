@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.check.model.fabric import Fabric, Step, Terms, canonical
-from emu.engine.link import MASK
+from emu.engine.link import MASK, Answer, Link, LinkAction, LinkEvent, Rules
 from emu.engine.rules import Outcome, QpState
 
 SUCCESS, FLUSHED, REM_ACCESS_ERR, RETRY_EXC_ERR, RNR_RETRY_EXC_ERR = 0, 5, 10, 12, 13
@@ -178,25 +179,25 @@ def test_a_new_connection_starts_afresh(given_terms, data):
     assert run.polled[0][-1] == (len(run.posted[0]) - 1, SUCCESS)
 
 
-def walk(given_terms, quanta=2):
+def walk(given_terms, quanta=2, rules=None):
     """Every state of one peer that writes without end, one key that dies at any time, an engine, and connecting again.
 
-    Returns how many states, and the completions seen by status.
+    Returns how many states, the completions seen by status, and what broke.
     """
     fabric = Fabric(1, given_terms)
+    fabric.rules = rules or fabric.rules
     start = (fabric.start(), False, True)
-    seen, queue, polled = {form(start)}, deque([start]), Counter()
-    while queue:
+    seen, queue, polled, broken = {form(start)}, deque([start]), Counter(), set()
+    while queue and not broken:
         assert len(seen) < MOST, "the space does not close"
-        here = queue.popleft()
-        for step, inside, alive in around(fabric, here, quanta):
-            assert step.broken == ()
+        for step, inside, alive in around(fabric, queue.popleft(), quanta):
+            broken.update(name for name, _sentence in step.broken)
             polled.update(done.status for done in step.completions)
             state = (step.state, inside, alive)
             if form(state) not in seen:
                 seen.add(form(state))
                 queue.append(state)
-    return len(seen), polled
+    return len(seen), polled, broken
 
 
 def form(world):
@@ -232,8 +233,89 @@ def around(fabric, world, quanta):
 )
 def test_every_state_of_a_small_connection_is_visited_and_none_breaks(given_terms, states, statuses):
     """Under WRITEs without end, a key that dies at any time, and new connections: a finite space, of a known size."""
-    found, polled = walk(given_terms)
-    assert (found, set(polled)) == (states, statuses)
+    found, polled, broken = walk(given_terms)
+    assert (found, set(polled), broken) == (states, statuses, set())
+
+
+class Asked(NamedTuple):
+    """One call of the link's rules, and what they said."""
+
+    link: Link
+    event: LinkEvent
+    psn: int
+    answer: int
+    said: tuple
+
+    def accept(self):
+        link = self.link._replace(expected=self.psn, busy=1, asks=1).packed()
+        return (link, int(LinkAction.ACCEPT), 0, 0, 0, 0)
+
+
+class Wrong(Rules):
+    """The rules with a bug in the link: a function that may say something else."""
+
+    def __init__(self, bug):
+        super().__init__()
+        self.bug = bug
+
+    def link(self, state, event, psn=0, count=0, answer=0, *rest, **named):
+        said = super().link(state, event, psn, count, answer, *rest, **named)
+        return self.bug(Asked(Link.of(state), event, psn, answer, said)) or said
+
+
+def carries_out_what_is_repeated(asked):
+    link = asked.link
+    older = link.expected - asked.psn & MASK == 1
+    return (
+        asked.accept() if asked.event is LinkEvent.REQUEST and link.open and not link.busy and older else None
+    )
+
+
+def passes_over_a_gap(asked):
+    gap = asked.said[1] & LinkAction.REPLY and asked.said[4] == Answer.SEQUENCE
+    return asked.accept() if asked.event is LinkEvent.REQUEST and gap else None
+
+
+def acknowledges_before_it_is_carried_out(asked):
+    link, actions, *_ = asked.said
+    if not actions & LinkAction.ACCEPT:
+        return None
+    return (link, actions | int(LinkAction.REPLY), asked.psn, 0, int(Answer.ACK), 0)
+
+
+def takes_every_answer_for_a_yes(asked):
+    if asked.event is not LinkEvent.ANSWER or asked.answer == Answer.ACK:
+        return None
+    return Rules().link(asked.link.packed(), asked.event, asked.psn, 0, Answer.ACK)
+
+
+def acknowledges_what_was_refused(asked):
+    refused = asked.event is LinkEvent.RAN and asked.said[1] & LinkAction.REPLY
+    return (*asked.said[:4], int(Answer.ACK), 0) if refused else None
+
+
+def is_done_instead_of_trying_again(asked):
+    if not asked.said[1] & LinkAction.RETRY:
+        return None
+    done = asked.link._replace(unacked=asked.link.next, sent=asked.link.next).packed()
+    return (done, int(LinkAction.DONE | LinkAction.DISARM), 0, 0, 0, 0)
+
+
+BUGS = [
+    carries_out_what_is_repeated,
+    passes_over_a_gap,
+    acknowledges_before_it_is_carried_out,
+    takes_every_answer_for_a_yes,
+    acknowledges_what_was_refused,
+    is_done_instead_of_trying_again,
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_link_with_a_bug_is_caught(bug):
+    given_terms = Terms(depth=1, losses=1, duplicates=1, partitions=0)
+    assert walk(given_terms)[2] == set()
+    assert walk(given_terms, rules=Wrong(bug))[2] == {"S4"}
 
 
 def test_a_queue_pair_in_error_stays_there_until_it_is_connected_again():
