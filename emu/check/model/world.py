@@ -495,6 +495,8 @@ class World:
     def _restart(self, state: State) -> State:
         """A kill -9 of the broker: only the durable rows, the image and the table of generations are left."""
         self.judge.meet("broker crashed")
+        while any(kind == "commit" for kind, _what, _waits in self._queued):
+            self._fact_on_tape()  # what prepares a commit comes before it, and the commit came with the step
         self._queued.clear()
         self.note("restart")
         before = self.judge.facts(state)

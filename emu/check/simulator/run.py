@@ -19,14 +19,14 @@ import emu
 from emu.check.honest import Honest
 from emu.check.model.world import World
 from emu.check.simulator.cast import draw_cast
-from emu.check.simulator.clock import Clock
+from emu.check.simulator.clock import FIRES, Clock
 from emu.check.simulator.recorder import Recorder
 from emu.check.simulator.script import Script
 from emu.history import journal, oplog
 from emu.protocols.contract import declaration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from emu.check.history import History
     from emu.check.model.setup import Setup
@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 
 MOST: Final = 4_000  # steps of a seed's run; one that has more is cut off there
 NEAR: Final = 8  # labels that an error names
+ITSELF: Final = (
+    "shell:",
+    "engine:",
+    "timer",
+    "network:",
+)  # with the NIC's timers: what happens without anybody's help
 
 
 class CannotReplay(ValueError):
@@ -109,10 +115,12 @@ class Run:
         steps, times = tuple(self.labels), tuple(self.times)
         return Script(protocol, self.setup, steps, times, dict(self.stops), mutant, told)
 
-    def over(self) -> None:
-        """Nothing more can happen by itself: S7 asks that every reclaim has ended by now."""
+    def end(self, choices: Sequence[Choice]) -> None:
+        """S7: when nothing is left that happens by itself, every reclaim has ended."""
         waiting = self.recorder.under_way
-        if waiting:
+        if waiting and not any(
+            choice.label.startswith(ITSELF) or choice.label.endswith(FIRES) for choice in choices
+        ):
             told = f"nothing is left that could advance reclaim {min(waiting)}, and it has not ended"
             self.found.setdefault("S7", Found("S7", told, len(self.labels) - 1))
 
@@ -148,6 +156,14 @@ class Stage:
         self._took()
         return move
 
+    def finish(self) -> list[Choice]:
+        """The shell carries out what it still has of the last step, so that no history ends within one. What can happen then."""
+        choices = self.choices()
+        while shell := [choice for choice in choices if choice.actor == "shell"]:
+            self.take(shell[0])
+            choices = self.choices()
+        return choices
+
     def _took(self) -> None:
         self.recorder.take(self.tape, self.state)
         self.tape.clear()
@@ -167,8 +183,7 @@ def simulate(subject: Subject, seed: int) -> Run:
         run.note(stage.take(choice), clock.now)
     run.cut = len(run.labels) >= MOST
     run.stops = clock.stops
-    if not run.cut:
-        run.over()
+    run.end(stage.choices())
     return run
 
 
@@ -189,6 +204,7 @@ def replay(subject: Subject, script: Script, *, lenient: bool = False) -> Run:
         now = stage.recorder.now = script.time(at)
         stopped.until(now)
         run.note(stage.take(choice), now)
+    run.end(stage.finish())
     return run
 
 

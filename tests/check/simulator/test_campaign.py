@@ -13,6 +13,7 @@ def protocol(table, **more):
     return Protocol(name="mine", summary="a test's", origin="a test", table=table, ignored=ignored, **more)
 """
 AT_ONCE = "PROTOCOL = protocol({(START, 'requested'): go(apply(), free(), reply(), to=END), (START, 'surprise'): go(reply(), to=END)}, %s)"
+TABLE = "PROTOCOL = protocol({(START, 'requested'): %s, (START, 'surprise'): go(reply(), to=END)})"
 DECIDING = """
 class Odd(Protocol):
     def decide(self, phase, event, facts):
@@ -30,8 +31,7 @@ STRANGE = {
     "never ends": (DECIDING % "while True: pass", "contract:bounded"),
     "frees what it did not quiesce": (AT_ONCE % "", "contract:free-after-unmap"),
     "unmaps what it did not quiesce": (
-        "PROTOCOL = protocol({(START, 'requested'): go(unmap(), to='x'), ('x', 'unmapped'): go(apply(), free(), reply(), to=END), "
-        "(START, 'surprise'): go(reply(), to=END)})", "contract:unmap-after-quiesce"),
+        TABLE % "go(unmap(), to='x'), ('x', 'unmapped'): go(apply(), free(), reply(), to=END)", "contract:unmap-after-quiesce"),
     "says nothing": (DECIDING % "return Decision((), END)", "contract:one-answer"),
 }  # fmt: skip
 
@@ -50,7 +50,9 @@ def test_stories_are_long_and_have_reclaims():
     assert summary.events >= 300
     assert summary.without_reclaim <= 2
     assert summary.sometimes["DMA in flight when the reclaim began"] > 40
-    assert {"holder crashed", "a peer gave up", "an MR was revoked", "the reclaim succeeded"} <= set(summary.sometimes)
+    assert {"holder crashed", "a peer gave up", "an MR was revoked", "the reclaim succeeded"} <= set(
+        summary.sometimes
+    )
     assert not summary.defects
 
 

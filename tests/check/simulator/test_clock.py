@@ -86,7 +86,9 @@ def test_a_reregistering_holder_is_back_soon(play):
         for n in range(1, run.setup.holders + 1):
             gone = deeds(run, f"holder{n}", "dereg_mr")
             again = deeds(run, f"holder{n}", "reg_mr")
-            back += [min(at - time for at in again if at > time) for time in gone if any(at > time for at in again)]
+            back += [
+                min(at - time for at in again if at > time) for time in gone if any(at > time for at in again)
+            ]
     assert back
     assert sorted(back)[len(back) // 2] < 500 * US
 
@@ -129,7 +131,9 @@ def test_there_is_dma_at_the_gate_more_often_than_not(play):
     first = []
     for seed in range(40):
         run = play(seed, crashes={}, stops={})
-        asked = next((line for line in run.history.of("Phase") if line["phase"] == "requested" and line["keys"]), None)
+        asked = next(
+            (line for line in run.history.of("Phase") if line["phase"] == "requested" and line["keys"]), None
+        )
         if asked:
             first.append(asked["inflight"] > 0)
     assert sum(first) > len(first) / 2

@@ -26,14 +26,30 @@ def simulate(capsys, *arguments):
 
 def script(tmp_path, **changes):
     path = tmp_path / "script.json"
-    path.write_text(json.dumps({"schema": 1, "protocol": "none", "setup": SETUP, "mutant": None, "steps": CORRUPT, "breaks": None} | changes))
+    path.write_text(
+        json.dumps(
+            {
+                "schema": 1,
+                "protocol": "none",
+                "setup": SETUP,
+                "mutant": None,
+                "steps": CORRUPT,
+                "breaks": None,
+            }
+            | changes
+        )
+    )
     return path
 
 
 def test_many_seeds_are_summed_up(capsys, tmp_path):
     code, out, _ = simulate(capsys, "none", "--seeds", 12, "--jobs", 1, "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
-    assert (code, result["seeds"], result["protocol"]) == ({"holds": 0, "breach": 1}[result["verdict"]], 12, "none")
+    assert (code, result["seeds"], result["protocol"]) == (
+        {"holds": 0, "breach": 1}[result["verdict"]],
+        12,
+        "none",
+    )
     assert {"S1", "V4"} <= {row["invariant"] for row in result["costs"]}
     assert "none: " in out
     assert "cost V4: " in out
@@ -52,7 +68,9 @@ def test_a_seed_leaves_a_folder_that_is_read_and_replayed(capsys, tmp_path):
     assert code == (1 if verdict["breaches"] else 0)
     assert "the shortest story that breaks" in out
     for name in ("script.json", "minimal.json"):
-        _, again, _ = simulate(capsys, "--replay", tmp_path / "run" / name, "--out", tmp_path / name.split(".")[0])
+        _, again, _ = simulate(
+            capsys, "--replay", tmp_path / "run" / name, "--out", tmp_path / name.split(".")[0]
+        )
         assert "none script: " in again
         assert "did not" not in again
     lines = [(tmp_path / at / "events.jsonl").read_bytes() for at in ("run", "script")]
@@ -63,7 +81,9 @@ def test_a_script_written_by_hand_is_played(capsys, tmp_path):
     code, out, _ = simulate(capsys, "--replay", script(tmp_path, breaks={"invariant": "S1", "sentence": ""}))
     assert "cost S1: " in out
     assert code == ("BREACH" in out)
-    code, out, _ = simulate(capsys, "--replay", script(tmp_path, steps=CORRUPT[:3], breaks={"invariant": "S1", "sentence": ""}))
+    code, out, _ = simulate(
+        capsys, "--replay", script(tmp_path, steps=CORRUPT[:3], breaks={"invariant": "S1", "sentence": ""})
+    )
     assert "S1 was to break here, and did not" in out
     assert code == 2
 
@@ -120,8 +140,14 @@ def test_what_cannot_be_is_said_in_a_sentence(capsys, tmp_path, monkeypatch, arg
         ({"mutant": "nobody"}, "mutant 'nobody' is unknown"),
         ({"times": [5, 3]}, "times is a list of nanoseconds"),
         ({"stops": {"holder1": 5}}, "stops is an object"),
-        ({"steps": ["holder1: flies"]}, "step 1, 'holder1: flies', cannot be taken there; what can: 'holder1: reg_mr'"),
-        ({"steps": [*CORRUPT, "engine: quiesced 1"]}, f"step {len(CORRUPT) + 1}, 'engine: quiesced 1', cannot be taken"),
+        (
+            {"steps": ["holder1: flies"]},
+            "step 1, 'holder1: flies', cannot be taken there; what can: 'holder1: reg_mr'",
+        ),
+        (
+            {"steps": [*CORRUPT, "engine: quiesced 1"]},
+            f"step {len(CORRUPT) + 1}, 'engine: quiesced 1', cannot be taken",
+        ),
     ],
 )
 def test_a_script_that_is_none_or_cannot_be_played_is_named(capsys, tmp_path, changes, says):

@@ -12,13 +12,28 @@ from emu.protocols import registry
 PROTOCOLS = {name: Subject(registry.load().get(name)) for name in ("mr-revoke", "ebusy")}
 STEPS = 120
 
-kinds = st.sampled_from(("truncate", "punch", "unlink", "unplug", "surprise-unplug", "self-truncate", "punch 2048 4096", "truncate 6144"))
+kinds = st.sampled_from(
+    (
+        "truncate",
+        "punch",
+        "unlink",
+        "unplug",
+        "surprise-unplug",
+        "self-truncate",
+        "punch 2048 4096",
+        "truncate 6144",
+    )
+)
 
 
 @st.composite
 def setups(draw):
     fabric = draw(st.booleans())
-    network = {"depth": 2, "losses": 1, "duplicates": 1, "overtakes": 1, "partitions": 1, "hurries": 1} if fabric else {}
+    network = (
+        {"depth": 2, "losses": 1, "duplicates": 1, "overtakes": 1, "partitions": 1, "hurries": 1}
+        if fabric
+        else {}
+    )
     return Setup(
         reclaims=tuple(draw(st.lists(kinds, min_size=1, max_size=2))),
         holders=draw(st.integers(1, 2)),
@@ -43,6 +58,7 @@ def play(subject, setup, picks):
             break
         stage.recorder.now = 1000 * (step + 1)
         run.note(stage.take(choices[pick % len(choices)]), stage.recorder.now)
+    run.end(stage.finish())
     return run
 
 
@@ -70,5 +86,7 @@ def test_the_core_numbers_and_the_memory_of_a_run_agree(setup, picks):
                 committed.pop(key, None)
                 if row:
                     committed[key] = row
-    assert {file["ino"]: (file["path"], file["size"]) for file in rows} == {ino: (row[0], row[2]) for ino, row in committed.items()}
+    assert {file["ino"]: (file["path"], file["size"]) for file in rows} == {
+        ino: (row[0], row[2]) for ino, row in committed.items()
+    }
     assert len(run.history.image) == setup.blocks * 4096

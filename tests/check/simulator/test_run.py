@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -58,7 +59,15 @@ def test_a_seed_gives_the_same_bytes_in_two_processes_with_other_hashes(tmp_path
         )
         made.append(files(folder))
     assert made[0] == made[1]
-    assert {"meta.json", "events.jsonl", "oplog-0.bin", "pm0.img", "filemap.json", "script.json", "manifest.json"} <= set(made[0])
+    assert {
+        "meta.json",
+        "events.jsonl",
+        "oplog-0.bin",
+        "pm0.img",
+        "filemap.json",
+        "script.json",
+        "manifest.json",
+    } <= set(made[0])
     assert not any(str(tmp_path).encode() in content for content in made[0].values())
 
 
@@ -90,7 +99,7 @@ def test_times_never_go_back_and_lines_are_numbered(runs):
     for run in runs.values():
         events = run.history.events
         assert [line["n"] for line in events] == list(range(len(events)))
-        assert all(a["t"] < b["t"] and a["epoch"] <= b["epoch"] for a, b in zip(events, events[1:], strict=False))
+        assert all(a["t"] < b["t"] and a["epoch"] <= b["epoch"] for a, b in pairwise(events))
         for journal in run.history.journals.values():
             times = [record.time for record in journal.records]
             assert times == sorted(times), journal.name
@@ -116,7 +125,10 @@ def test_each_life_of_the_broker_begins_with_what_was_committed(runs):
 def test_a_step_that_cannot_be_taken_is_named_with_what_can():
     setup = simulate(REVOKE, 1).setup
     script = Script("mr-revoke", setup, ("holder1: reg_mr", "engine: quiesced 7"))
-    with pytest.raises(CannotReplay, match=r"step 2, 'engine: quiesced 7', cannot be taken there; what can: .*'shell: install"):
+    with pytest.raises(
+        CannotReplay,
+        match=r"step 2, 'engine: quiesced 7', cannot be taken there; what can: .*'shell: install",
+    ):
         replay(REVOKE, script)
 
 
