@@ -183,10 +183,10 @@ class Judge:
         now, facts = state.gens[op.block], self.facts(state)
         if now != op.gen or now % 2:
             self.breaks("S1", f"a quantum ran on block {op.block}: translated at {op.gen}, now {now}")
-            self.breaks(
-                "V10",
-                f"the use of key {op.key} reached block {op.block}, which had changed hands, and was no error",
-            )
+            if op.key in facts.revoked:
+                self.breaks(
+                    "V10", f"key {op.key} was revoked, and its use reached block {op.block} and was no error"
+                )
             if now % 2 == 0:
                 self.breaks("S9", f"a quantum wrote to block {op.block}, which was new and should be zero")
         if op.key in facts.unmapped:

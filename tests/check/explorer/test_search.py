@@ -49,8 +49,8 @@ REACHABLE = {
     ("mr-revoke", "surprise-unplug"): (8680, 20911, 27231, 88191),
 }
 
-FREED = ["S1", "S2", "S4", "S9", "V10", "V12", "V20", "V4"]
-GONE = ["S1", "S2", "S4", "S9", "V10", "V20"]
+FREED = ["S1", "S2", "S4", "S9", "V12", "V20", "V4"]
+GONE = ["S1", "S2", "S4", "S9", "V20"]
 COSTS = {
     ("none", "truncate"): FREED,
     ("none", "punch"): FREED,
