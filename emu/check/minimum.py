@@ -140,7 +140,8 @@ MINIMUM: Mapping[str, tuple[Claim, ...]] = {
 
 CANNOT: Mapping[str, Mapping[str, str]] = {
     "none": dict.fromkeys(
-        ("S1", "S2", "S4", "S8", "S9", "V4"), "pin and free: the DMA goes on into whatever the blocks become"
+        ("S1", "S2", "S4", "S8", "S9", "V4", "V10"),
+        "pin and free: the DMA goes on into whatever the blocks become",
     ),
     "wait": {"S7": "no deadline: it can hang for ever", "V17": "it waits for the holder"},
     "wait-fair": {"S7": "no deadline: it can hang for ever", "V17": "it waits for the holder"},

@@ -8,8 +8,8 @@ keeps pins out until it is done.
     start --surprise-----------> reply --------------------> end
 
 A surprise unplug cannot be denied: the device is gone. The request returns 0, the pins stay, and what they reach once a new
-namespace is plugged is the cost of this option: files of others, and new blocks that should be zero (so none of S1, S2, S4, S8, S9, V4, V14
-is promised there).
+namespace is plugged is the cost of this option: files of others, and new blocks that should be zero (so none of S1, S2, S4, S8, S9, V4, V10,
+V14 is promised there).
 """
 
 from emu.core.decision import END, START
@@ -65,7 +65,7 @@ PROTOCOL = Protocol(
         "V24",
         "V25",
     ),
-    excepts={"surprise": ("S1", "S2", "S4", "S8", "S9", "V4", "V14")},
+    excepts={"surprise": ("S1", "S2", "S4", "S8", "S9", "V4", "V10", "V14")},
     disposal="after-unmap",
     loss="none",
 )

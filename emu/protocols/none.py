@@ -40,7 +40,6 @@ PROTOCOL = Protocol(
         "S10",
         "V3",
         "V9",
-        "V10",
         "V11",
         "V13",
         "V15",

@@ -89,6 +89,7 @@ COUNTEREXAMPLES = {
         "S9": ("truncate", found_dirty),
         "V1": ("unplug", whole),
         "V4": ("truncate", whole),
+        "V10": ("truncate", stale),
         "V14": ("truncate", refused),
         "V18": ("truncate", whole),
     },
@@ -99,6 +100,7 @@ COUNTEREXAMPLES = {
         "S8": ("surprise", stale),
         "S9": ("surprise", found_dirty),
         "V4": ("surprise", whole),
+        "V10": ("surprise", stale),
         "V14": ("surprise", refused),
     },
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
+from emu.check.invariants.safety_bytes import FOREIGN, SHOWN, used_key
 from emu.check.invariants.timeline import DYNAMIC
 from emu.check.invariants.waits import uses
 from emu.history.journal import Kind
@@ -74,6 +75,7 @@ def target_broken(history: History) -> Iterator[Breach]:
             stop = mapped.quiesced or mapped.fenced
             sentence = f"an operation that began under key {mapped.key:#x} after it was taken back moved {record.bytes} bytes"
             yield Breach("V10", sentence, (stop.n,) if stop else (), ((thread, record.seq),))
+    yield from _changed_hands(history)
     inos = _files(history)
     for name, asked, polled in _answers(history):
         if polled.code or not asked.ino or inos.get(asked.key, {asked.ino}) == {asked.ino}:
@@ -82,6 +84,17 @@ def target_broken(history: History) -> Iterator[Breach]:
         if wrong is not None:
             sentence = f"{name} used key {asked.key:#x} for file {asked.ino}, and reached file {wrong.registration.ino if wrong.registration else 0}"
             yield Breach("V10", sentence, (wrong.at.n,))
+
+
+def _changed_hands(history: History) -> Iterator[Breach]:
+    """The memory of the key has become somebody else's, and its use is no error."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for thread, record in history.records():
+        if record.flags & FOREIGN and record.bytes and not record.status:
+            found.setdefault(used_key(record, FOREIGN), []).append((thread, record.seq))
+    for key, where in found.items():
+        sentence = f"use of key {key:#x} reached memory that had changed hands, and was no error"
+        yield Breach("V10", sentence, (), tuple(where[:SHOWN]))
 
 
 def _began_behind(op_epoch: int, mapped: Mapped) -> bool:

@@ -48,6 +48,12 @@ def test_nobody_who_tried_leaves_it_untested(name):
     assert verdict(revoked().history(), name) == "untested"
 
 
+def test_use_of_a_key_whose_memory_changed_hands_breaks_v10_though_nobody_revoked_it():
+    story = revoked("truncate", "none")
+    story.moved(story.key, 1)
+    assert "reached memory that had changed hands" in breaches(story.history(), "V10")[0]
+
+
 def test_a_request_that_was_cut_shows_that_somebody_tried():
     story = revoked()
     story.moved(story.key, 0, size=0, status=REM_ACCESS_ERR)
