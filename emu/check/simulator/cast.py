@@ -47,7 +47,7 @@ MANNERS: Final[Mapping[str, Manner]] = {
 LAST: Final = ("unlink", "unplug", "surprise-unplug")  # behind these there is no file
 NEARLY: Final = (1 * US, 100 * US)  # between two reclaims
 APART: Final = (2 * MS, 9 * MS)
-QUANTA: Final = (100, 180)
+QUANTA: Final = (110, 190)
 FABRIC: Final = 0.25  # of the seeds: peers write through queue pairs and a network
 STEPS: Final = 400  # a story has about that many: crashes and stops fall among them
 
@@ -92,7 +92,7 @@ def draw_cast(draw: Random) -> Cast:
         blocks=blocks,
         crashes=len(crashes),
         refusals=refusals,
-        registrations=draw.randrange(5, 16),
+        registrations=draw.randrange(7, 18),
         returns=True,
         cancels=True,
         taker=True,
