@@ -20,6 +20,7 @@ from emu.check.history import BrokenHistory, History
 from emu.check.invariants import INVARIANTS, judge, promised_in
 from emu.check.mutants import selftest
 from emu.check.story import tell
+from emu.check.stranger import Unusable, introduced
 from emu.check.validate import held
 from emu.cli import CommandError, check_target
 from emu.history.perfetto import trace
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.check.invariants.invariant import Breach, Judgement
+    from emu.protocols.contract import Protocol
 
 Json = dict[str, Any]
 
@@ -45,7 +47,9 @@ MOST = 20  # breaches of one invariant that are told
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", nargs="?", help="the folder of a run")
     parser.add_argument(
-        "--protocol", metavar="NAME", help="judge against what NAME promises (default: what the run declares)"
+        "--protocol",
+        metavar="NAME",
+        help="judge against what NAME promises, or the protocol in a file NAME.py (default: what the run declares)",
     )
     parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
     parser.add_argument(
@@ -66,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
         history = History.read(args.run)
     except BrokenHistory as error:
         raise CommandError(f"check {args.run}: EUCLEAN: {error}", UNKNOWN) from None
-    declared = declared_by(history, args.protocol)
-    result = judged(args.run, history, declared)
+    known = known_in(args.run)
+    declared = declared_by(history, args.protocol, known)
+    result = judged(args.run, history, declared, known)
     _deliver(args, history, result)
     return next(code for code, word in WORDS.items() if word == result["verdict"])
 
@@ -80,21 +85,35 @@ def _self_test(args: argparse.Namespace) -> int:
     return selftest.run(args.json, args.jobs)
 
 
-def declared_by(history: History, name: str | None) -> Json:
+def known_in(run: str) -> dict[str, Protocol]:
+    """Protocols that a run can be held against: those that are installed, but not under a name that a stranger's file had in it."""
+    known = registry.load().protocols
+    for file in Path(run).glob("protocol-*.py"):
+        known.pop(file.stem.removeprefix("protocol-"), None)
+    return known
+
+
+def declared_by(history: History, name: str | None, known: dict[str, Protocol]) -> Json:
     """{"protocol", "promises", "excepts"}: of the protocol that is named, or as the run says; {} if nobody says."""
     if name is None:
         return history.meta.get("declared") or {}
     try:
-        return declaration(registry.load().get(name))
+        if not name.endswith(".py"):
+            return declaration(registry.load().get(name))
+        protocol = introduced(name).protocol
     except registry.UnknownProtocol as error:
         raise CommandError(f"check --protocol {name}: EINVAL: {error}") from None
+    except Unusable as error:
+        raise CommandError(f"check --protocol {name}: EINVAL: {error}", error.code) from None
+    known[protocol.name] = protocol
+    return declaration(protocol)
 
 
-def judged(name: str, history: History, declared: Json) -> Json:
+def judged(name: str, history: History, declared: Json, known: dict[str, Protocol]) -> Json:
     """Everything that is printed, drawn and written."""
     promises = promised_in(history, declared.get("promises", ()), declared.get("excepts", {}))
     judgements = judge(history, promises)
-    model = held(history, registry.load().protocols)
+    model = held(history, known)
     code = UNKNOWN if model["verdict"] == "refused" else verdict(judgements, known=bool(declared))
     return {
         "schema": 1,

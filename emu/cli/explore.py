@@ -13,7 +13,7 @@ from emu.check.explorer import parallel
 from emu.check.explorer.coverage import named, rows_of
 from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Result
 from emu.check.explorer.search import KINDS, MAX_STATES, setup_of, unreached
-from emu.check.stranger import Unusable, load_protocol
+from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
 from emu.protocols import registry
 from emu.report import story
@@ -111,9 +111,11 @@ def chosen(args: argparse.Namespace) -> Protocol:
     if (args.protocol is None) == (args.file is None):
         raise CommandError("explore: EINVAL: name one protocol, or one file with --protocol")
     try:
-        return load_protocol(args.file) if args.file else registry.load().get(args.protocol)
-    except (registry.UnknownProtocol, Unusable) as error:
-        raise CommandError(f"explore {args.file or args.protocol}: EINVAL: {error}") from None
+        return try_out(args.file) if args.file else registry.load().get(args.protocol)
+    except registry.UnknownProtocol as error:
+        raise CommandError(f"explore {args.protocol}: EINVAL: {error}") from None
+    except Unusable as error:
+        raise CommandError(f"explore {args.file}: EINVAL: {error}", error.code) from None
 
 
 def check(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from emu.check.simulator.run import CannotReplay, Run, Subject, replay, simulate
 from emu.check.simulator.script import BadScript, Script, read_script
 from emu.check.simulator.shrink import NotBroken, shrink
 from emu.check.simulator.verdict import Verdict, verdict_of
-from emu.check.stranger import Unusable
+from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
 from emu.protocols import registry
 
@@ -91,9 +91,13 @@ def _error(what: str, sentence: str) -> CommandError:
 
 def _load(source: Source) -> Subject:
     try:
+        if source.file:
+            try_out(source.file)
         return source.load()
-    except (registry.UnknownProtocol, Unusable, UnknownMutant) as error:
-        raise _error(source.name or source.file or source.mutant, str(error)) from None
+    except Unusable as error:
+        raise CommandError(f"simulate {source.file}: EINVAL: {error}", error.code) from None
+    except (registry.UnknownProtocol, UnknownMutant) as error:
+        raise _error(source.name or source.mutant, str(error)) from None
 
 
 # ---- one story

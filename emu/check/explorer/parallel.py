@@ -12,10 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from emu.check.explorer.result import Result
 from emu.check.explorer.search import MAX_STATES, explore
+from emu.check.honest import Honest
 from emu.check.stranger import load_protocol
 from emu.protocols import registry
 
@@ -49,7 +50,9 @@ class Job:
         return {"file": self.file} if self.file else self.protocol
 
     def load(self) -> Protocol:
-        return load_protocol(self.file) if self.file else registry.load().get(self.protocol)
+        if not self.file:
+            return registry.load().get(self.protocol)
+        return cast("Protocol", Honest(load_protocol(self.file), bounded=True))
 
 
 def run(job: Job) -> Result:

@@ -298,7 +298,7 @@ def judge_step(
                 broken.append(
                     (
                         f"{CONTRACT}{effect.detail['rule']}",
-                        f"{protocol} broke it, and its reclaim ended with EPROTO",
+                        f"{effect.detail.get('sentence', protocol)}: its reclaim ended with EPROTO",
                     )
                 )
             if effect.phase == "unmapped" and effect.keys:
