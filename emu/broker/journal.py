@@ -7,6 +7,9 @@ or its answer sent. Promise: kill -9 of the broker at any point loses nothing th
 reached the kernel, not the disk, hence WAL with synchronous=OFF: a commit is two write(2) calls, some 30 us, and what
 a power cut leaves is not promised (device images are not synced either). A transaction a step rather than a turn costs those
 30 us only where files change, and a failed commit concerns exactly one request.
+
+On a full disk a request is refused. What is a fact has to be noted, so its commit takes what it lacks from the reserve (reserve.py),
+and lets the log begin anew, in the space that it has.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from emu.broker.reserve import Reserve
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from pathlib import Path
 
 VERSION = 1
@@ -60,6 +66,7 @@ class Journal:
         except BaseException:
             self._db.close()
             raise
+        self.reserve = Reserve(path.with_name("reserve"))
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -85,8 +92,33 @@ class Journal:
         except (msgspec.DecodeError, TypeError):
             raise OSError(errno.EUCLEAN, f"{self._path} holds rows that are not emu's") from None
 
-    def commit(self, delta: Iterable[Change]) -> None:
-        """All or nothing. Raises OSError; then nothing has changed."""
+    def commit(self, delta: Sequence[Change], *, fact: bool = False) -> None:
+        """All or nothing. Raises OSError; then nothing has changed. `fact`: on a full disk what is reserved is used."""
+        try:
+            self._write(delta)
+        except OSError as error:
+            if not fact or error.errno != errno.ENOSPC:
+                raise
+            self._make_fit(delta)
+        self.commits += 1
+        self.reserve.restore()
+
+    def _make_fit(self, delta: Sequence[Change]) -> None:
+        """The log's own space first, then the reserve's, a piece at a time."""
+        while True:
+            self._begin_log_anew()
+            try:
+                return self._write(delta)
+            except OSError as error:
+                if error.errno != errno.ENOSPC or not self.reserve.give():
+                    raise
+
+    def _begin_log_anew(self) -> None:
+        """The next commit is written over what the database has by now. That may lack space too: then the log goes on as it is."""
+        with suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+    def _write(self, delta: Sequence[Change]) -> None:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for book, key, row in delta:
@@ -100,7 +132,6 @@ class Journal:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise self._failed(error) from None
-        self.commits += 1
 
     def close(self) -> None:
         """Raises nothing: what was committed is in the log already."""

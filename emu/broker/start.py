@@ -283,9 +283,11 @@ class _Broker:
                 "steps": steps.count,
                 "queued": steps.waiting,
                 "undone": steps.undone,
+                "postponed": steps.postponed,
                 "defects": steps.defects,
                 "failures": steps.effects.failures,
                 "commits": self._journal.commits,
+                "reserve": self._journal.reserve.bytes,
             },
             "wire": {
                 "sessions": len(sessions),

@@ -90,3 +90,63 @@ def test_rows_of_another_kind_are_refused(tmp_path):
     with pytest.raises(OSError, match="not emu's"):
         journal.load()
     journal.close()
+
+
+FULL = """
+import errno, os, sys
+from pathlib import Path
+from emu.broker import reserve
+from emu.broker.journal import Journal
+home = Path(sys.argv[1])
+journal = Journal(home / "b")
+journal.commit([("files", 1, ("/mnt/a", 0))])
+assert journal.reserve.bytes == reserve.SIZE == (home / "reserve").stat().st_size
+with (home / "filler").open("wb", buffering=0) as filler:
+    try:
+        while True:
+            filler.write(bytes(4096))
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+def commits(count, **kind):
+    for n in range(count):
+        journal.commit([("files", 1, ("/mnt/a", n))], **kind)
+try:
+    commits(1000)
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    print("refused")
+assert journal.reserve.bytes == reserve.SIZE, "requests leave it alone"
+commits(3000, fact=True)
+assert [row for _, _, row in journal.load()] == [("/mnt/a", 2999)]
+assert 0 < journal.reserve.bytes < reserve.SIZE, journal.reserve.bytes
+(home / "filler").unlink()
+commits(1)
+assert journal.reserve.bytes == reserve.SIZE == (home / "reserve").stat().st_size
+print("noted")
+"""
+
+
+def test_on_a_full_disk_requests_are_refused_and_facts_noted(tmp_path):
+    mount = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    script = 'mount -t tmpfs -o size=1m none "$1" && exec "$2" -c "$3" "$1"'
+    if subprocess.run([*mount, "mount -t tmpfs none /mnt"], check=False, capture_output=True).returncode:
+        pytest.skip("no tmpfs of one's own here: unshare and user namespaces are needed")
+    ended = subprocess.run(
+        [*mount, script, "sh", str(tmp_path), sys.executable, FULL],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("refused\nnoted\n", "")
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_no_reserve_and_is_no_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "posix_fallocate", full)
+        journal = Journal(tmp_path / "b")
+        assert journal.reserve.bytes == 0
+        journal.commit([FILE], fact=True)
+    journal.commit([FILE])
+    assert journal.reserve.bytes == (tmp_path / "reserve").stat().st_size > 0
+    journal.close()

@@ -10,10 +10,11 @@ from emu.broker.effects import TABLE
 from emu.broker.spares import Later
 from emu.broker.steps import RETRY_TIMER, Steps
 from emu.core import effects as fx
-from emu.core.events import HostFile, Requested, TimerFired
-from emu.core.requests import FsTruncate
+from emu.core.events import HostFile, Requested, SessionLost, TimerFired
+from emu.core.requests import FsTruncate, FsUnplug
 
 ASKED = Requested(1, 7, FsTruncate("/mnt/a", 0))
+SURPRISE = Requested(1, 8, FsUnplug("pm0", surprise=True))
 ALLOCATE = fx.Allocate(1, ((0, 4096),))
 REPLY = fx.Reply(1, 7)
 
@@ -24,7 +25,7 @@ class World:
     def __init__(self, effects=(ALLOCATE, REPLY), delta=(("files", 1, None),)):
         self.effects, self.changes, self.log = tuple(effects), list(delta), []
         self.full = self.broken = self.defect = self.later = False
-        self.resumes = []
+        self.resumes, self.facts = [], []
         self.time, self.cost = 0.0, 0.0
         self.steps = Steps(self, self, self, self, lambda point: None, self.refuse, lambda: self.time)
         self.steps.effects = self
@@ -45,9 +46,10 @@ class World:
     def undo(self):
         self.log.append("undo")
 
-    def commit(self, changes):
+    def commit(self, changes, *, fact):
+        self.facts.append(fact)
         if self.full:
-            raise OSError(errno.ENOSPC, "disk full")
+            raise OSError(errno.ENOSPC, "/n/books.sqlite cannot be written")
         self.log.append(("commit", *changes)[0])
 
     def durable(self, changes):
@@ -57,6 +59,9 @@ class World:
         if self.broken and effect is ALLOCATE:
             raise OSError(errno.EFAULT, "broken")
         self.log.append(effect)
+
+    def perform(self, effect):
+        self.log.append(("perform", effect))
 
     def prepare(self, effect):
         if self.later:
@@ -127,6 +132,65 @@ def test_a_fact_whose_commit_fails_comes_again_before_what_came_later():
         TimerFired(1),
         TimerFired(2),
         TimerFired(3),
+    ]
+
+
+def test_a_fact_that_waits_for_the_disk_is_said_aloud_once_and_when_it_goes_on(capfd):
+    world = World()
+    world.full = True
+    for number in (1, 2):
+        world.steps.step(TimerFired(number))
+    world.steps.retry()
+    world.steps.run(10)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("emu: broker: ENOSPC: /n/books.sqlite")
+    assert "make space" in said
+    assert world.steps.postponed == 2
+    world.full = False
+    world.steps.retry()
+    world.steps.run(10)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "goes on" in said
+    assert world.steps.postponed == 0
+
+
+def test_facts_may_use_what_is_reserved_and_requests_may_not():
+    world = World()
+    for event in (ASKED, TimerFired(1), SURPRISE):
+        world.steps.step(event)
+    assert world.facts == [False, True, True]
+
+
+def test_an_unplug_by_surprise_takes_the_memory_away_whatever_the_disk_says():
+    offline = fx.Offline(1, "pm0")
+    world = World(effects=(offline, REPLY))
+    world.full = True
+    world.steps.step(SURPRISE)
+    world.steps.retry()
+    world.steps.run(10)
+    assert world.log.count(("perform", offline)) == 1
+    assert not [entry for entry in world.log if isinstance(entry, tuple) and entry[0] == "refuse"]
+    assert world.steps.postponed == 1
+    world.full = False
+    world.steps.retry()
+    world.steps.run(10)
+    assert world.log[-2:] == [offline, REPLY]
+    assert world.steps.postponed == 0
+
+
+def test_who_unplugged_by_surprise_is_lost_only_behind_it():
+    world = World()
+    world.full = True
+    world.steps.submit(SURPRISE)
+    world.steps.submit(SessionLost(1))
+    world.steps.run(10)
+    world.full = False
+    world.steps.retry()
+    del world.log[:]
+    world.steps.run(10)
+    assert [entry[1] for entry in world.log if isinstance(entry, tuple) and entry[0] == "step"] == [
+        SURPRISE,
+        SessionLost(1),
     ]
 
 
