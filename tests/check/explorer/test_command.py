@@ -7,6 +7,7 @@ import json
 import pytest
 
 from emu.cli import main
+from emu.protocols import none
 
 
 def test_holds_is_zero_and_says_what_was_checked(capsys):
@@ -22,7 +23,7 @@ def test_promises_that_are_not_checked_are_named(tmp_path, capsys):
     assert main(["explore", "none", "--event", "unplug", "--json", str(target)]) == 0
     said = capsys.readouterr().out
     row = json.loads(target.read_text())["rows"][0]
-    assert {*row["checked"], *row["unchecked"]} == {"S3", "S5", "S6", "S7", "S10"}
+    assert {*row["checked"], *row["unchecked"]} == set(none.PROTOCOL.promises)
     assert not set(row["checked"]) & set(row["unchecked"])
     assert f"promised, not checked here: {', '.join(row['unchecked'])}" in said
 
