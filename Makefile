@@ -11,14 +11,14 @@ SOURCES := pyproject.toml meson.build meson.options $(shell find csrc -type f 2>
 help:
 	@echo "make demo | test | lint | bench | mutants | native | sanitize | clean"
 
-$(BIN)/python:
+# What builds the package (pyproject's build requirements) lives in the same environment, so that builds are incremental. An environment
+# that was never ready, or whose pip is broken, is somebody's who was killed in the middle: it is made again from the beginning.
+$(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "emu needs Python 3.11 or later; PYTHON=/path/to/python3 make ..." >&2; exit 64; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 64; }
-
-# What builds the package (pyproject's build requirements) lives in the same environment, so that builds are incremental.
-$(VENV)/.ready: $(BIN)/python pyproject.toml
 	@echo "emu: setting up $(VENV)"
+	@{ test -e $@ && $(BIN)/python -m pip --version >/dev/null 2>&1; } || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
+	  { rm -rf $(VENV); echo "python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 64; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  > $(VENV)/build-requires.txt
@@ -53,12 +53,13 @@ lint: $(VENV)/.installed $(VENV)/.lint
 
 # The C test programs, plain and under the sanitizers.
 native: $(VENV)/.ready
-	@PATH="$(CURDIR)/$(BIN):$$PATH"; test -d build-native || meson setup build-native -Dnative_tests=true >/dev/null; \
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; test -e build-native/build.ninja || \
+	  { rm -rf build-native; meson setup build-native -Dnative_tests=true >/dev/null; }; \
 	  meson test -C build-native --no-suite long -q
 
 sanitize: $(VENV)/.ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; for s in address,undefined thread; do d=build-$${s%%,*}; \
-	  test -d $$d || meson setup $$d -Dnative_tests=true -Db_sanitize=$$s -Db_lundef=false --buildtype=debugoptimized >/dev/null; \
+	  test -e $$d/build.ninja || rm -rf $$d; test -d $$d || meson setup $$d -Dnative_tests=true -Db_sanitize=$$s -Db_lundef=false --buildtype=debugoptimized >/dev/null; \
 	  meson test -C $$d -q || exit 1; done
 
 bench: $(VENV)/.installed
