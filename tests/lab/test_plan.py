@@ -44,7 +44,7 @@ def test_none_is_na_on_the_host_with_its_reason():
 )
 def test_a_prompt_holder_is_run_where_the_table_notifies(monkeypatch, actions, holders):
     made = Protocol("nobody", "", "", {("start", "requested"): go(*actions, to="end")})
-    monkeypatch.setattr(promises, "load", lambda: Registry({"nobody": made}))
+    monkeypatch.setattr(promises, "load", lambda **_: Registry({"nobody": made}))
     assert [spec.holder for spec in rows(["nobody"], ["punch"], ["dax"], None)] == holders
     assert [spec.holder for spec in rows(["nobody"], ["punch"], ["host"], None)] == ["deaf"]
 
