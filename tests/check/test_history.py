@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emu.check.history import BrokenHistory, History
+from emu.history.events import LEAST_LIMIT, EventsWriter
 from emu.history.manifest import write_manifest
 
 sys.path.insert(0, str(Path(__file__).parent / "invariants"))
@@ -82,6 +83,24 @@ def test_lines_that_are_gone_are_a_gap_and_no_error(live):
     found = History.read(live)
     assert found.gaps == 3
     assert found.events[5] == {"n": 5, "kind": "gap", "first": 5, "last": 7}
+
+
+def test_a_history_whose_middle_was_given_up_for_space_is_read_with_its_gap(live):
+    lines = lines_of(live)
+    for path in live.glob("events*.jsonl"):
+        path.unlink()
+    writer = EventsWriter(live, LEAST_LIMIT)
+    for line in lines:
+        own = {name: line[name] for name in line if name not in {"n", "t", "epoch", "kind", "type"}}
+        writer.line(line["kind"], line["epoch"], line["type"], own)
+    for at in range(3000):
+        writer.line("shell", 99, "Note", {"at": at})
+        writer.flush()
+    writer.close()
+    found = History.read(live)
+    assert found.gaps > 0
+    assert [line["kind"] for line in found.events].count("gap") == 1
+    assert found.events[-1]["at"] == 2999
 
 
 def test_a_place_that_is_no_run(tmp_path):
