@@ -157,6 +157,35 @@ def _object(raw: bytes, where: str) -> Json:
     return line
 
 
+# What the shell says, with the fields that judges read.
+SAID: Mapping[str, Mapping[str, type]] = {
+    "Aperture": {"aperture": int, "number": int},
+    "Undone": {"event": str},
+    "PutBack": {"event": str},
+    "Defect": {"event": str},
+    "Enter": {"reclaim": int},
+    "Leave": {"reclaim": int},
+    "Holds": {"session": int, "who": str},
+    "LetsGo": {"session": int, "who": str},
+}
+
+# Fields of the maps that lines carry: MAP.FIELD.
+WITHIN: Mapping[str, Mapping[str, type]] = {
+    "Phase": {
+        **dict.fromkeys(("detail.ino", "detail.lo", "detail.hi", "detail.errno"), int),
+        **dict.fromkeys(("detail.kind", "detail.path", "detail.device", "detail.host", "detail.rule"), str),
+    },
+    "Reply": {
+        **dict.fromkeys(("result.lkey", "result.ino", "result.handle", "result.qp_num"), int),
+        "result.device": str,
+        "result.owners": list,
+    },
+    "Notify": {"fields.mr": int, "fields.rkey": int},
+    "Answered": {"value.qp_num": int},
+    "Requested": {"host.label": str},
+}
+
+
 def check_line(line: Json, where: str) -> None:
     """Its own fields, and those of its type."""
     need(line, {"n": int, "t": int, "epoch": int, "kind": str, "type": str}, where)
@@ -171,10 +200,24 @@ def check_line(line: Json, where: str) -> None:
             _check_fields(line["op"], SHAPES["request"], str(line["op"].get("type")), where)
         if name == "Phase":
             need(line, {"inflight": int}, where)
+        _check_within(line, name, where)
     elif kind == "commit":
         _check_delta(line, where)
-    elif name == "Aperture":
-        need(line, {"aperture": int, "number": int}, where)
+    elif name in SAID:
+        need(line, SAID[name], where)
+
+
+def _check_within(line: Json, name: str, where: str) -> None:
+    """What is known of the maps that a line carries: each of these fields, where it is there, is of its type."""
+    for field, kind in WITHIN.get(name, {}).items():
+        outer, _, inner = field.partition(".")
+        held = line[outer] or {}
+        if inner in held and (not isinstance(held[inner], kind) or isinstance(held[inner], bool)):
+            raise BrokenHistory(
+                f"{where}: {field!r} of {name} should be {kind.__name__}, it is {held[inner]!r:.60}"
+            )
+    if name == "Phase" and "ino" in line["detail"]:
+        need(line["detail"], {"lo": int, "hi": int}, where)
 
 
 def _check_fields(found: Json, shapes: Mapping[str, Mapping[str, str]], name: str, where: str) -> None:

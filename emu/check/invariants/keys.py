@@ -274,7 +274,7 @@ def _revokes_told(history: History) -> dict[tuple[int, int, int], list[At]]:
     reading = read(history)
     found: dict[tuple[int, int, int], list[At]] = {}
     for line in history.of("Notify"):
-        if line["name"] == "MR_REVOKED":
+        if line["name"] == "MR_REVOKED" and "mr" in line["fields"]:
             at, key = reading.at(line), line["fields"]["mr"]
             mine = [m for m in reading.by_number.get(key, ()) if m.at < at]
             if not mine or mine[-1].importer != DYNAMIC:
