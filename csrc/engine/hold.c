@@ -14,6 +14,7 @@ static const char *const names[EMU_HOLD_POINTS] = {
 	[EMU_HOLD_QUANTUM_HALF] = "quantum-half",
 	[EMU_HOLD_QUANTUM_LAST] = "quantum-last",
 	[EMU_HOLD_COMPLETION] = "completion",
+	[EMU_HOLD_QUANTUM_NEXT] = "quantum-next",
 };
 
 const char *emu_hold_name(uint32_t point)

@@ -436,12 +436,21 @@ static uint32_t carry(struct emu_qp *qp, struct quantum *q)
 	return move_bytes(qp, q);
 }
 
+static void stop_outside(struct emu_qp *qp, uint32_t point)
+{
+	uint32_t keys[2] = { qp->op.n_sge ? qp->op.sge[0].lkey : 0, qp->op.wqe.rkey };
+
+	if (hold_wanted(qp->thread->e, point))
+		hold_stop(qp->thread, point, keys, 2, qp->op.wqe.wr_id);
+}
+
 static uint32_t quantum(struct emu_qp *qp, int64_t *left)
 {
 	struct emu_thread *t = qp->thread;
 	struct quantum q;
 	uint32_t outcome;
 
+	stop_outside(qp, EMU_HOLD_QUANTUM_NEXT);
 	section_enter(t);
 	outcome = carry(qp, &q);
 	section_leave(t);
@@ -499,14 +508,6 @@ static int waits(uint32_t outcome)
 	return outcome == EMU_OUT_RNR || outcome == EMU_OUT_NO_ANSWER;
 }
 
-static void stop_before_completion(struct emu_qp *qp)
-{
-	uint32_t keys[2] = { qp->op.n_sge ? qp->op.sge[0].lkey : 0, qp->op.wqe.rkey };
-
-	if (hold_wanted(qp->thread->e, EMU_HOLD_COMPLETION))
-		hold_stop(qp->thread, EMU_HOLD_COMPLETION, keys, 2, qp->op.wqe.wr_id);
-}
-
 static int end(struct emu_qp *qp, uint32_t outcome)
 {
 	struct emu_rule_in in = { .event = EMU_EV_OUTCOME };
@@ -517,7 +518,7 @@ static int end(struct emu_qp *qp, uint32_t outcome)
 		return 1;
 	}
 	if (!waits(outcome))
-		stop_before_completion(qp);
+		stop_outside(qp, EMU_HOLD_COMPLETION);
 	section_enter(qp->thread);
 	if (outcome == EMU_OUT_OK)
 		outcome = respond_end(qp);
@@ -535,10 +536,10 @@ static int end(struct emu_qp *qp, uint32_t outcome)
 static uint32_t start(struct emu_qp *qp)
 {
 	struct op *op = &qp->op;
-	uint32_t keys[2] = { op->n_sge ? op->sge[0].lkey : 0, op->wqe.rkey }, outcome;
+	uint32_t outcome;
 
 	if (hold_wanted(qp->thread->e, EMU_HOLD_OP_START)) {
-		hold_stop(qp->thread, EMU_HOLD_OP_START, keys, 2, op->wqe.wr_id);
+		stop_outside(qp, EMU_HOLD_OP_START);
 		op->fresh_time = 0;
 	}
 	op->done = 0;

@@ -199,6 +199,7 @@ int main(void)
 	inside(EMU_HOLD_QUANTUM_LAST, 0, 4096, 4096);
 	outside(EMU_HOLD_OP_START, 0, EMU_WC_REM_ACCESS_ERR);
 	outside(EMU_HOLD_COMPLETION, N, EMU_WC_SUCCESS);
+	outside(EMU_HOLD_QUANTUM_NEXT, 0, EMU_WC_REM_ACCESS_ERR);
 	for (uint32_t point = EMU_HOLD_OP_START; point < EMU_HOLD_POINTS; point++)
 		the_control_thread_never_waits(point);
 	a_queue_pair_in_error_moves_no_more();

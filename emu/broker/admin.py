@@ -67,14 +67,14 @@ class Admin:
             self._release(op.point)
         self._sessions.reply(session.number, request, {})
 
-    def visit(self, point: str) -> None:
-        """The loop comes to one of its points."""
+    def visit(self, point: str, effect: str = "") -> None:
+        """The loop comes to one of its points. effect: the name of the one that it is about to carry out, or has."""
         if self._armed and (hold := self._armed.get(point)) and not hold.held:
             if hold.skip:
                 hold.skip -= 1
                 return
             hold.held = True
-            self._met(point, {"point": point, "thread": -1, "key": 0, "wr_id": 0})
+            self._met(point, {"point": point, "thread": -1, "key": 0, "wr_id": 0, "effect": effect})
             while self._armed.get(point) is hold and self.spin():
                 pass
 

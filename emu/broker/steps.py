@@ -50,7 +50,7 @@ class Steps:
     """`visit` is called at the loop's hold points."""
 
     def __init__(
-        self, core: Core, journal: Journal, timers: Timers, record: Record, visit: Callable[[str], None],
+        self, core: Core, journal: Journal, timers: Timers, record: Record, visit: Callable[..., None],
         refuse: Callable[[Requested, int, str], None], clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._core, self._journal, self._timers, self._record = core, journal, timers, record
@@ -119,9 +119,9 @@ class Steps:
         self._noted(event)
         for effect in effects:
             if not effect.before_commit:
-                self._visit("before-effect")
+                self._visit("before-effect", type(effect).__name__)
                 self.effects.carry_out(effect)
-                self._visit("after-effect")
+                self._visit("after-effect", type(effect).__name__)
         return True
 
     def strict(self, event: Event) -> None:

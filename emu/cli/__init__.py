@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "judge a run again from what it left behind",
     "compare": "measure protocols against events on live processes, side by side",
     "explore": "run a protocol through every interleaving of a small world",
+    "force": "force a story of the explorer or the simulator onto a live broker",
     "fs": "files and devices of a node: create, read, truncate, punch, unlink, unplug, plug",
     "protocol": "show or change a mount's protocol",
     "simulate": "run a protocol through random long stories on a virtual clock",

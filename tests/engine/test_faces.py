@@ -184,7 +184,7 @@ def test_a_held_thread_holds_up_the_quiesce(in_process):
             a, b = pair(engine)
             src, _ = memory(engine, 0x100)
             dst, _ = memory(engine, 0x200)
-            assert hold_points()[1:] == ["op-start", "quantum-first", "quantum-half", "quantum-last", "completion"]
+            assert hold_points()[1:] == ["op-start", "quantum-first", "quantum-half", "quantum-last", "completion", "quantum-next"]
             engine.hold_arm("quantum-half", 0x200)
             a.qp.post_one(WorkRequest(3, [Sge(src.addr, 4096, 0x100)], flags=SIGNALED, remote_addr=dst.addr, rkey=0x200))
             held = event(engine, EventKind.HELD)

@@ -177,7 +177,8 @@ enum emu_hold_point {
 	EMU_HOLD_QUANTUM_HALF = 3,  /* in the section, half of the bytes copied */
 	EMU_HOLD_QUANTUM_LAST = 4,  /* in the section, after the last byte */
 	EMU_HOLD_COMPLETION = 5,    /* before the CQE is written; outside a section */
-	EMU_HOLD_POINTS = 6,
+	EMU_HOLD_QUANTUM_NEXT = 6,  /* before each quantum, keys not yet looked at; outside a section */
+	EMU_HOLD_POINTS = 7,
 };
 
 /* Stop the next thread that comes to `point`, having skipped `skip` visits, with this key as local or remote key (0: any). One hold at

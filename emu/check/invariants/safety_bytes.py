@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emu.check.invariants.digest import Digest, Reclaim
     from emu.history.oplog import OpRecord
 
-FOREIGN = Flag.SRC_FOREIGN | Flag.DST_FOREIGN
+CHANGED = Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_FOREIGN | Flag.DST_FOREIGN
 GONE = Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_ABSENT | Flag.DST_ABSENT
 ABSENT = Flag.SRC_ABSENT | Flag.DST_ABSENT
 MISSED = Flag.DST_FREED | Flag.DST_FOREIGN | Flag.DST_ABSENT
@@ -47,11 +47,11 @@ def foreign(history: History) -> Iterator[Breach]:
     made = history.once(digest.read)
     found: dict[int, list[Moved]] = {}
     for thread, record in history.records():
-        if record.bytes and is_foreign(record):
-            found.setdefault(used_key(record, FOREIGN), []).append(Moved(thread, record))
+        if record.bytes and has_changed(record):
+            found.setdefault(used_key(record, CHANGED), []).append(Moved(thread, record))
     for key, moved in found.items():
         count = sum(one.record.bytes for one in moved)
-        sentence = f"the engine moved {count} bytes under key {key:#x} in memory that had changed hands"
+        sentence = f"the engine moved {count} bytes under key {key:#x} in memory that had been freed, or changed hands"
         yield Breach("S1", sentence, causes(history, made, key, moved[0].record), named(moved))
     yield from _foreign_memory(history)
 
@@ -66,12 +66,12 @@ def _foreign_memory(history: History) -> Iterator[Breach]:
         yield Breach("S1", f"{leaked} bytes of somebody else's were read")
 
 
-def is_foreign(record: OpRecord) -> bool:
-    """By the engine's flag, or by the generations that a single quantum carries."""
-    if Flag(record.flags) & FOREIGN:
+def has_changed(record: OpRecord) -> bool:
+    """The generation is not that of the translation: by the engine's flag, or by those that a single quantum carries."""
+    if Flag(record.flags) & CHANGED:
         return True
     last = max(record.gen_first, record.gen_last)
-    return record.kind == OpKind.QUANTUM and record.gen_translated > 0 and last >= record.gen_translated + 2
+    return record.kind == OpKind.QUANTUM and record.gen_translated > 0 and last > record.gen_translated
 
 
 def nobody_moved(history: History) -> str:
