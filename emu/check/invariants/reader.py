@@ -314,7 +314,7 @@ class Reader:
     def _named(self, row: Reclaim) -> list[Mapped]:
         """Translations of the reclaim's keys; of a key that no line installed one without a place."""
         for key in row.keys:
-            if key not in self.found.by_number:
+            if not self.found.by_number.get(key):
                 self.found.by_number[key] = [Mapped(key, self.here)]
         return [
             mapped

@@ -196,6 +196,19 @@ def test_a_key_that_is_installed_after_it_was_revoked_breaks_v12():
     assert "was installed although" in breaches(story.history(), "V12")[0]
 
 
+def test_a_key_that_the_engine_refused_was_never_mapped():
+    story = Story()
+    holder = story.session("holder")
+    story.create("/mnt/a", 4)
+    story.register(holder, "/mnt/a", 4, answers=False)
+    story.reclaim("truncate", answers=False)
+    asked = next(event for event in story.owed if isinstance(event, ev.KeyInstalled))
+    story.owed.remove(asked)
+    story.step(ev.KeyInstalled(asked.key, 12))
+    story.answer()
+    assert broken(story.history()) == set()
+
+
 def test_a_notice_about_an_mr_that_is_gone_breaks_v12():
     story = held()
     story.dereg(story.holder, story.key)
