@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Words = tuple[Any, ...]
 
 DOMAINS: Final = ("key", "cookie", "token", "timer", "pd")
+SAME: Final = (0, 0, 0, 0, 0)
 BOOT, PD_REQUEST = 0, 2
 RESTART: Final = ("restart",)
 LOST: Final = 1000  # behind it: names of what a step has made the core forget
@@ -86,6 +87,14 @@ EVENTS: Mapping[str, Callable[..., events.Event]] = {
 }
 
 
+class Under(NamedTuple):
+    """of: None if numbers are called as they are. stamp: equal for equal renamings, by domain; None: nobody has compared them."""
+
+    digest: bytes
+    of: Of | None
+    stamp: tuple[int, ...] | None = None
+
+
 NOWHERE: Final = Frozen(())
 
 
@@ -129,8 +138,8 @@ class Driver:
         """The names by which the state knows the core's numbers."""
         raise NotImplementedError
 
-    def under(self, core: Frozen, order: Order = ()) -> tuple[bytes, Of | None]:
-        """The core's part of the canonical form, holders in this order, and how the state's numbers are called there; None: as they are."""
+    def under(self, core: Frozen, order: Order = ()) -> Under:
+        """The core's part of the canonical form, holders in this order, and how the state's numbers are called there."""
         raise NotImplementedError
 
     def _freeze(self) -> Frozen:
@@ -217,11 +226,11 @@ class Direct(Driver):
         self._at = Frozen(self.core.snapshot())
         return self._at
 
-    def under(self, core: Frozen, order: Order = ()) -> tuple[bytes, Of | None]:
+    def under(self, core: Frozen, order: Order = ()) -> Under:
         twin = core.twins.get(order)
         if twin is None:
             twin = core.twins[order] = self.form.digest(core.snapshot, order)
-        return twin[0], partial(_name_of, twin[1], {})
+        return Under(twin[0], partial(_name_of, twin[1], {}))
 
 
 class Automaton(Driver):
@@ -231,6 +240,7 @@ class Automaton(Driver):
         super().__init__(core, protocol)
         self._may_undo = type(core).committed is Core.committed
         self.known: dict[bytes, Frozen] = {}
+        self._stamps: dict[tuple[tuple[int, int], ...], int] = {(): 0}
         self._last: Renaming = {}  # names of what was frozen last, by its own numbers
 
     def step(self, core: Frozen, words: Words) -> Step:
@@ -273,15 +283,23 @@ class Automaton(Driver):
     def naming(self, core: Frozen) -> Of:
         return partial(_name_of, core.names or {}, {})
 
-    def under(self, core: Frozen, order: Order = ()) -> tuple[bytes, Of | None]:
-        if not order:
-            return core.digest, None
+    def under(self, core: Frozen, order: Order = ()) -> Under:
         twin = core.twins.get(order)
         if twin is None:
-            text, names = self.form.digest(core.snapshot, order)
-            renaming = _renaming(core.names or {}, partial(_name_of, names, {}))
-            twin = core.twins[order] = (text, partial(_new_name, renaming) if renaming else None)
+            twin = core.twins[order] = self._under(core, order)
         return twin
+
+    def _under(self, core: Frozen, order: Order) -> Under:
+        if not order:
+            return Under(core.digest, None, SAME)
+        text, names = self.form.digest(core.snapshot, order)
+        renaming = _renaming(core.names or {}, partial(_name_of, names, {}))
+        stamp = tuple([self._stamp(renaming.get(domain, {})) for domain in DOMAINS])
+        return Under(text, partial(_new_name, renaming) if renaming else None, stamp)
+
+    def _stamp(self, table: dict[int, int]) -> int:
+        """A number for a renaming, 0 for none."""
+        return self._stamps.setdefault(tuple(table.items()), len(self._stamps)) if table else 0
 
     def _freeze(self, snapshot: Snapshot | None = None) -> Frozen:
         snapshot = snapshot or self.core.snapshot()

@@ -156,6 +156,13 @@ def is_dead(effect: tuple[Any, ...]) -> bool:
     return effect[1].__class__ is int and effect[1] < 0
 
 
+def has_dead_key(effect: tuple[Any, ...]) -> bool:
+    name = effect[0]
+    if name in {"install", "remove"}:
+        return bool(effect[1] < 0)
+    return name in {"quiesce", "unmap"} and any(key < 0 for key in effect[2])
+
+
 def with_names(state: State, of: Of) -> State:
     """All references of the state renamed."""
     return state._replace(

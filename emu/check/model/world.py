@@ -29,14 +29,11 @@ from __future__ import annotations
 import errno
 from collections import deque
 from functools import partial
-from hashlib import blake2b
-from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any, Final
 
+from emu.check.model.canonical import Canonical
 from emu.check.model.cores import PD_REQUEST, Automaton, Direct
 from emu.check.model.engine import TRANSLATE, Engine, key_of, op_of, with_op
-from emu.check.model.fabric import canonical as canonical_fabric
-from emu.check.model.fabric import exchanged as exchanged_fabric
 from emu.check.model.fabric_world import FabricPeers
 from emu.check.model.judge import DONE, Judge
 from emu.check.model.naming import (
@@ -45,16 +42,12 @@ from emu.check.model.naming import (
     TAKER,
     Order,
     bury,
-    has_dead,
-    session_under,
-    with_names,
     with_new_names,
 )
 from emu.check.model.setup import Setup
 from emu.check.model.state import (
     KINDS,
     SELF_TRUNCATE,
-    Answer,
     Choice,
     Holder,
     Move,
@@ -101,7 +94,7 @@ class World:
         self.fabric = FabricPeers(self) if self.setup.fabric else None
         self.tape: list[tuple[Any, ...]] | None = None
         self._queued: deque[tuple[str, Any, bool]] = deque()  # for the tape: (kind, what, waits for its turn)
-        self._digests: dict[Any, bytes] = {}
+        self._canonical = Canonical(self.driver, self.setup)
 
     # ---- the beginning
 
@@ -584,106 +577,11 @@ class World:
 
         With an order of the holders, o: as if holder n (from 0) had the part of holder o[n].
         """
-        core, names = self.driver.under(state.core, order)
-        if names is not None:
-            state = with_names(state, names)
-        if order:
-            state = exchanged(state, order)
-        if has_dead(state):
-            state = bury(state)
-        parts = (
-            self._digest_memory((state.gens, state.ops, state.keys)),
-            self._digest(
-                (state.holders, state.reclaimers, state.timers, state[-2:], state[5:7], state.absent)
-            ),
-            self._digest((state.todo, state.answers), state.answers),
-            b"" if state.fabric is None else self._digest((canonical_fabric(state.fabric),)),
-        )
-        return core + b"".join(parts)
+        return self._canonical.form(state, order)
 
     def least(self, state: State) -> tuple[bytes, Order]:
         """The least canonical form over all orders of the holders, and the order that gives it: equal for states that differ in who is who."""
-        same = tuple(range(len(state.holders)))
-        if SELF_TRUNCATE in self.setup.reclaims:
-            return self.canonical(state), same
-        orders = self._orders(state)
-        return min([(self.canonical(state, order if order != same else ()), order) for order in orders])
-
-    def _orders(self, state: State) -> list[Order]:
-        """Holders in order of what they and their peers have in hand; those that are alike, in all orders."""
-        hands = [
-            (
-                holder.lives,
-                holder.session > 0,
-                [mr[::3] + mr[1:2] for mr in holder.mrs],
-                () if op is None else op[1:],
-            )
-            for holder, op in zip(state.holders, state.ops, strict=True)
-        ]
-        places = sorted(range(len(hands)), key=hands.__getitem__)
-        orders: list[Order] = []
-        for places_tied in permutations(places):
-            if all(hands[one] <= hands[other] for one, other in pairwise(places_tied)):
-                order = [0] * len(places)
-                for at, holder in enumerate(places_tied):
-                    order[holder] = at
-                orders.append(tuple(order))
-        return orders
-
-    def _digest_memory(self, part: tuple[Any, ...]) -> bytes:
-        """Of generations only what they decide: owned or not, and whether who translated is still right."""
-        known = self._digests.get(part)
-        if known is None:
-            gens, ops, keys = part
-            now = tuple(gen % 2 for gen in gens)
-            right = [
-                None if op is None else (*op[:5], op.gen == gens[op.block] if op.inside else None, *op[6:])
-                for op in ops
-            ]
-            table = sorted(
-                (
-                    key.key,
-                    key.state,
-                    key.blocks,
-                    tuple(gens[b] == g for b, g in zip(key.blocks, key.gens, strict=True)),
-                    key.access,
-                )
-                for key in keys
-            )
-            known = self._digests[part] = _short((now, right, table))
-        return known
-
-    def _digest(self, part: tuple[Any, ...], answers: tuple[Answer, ...] | None = None) -> bytes:
-        known = self._digests.get(part)
-        if known is None:
-            whole = part if answers is None else (part[0], sorted(answers))
-            known = self._digests[part] = _short(whole)
-        return known
-
-
-def exchanged(state: State, order: Order) -> State:
-    """Holder n (from 0), and its peer, in the place of holder order[n]."""
-    places = sorted(range(len(order)), key=order.__getitem__)
-    answers = [
-        a._replace(waits=tuple(sorted([order[at] for at in a.waits]))) if a.waits else a
-        for a in state.answers
-    ]
-    todo = [(e[0], session_under(order, e[1]), *e[2:]) if e[0] == "answer" else e for e in state.todo]
-    return state._replace(
-        ops=tuple([state.ops[at] for at in places]),
-        holders=tuple([_moved(state.holders[at], order) for at in places]),
-        answers=tuple(answers),
-        todo=tuple(todo),
-        fabric=state.fabric and exchanged_fabric(state.fabric, order),
-    )
-
-
-def _moved(holder: Holder, order: Order) -> Holder:
-    return holder._replace(session=session_under(order, holder.session))
-
-
-def _short(part: Any) -> bytes:
-    return blake2b(repr(part).encode(), digest_size=12).digest()
+        return self._canonical.least(state)
 
 
 def _words(effect: tuple[Any, ...]) -> str:
