@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from emu.check.invariants.digest import Digest, Reclaim
     from emu.history.oplog import OpRecord
 
-CHANGED = Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_FOREIGN | Flag.DST_FOREIGN
+FOREIGN = Flag.SRC_FOREIGN | Flag.DST_FOREIGN
+CHANGED = Flag.SRC_FREED | Flag.DST_FREED | FOREIGN
 GONE = Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_ABSENT | Flag.DST_ABSENT
 ABSENT = Flag.SRC_ABSENT | Flag.DST_ABSENT
 MISSED = Flag.DST_FREED | Flag.DST_FOREIGN | Flag.DST_ABSENT
