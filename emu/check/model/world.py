@@ -354,7 +354,10 @@ class World:
     # ---- peers
 
     def _post(self, state: State, peer: int, ordinal: int, quanta: int) -> State:
-        late = state.absent and any(row.state == DONE for row in state.reclaimers)
+        late = state.absent and any(
+            row.state == DONE and self.setup.kind(at).endswith("unplug")
+            for at, row in enumerate(state.reclaimers)
+        )
         op = Op(state.holders[peer].mrs[ordinal - 1].handle, ordinal, quanta, late=late)
         if self.fabric is not None:
             return self.fabric.post(state, peer, op)
