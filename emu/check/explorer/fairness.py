@@ -52,7 +52,8 @@ class Classes:
     def turned(self, order: Sequence[int]) -> list[int]:
         """Class -> class when holder n + 1 is called order[n] + 1."""
         return [
-            self._number(PEER.sub(lambda m: f"peer{order[int(m[1]) - 1] + 1}", name)) for name in list(self.names)
+            self._number(PEER.sub(lambda m: f"peer{order[int(m[1]) - 1] + 1}", name))
+            for name in list(self.names)
         ]
 
 

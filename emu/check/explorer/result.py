@@ -38,6 +38,7 @@ class Result:
     transitions: int = 0
     depth: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     bound_hit: str = ""  # the option that set the bound
     reductions: tuple[str, ...] = ()
     memory: int = 0  # bytes of the graph
@@ -84,6 +85,7 @@ class Result:
         return {
             **plain,
             "seconds": round(self.seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
             "states_per_second": round(self.states / max(self.seconds, 1e-9)),
             "memory": {"graph_bytes": self.memory, "resident_bytes": self.resident},
             "verdict": WORD[self.code],

@@ -67,6 +67,7 @@ def explore(
     alike = symmetry and setup.holders > 1 and SELF_TRUNCATE not in setup.reclaims
     watched, orders = Watched(protocol), Orders(setup.holders, alike=alike)
     search = Search(Small(watched, setup, core, orders, engine), orders, reduce=reduction)
+    cpu = time.process_time()
     search.run(Bounds(max_states, max_memory, until), progress)
     result = _result(protocol, event, setup, search)
     result.rows = tuple(sorted(watched.rows))
@@ -76,7 +77,7 @@ def explore(
     linear = Small(Watched(protocol), setup, core, orders, engine, linear=True)
     for invariant in sorted(search.broken):
         result.note(_finding(search, search.broken[invariant], linear, named or protocol.name))
-    result.seconds = time.perf_counter() - search.began
+    result.seconds, result.cpu_seconds = time.perf_counter() - search.began, time.process_time() - cpu
     return result
 
 

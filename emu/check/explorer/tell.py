@@ -3,6 +3,9 @@
 A way is the places of its choices. Whoever goes them again from the start reaches the very states that were kept, so a replay is exact; the
 labels that it meets are the story. A loop is told behind its stem: states of the graph stand for all that are like them but for the names of
 holders, so its next move is the one that leads to the next state of the loop, and it is gone round until the state itself is there again.
+
+Stories are shortest ways of the graph that was searched. Where independent steps were reduced it may hold only longer ones: steps that are
+not needed are taken out again, so that each that is left is needed by what comes behind it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from emu.check.explorer.fairness import NOBODY
 from emu.check.explorer.graph import DIGEST
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ def story_of(search: Search, broken: Broken, linear: Space) -> tuple[tuple[str, 
     """(stem, loop) as labels of `linear`; loop None: it is broken by the last step; (): nobody owes a move behind the stem."""
     way = search.graph.way(broken.state)
     if broken.lasso is None:
-        return tuple(told(linear, [*way, broken.choice])[0]), None
+        labels, _state = told(linear, [*way, broken.choice])
+        return tuple(shortened(linear, labels, broken.invariant)), None
     stem, state = told(linear, way)
     if not broken.lasso.nodes:
         return tuple(stem), ()
@@ -41,6 +46,29 @@ def told(space: Space, way: Sequence[int]) -> tuple[list[str], Any]:
         labels.append(taken.label)
         state = space.take(taken).state
     return labels, state
+
+
+def shortened(space: Space, labels: list[str], invariant: str) -> list[str]:
+    """Without the steps that are not needed: a search that makes independent steps at once may have made more than a story wants."""
+    at = len(labels) - 2
+    while at >= 0:
+        less = labels[:at] + labels[at + 1 :]
+        if _breaks(space, less, invariant):
+            labels, at = less, len(less) - 1
+        at -= 1
+    return labels
+
+
+def _breaks(space: Space, labels: Sequence[str], invariant: str) -> bool:
+    """Can these steps be made one behind the other, and does the last one break the invariant?"""
+    state, broken = space.start(), False
+    for label in labels:
+        choice = next((choice for choice in space.choices(state) if choice.label == label), None)
+        if choice is None:
+            return False
+        move = space.take(choice)
+        state, broken = move.state, any(name == invariant for name, _sentence in move.broken)
+    return broken
 
 
 def _round(
@@ -71,35 +99,46 @@ def _step(search: Search, linear: Space, here: Any, after: int, klass: int) -> t
 
 
 def _closed(search: Search, nodes: frozenset[tuple[int, int]], state: int) -> list[tuple[int, int]]:
-    """(state, class) of each edge of a closed walk through states of the loop: a move of each class that can be made inside, and back."""
+    """(state, class) of each edge of a closed walk from `state` through the loop's states that is fair: whoever owes a move on it moves.
+
+    The shortest closed walk, made longer by a move of each class that is owed on it and missing, until none is.
+    """
     graph, inside = search.graph, frozenset(state for state, _order in nodes)
 
     def edges(source: int) -> list[tuple[int, int]]:
         span = range(graph.first[source], graph.first[source + 1])
-        return [(graph.target[edge], graph.klass[edge]) for edge in span if graph.target[edge] in inside]
+        return [(graph.target[edge], graph.klass[edge]) for edge in span]
 
-    def to(source: int, wanted: int | None) -> list[tuple[int, int]]:
-        """A shortest walk whose last edge is of this class, or ends at `state` (None)."""
+    def to(source: int, wanted: int) -> list[tuple[int, int]]:
+        """A shortest walk inside whose last edge is of this class; NOBODY: that ends at `state`."""
         before: dict[int, tuple[int, tuple[int, int]]] = {}
         queue = deque([source])
         while queue:
             node = queue.popleft()
             for edge in edges(node):
-                if edge[1] == wanted if wanted is not None else edge[0] == state:
+                if edge[0] not in inside:
+                    continue
+                if edge[1] == wanted if wanted else edge[0] == state:
                     return [*_back(before, source, node), edge]
                 if edge[0] not in before and edge[0] != source:
                     before[edge[0]] = (node, edge)
                     queue.append(edge[0])
         return []
 
-    owed = sorted({klass for node in inside for _after, klass in edges(node) if klass})
-    walk: list[tuple[int, int]] = []
-    for klass in owed:
-        if all(made != klass for _after, made in walk):
-            walk += to(walk[-1][0] if walk else state, klass)
-    if not walk or walk[-1][0] != state:
-        walk += to(walk[-1][0] if walk else state, None)
-    return walk
+    missing: set[int] = set()
+    walk = to(state, NOBODY)
+    while True:
+        owed = {klass for node, _klass in walk for _after, klass in edges(node) if klass}
+        more = owed - missing - {klass for _after, klass in walk}
+        if not more:
+            return walk
+        missing |= more
+        walk = []
+        for klass in sorted(missing):
+            if all(made != klass for _after, made in walk):
+                walk += to(walk[-1][0] if walk else state, klass)
+        if walk[-1][0] != state:
+            walk += to(walk[-1][0], NOBODY)
 
 
 def _back(before: dict[int, tuple[int, tuple[int, int]]], source: int, node: int) -> list[tuple[int, int]]:

@@ -1,0 +1,113 @@
+"""The explorer's part of `make proof` and `make long`: every protocol and event at two holders, two reclaims, a crash, and deadlines.
+
+    python tests/check/explorer/prove.py [--mrs 2] [--jobs N] [--pin]
+
+Compares states, moves, depth, verdict, breaches and costs with tests/check/explorer/pins.json, and writes docs/proof/explorer.json, from which
+docs/explorer.md quotes. Exit 1 if anything differs from its pin or does not hold; times and rates are reported, and decide nothing.
+`--pin` writes the pins anew: say in the commit why they have changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from emu.check.explorer.coverage import named
+from emu.check.explorer.parallel import Job, run_all
+from emu.check.explorer.search import KINDS, setup_of, unreached
+from emu.check.promises import installed
+from emu.protocols import registry
+
+ROOT = Path(__file__).parents[3]
+PINS = ROOT / "tests/check/explorer/pins.json"
+FIGURES = ROOT / "docs/proof/explorer.json"
+PINNED = ("states", "transitions", "depth", "verdict")
+ENOUGH = 60_000_000  # states: two MRs each need more than the command's bound
+
+
+def jobs_of(mrs):
+    return [
+        Job(name, event, setup_of(event, holders=2, mrs=mrs, reclaims=2), max_states=ENOUGH)
+        for name in installed()
+        for event in KINDS
+    ]
+
+
+def pin_of(row):
+    found = {name: row[name] for name in PINNED}
+    lists = {word: sorted(f["invariant"] for f in row[word]) for word in ("breaches", "costs")}
+    return {**found, **lists}
+
+
+def figures_of(row):
+    names = (
+        "reclaims",
+        "states_per_second",
+        "seconds",
+        "cpu_seconds",
+        "memory",
+        "reductions",
+        "checked",
+        "missing",
+    )
+    stories = {f["invariant"]: len(f["story"]) for f in (*row["breaches"], *row["costs"])}
+    return {**pin_of(row), **{name: row[name] for name in names}, "shortest_stories": stories}
+
+
+def prove(mrs, processes):
+    began, figures, results = time.monotonic(), {}, {}
+    for result in run_all(jobs_of(mrs), processes):
+        row = result.as_row()
+        results.setdefault(result.protocol, []).append(result)
+        figures[f"{result.protocol} {result.event}"] = figures_of(row)
+        print(
+            f"{result.protocol} {result.event}: {row['verdict']}, {row['states']:,} states, depth {row['depth']}, "
+            f"{row['seconds']:.0f} s, {row['states_per_second']:,}/s", flush=True,
+        )  # fmt: skip
+    left = {
+        name: [named(row) for row in unreached(registry.load().get(name), found)]
+        for name, found in results.items()
+    }
+    whole = {
+        "holders": 2, "mrs": mrs, "reclaims": 2, "crashes": 1, "seconds": round(time.monotonic() - began), "processes": processes,
+        "states": sum(row["states"] for row in figures.values()), "never_executed": left,
+    }  # fmt: skip
+    return {**whole, "rows": figures}
+
+
+def differences(whole, pins):
+    for name, row in whole["rows"].items():
+        mine = {key: row[key] for key in (*PINNED, "breaches", "costs")}
+        if row["verdict"] != "holds":
+            yield f"{name}: {row['verdict']} {row['breaches'] or row['missing']}"
+        if mine != pins.get(name):
+            yield f"{name}: {mine}, and pinned is {pins.get(name)}"
+    yield from (f"{name}: never executed: {rows}" for name, rows in whole["never_executed"].items() if rows)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mrs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--pin", action="store_true")
+    args = parser.parse_args()
+    key = f"{args.mrs} MR"
+    whole = prove(args.mrs, args.jobs)
+    pins = json.loads(PINS.read_text()) if PINS.exists() else {}
+    if args.pin:
+        pins[key] = {name: pin_of(row) for name, row in whole["rows"].items()}
+        PINS.write_text(json.dumps(pins, indent=1) + "\n")
+    kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"schema": 1}
+    FIGURES.parent.mkdir(exist_ok=True)
+    FIGURES.write_text(json.dumps({**kept, key: whole}, indent=1) + "\n")
+    found = list(differences(whole, pins.get(key, {})))
+    print(*found, f"{whole['states']:,} states in {whole['seconds']} s", sep="\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
