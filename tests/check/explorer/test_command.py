@@ -104,7 +104,7 @@ import itertools
 TURN = itertools.count()
 class Fickle(Protocol):
     def decide(self, phase, event, facts):
-        return super().decide(phase, event, facts) if next(TURN) % 3 else None
+        return super().decide(phase, event, facts) if next(TURN) % 2 else None
 RULE = go(gate(), apply(), free(), reply(), to=END)
 PROTOCOL = CLASS(
     name="talker", summary="says yes", origin="a test", promises=("S2",), disposal="now",
