@@ -52,8 +52,9 @@ class Honest:
     def _twice(self, phase: str, event: str, facts: Facts) -> Decision | None:
         first = self._asked(phase, event, facts)
         second = self._asked(phase, event, facts)
-        if not well_formed(first) or not well_formed(second):
-            return first if first is not None else second  # the core looks at nonsense, and names it
+        for answer in (first, second):
+            if answer is not None and not well_formed(answer):
+                return answer  # the core looks at nonsense, and names it
         if first != second:
             told = f"{event} in phase {phase} was decided as {first!r}, and then as {second!r}"
             raise ProtocolBroke(self._protocol.name, DETERMINISTIC, told)
