@@ -7,6 +7,7 @@ the broker's next life, so everything here says in which life it was. A *step* i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.core.rows import BLOCK, FOREVER
@@ -53,6 +54,8 @@ class Step:
     life: int
     event: Json | None
     lines: list[Json] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    applied: set[int] = field(default_factory=set)  # reclaims whose change it may have committed
 
     def of(self, kind: str) -> list[Json]:
         return [line for line in self.lines if line["type"] == kind]
@@ -78,6 +81,9 @@ class Reclaim:
     known: bool = False  # the history says whose file or device it is about
     range: set[int] = field(default_factory=set)  # blocks of the file under reclaim, when it began
     fenced: list[KeyLife] = field(default_factory=list)  # whom it told the engine to stop
+    steps: list[Step] = field(
+        default_factory=list
+    )  # those with a phase of it: whatever it commits is in one of them
     taken: set[int] = field(default_factory=set)
     before: FileRow | None = None
     after: FileRow | None = None
@@ -134,7 +140,7 @@ class KeyLife:
     def aperture(self) -> int:
         return int(self.installed["aperture"])
 
-    @property
+    @cached_property
     def blocks(self) -> set[int]:
         return blocks_of(self.installed["extents"])
 
@@ -156,8 +162,11 @@ class Change(NamedTuple):
 class Digest:
     steps: list[Step] = field(default_factory=list)
     reclaims: list[Reclaim] = field(default_factory=list)
+    reclaim_at: dict[tuple[int, int], Reclaim] = field(default_factory=dict)  # (life, number) -> it
     keys: list[KeyLife] = field(default_factory=list)
+    lives_of: dict[int, list[KeyLife]] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    given: list[Json] = field(default_factory=list)  # Release, Allocate and Online lines
     apertures: dict[tuple[int, str], int] = field(default_factory=dict)  # (life, device) -> aperture
     numbers: dict[int, int] = field(default_factory=dict)  # the operation log's number -> aperture
     files: dict[int, FileRow] = field(default_factory=dict)  # at the end
@@ -170,8 +179,8 @@ class Digest:
 
     def key_at(self, key: int, epoch: int) -> KeyLife | None:
         """The key's life in which an operation that started in this epoch found it: the last that was installed by then."""
-        lives = [life for life in self.keys if life.key == key and life.installed["epoch"] <= epoch]
-        return lives[-1] if lives else None
+        lives = self.lives_of.get(key, [])
+        return next((life for life in reversed(lives) if life.installed["epoch"] <= epoch), None)
 
 
 def read(history: History) -> Digest:
@@ -228,7 +237,8 @@ class _Reading:
             method = _READ.get(line["type"])
             if method:
                 method(self, step, line)
-        for number in applying(step, self.reclaims):
+        step.applied = applying(step, self.reclaims)
+        for number in step.applied:
             self._applied(self.reclaims[number], before)
 
     def _applied(self, row: Reclaim, before: dict[int, FileRow]) -> None:
@@ -257,7 +267,9 @@ class _Reading:
         for book, key, row in line["delta"]:
             if book == "files":
                 new = file_row(row) if row else None
-                self.made.changes.append(Change(line, step, key, self.files.get(key), new))
+                change = Change(line, step, key, self.files.get(key), new)
+                self.made.changes.append(change)
+                step.changes.append(change)
                 self.files.pop(key, None)
                 if new:
                     self.files[key] = new
@@ -273,6 +285,7 @@ class _Reading:
     def install(self, step: Step, line: Json) -> None:
         self.keys[line["key"]] = life = KeyLife(line["key"], step.life, line)
         self.made.keys.append(life)
+        self.made.lives_of.setdefault(life.key, []).append(life)
 
     def ask(self, _step: Step, line: Json) -> None:
         self.asked[line["type"], line["cookie"]] = tuple(line["keys"])
@@ -291,6 +304,9 @@ class _Reading:
         if life:
             life.removed = line["n"]
 
+    def give(self, _step: Step, line: Json) -> None:
+        self.made.given.append(line)
+
     # ---- reclaims
 
     def replied(self, _step: Step, line: Json) -> None:
@@ -302,7 +318,10 @@ class _Reading:
         if row is None:
             row = self.reclaims[number] = Reclaim(number, step.life)
             self.made.reclaims.append(row)
+            self.made.reclaim_at[step.life, number] = row
         row.phases.setdefault(line["phase"], line)
+        if not row.steps or row.steps[-1] is not step:
+            row.steps.append(step)
         row.keys |= set(line.get("keys", ()))
         self.fencing = row if line["phase"] == "fencing" else None
         if line["phase"] == "returned" and self.answer:
@@ -333,6 +352,9 @@ _READ = {
     "Quiesced": _Reading.answered,
     "Unmapped": _Reading.answered,
     "RemoveKey": _Reading.remove,
+    "Release": _Reading.give,
+    "Allocate": _Reading.give,
+    "Online": _Reading.give,
     "Reply": _Reading.replied,
     "Fail": _Reading.replied,
     "Phase": _Reading.phase,

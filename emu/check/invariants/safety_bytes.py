@@ -6,6 +6,7 @@ laid at a reclaim's door if the key that it used was one of the reclaim's, or tr
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,7 +54,7 @@ def foreign(history: History) -> Iterator[Breach]:
     for key, moved in found.items():
         count = sum(one.record.bytes for one in moved)
         sentence = f"the engine moved {count} bytes under key {key:#x} in memory that had been freed, or changed hands"
-        yield Breach("S1", sentence, causes(history, made, key, moved[0].record), named(moved))
+        yield Breach("S1", sentence, causes(made, key, moved[0].record), named(moved))
     yield from _foreign_memory(history)
 
 
@@ -87,7 +88,7 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
     made = history.once(digest.read)
     for row in made.reclaims:
         if row.succeeded:
-            yield from _translations(history, made, row)
+            yield from _translations(made, row)
             epoch = row.phases["returned"]["epoch"]
             moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & GONE]
             late = [one for one in moved if started_after(one.record, epoch)]
@@ -99,9 +100,9 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
                 yield Breach("S2", sentence, row.told, named(late))
 
 
-def _translations(history: History, made: Digest, row: Reclaim) -> Iterator[Breach]:
+def _translations(made: Digest, row: Reclaim) -> Iterator[Breach]:
     n = row.at("returned")
-    free = _released(history, row, n)
+    free = _released(made, row, n)
     for life in made.keys:
         if life.life != row.life or life.aperture != row.aperture or not life.mapped_at(n):
             continue
@@ -111,11 +112,12 @@ def _translations(history: History, made: Digest, row: Reclaim) -> Iterator[Brea
             yield Breach("S2", sentence, tuple(sorted({life.installed["n"], *row.told})))
 
 
-def _released(history: History, row: Reclaim, n: int) -> set[int]:
+def _released(made: Digest, row: Reclaim, n: int) -> set[int]:
     """Blocks that this reclaim took and that were free when it answered."""
     freed: set[int] = set()
-    for line in history.of("Release", "Allocate"):
-        if row.at("requested") < line["n"] < n and line["aperture"] == row.aperture:
+    first = bisect_left(made.given, row.at("requested"), key=lambda line: line["n"])
+    for line in made.given[first : bisect_left(made.given, n, key=lambda line: line["n"])]:
+        if line["aperture"] == row.aperture and line["type"] != "Online":
             blocks = digest.blocks_of(line["runs"])
             freed = freed | blocks if line["type"] == "Release" else freed - blocks
     return row.taken & freed
@@ -215,8 +217,9 @@ def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
     """Records under translations that the reclaim concerned and that are older than its answer; in absent memory if it took the device."""
     concerned: dict[tuple[int, int], bool] = {}
     found = []
-    for thread, record in history.records():
-        if not record.bytes or (Flag(record.flags) & ABSENT and not row.target.get("device", not row.known)):
+    device = row.target.get("device", not row.known)
+    for thread, record in history.once(_telling):
+        if Flag(record.flags) & ABSENT and not device:
             continue
         for key in {record.rkey, record.lkey} - {0}:
             place = (key, record.op_epoch)
@@ -226,6 +229,12 @@ def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
                 found.append(Moved(thread, record))
                 break
     return found
+
+
+def _telling(history: History) -> list[tuple[int, OpRecord]]:
+    """Records of bytes that met memory which was not theirs any more."""
+    wrong = int(FOREIGN | GONE)
+    return [(thread, record) for thread, record in history.records() if record.bytes and record.flags & wrong]
 
 
 def _concerns(made: Digest, row: Reclaim, key: int, epoch: int) -> bool:
@@ -243,7 +252,7 @@ def named(moved: list[Moved]) -> tuple[tuple[int, int], ...]:
     return tuple((one.thread, one.record.seq) for one in moved[:SHOWN])
 
 
-def causes(history: History, made: Digest, key: int, record: OpRecord) -> tuple[int, ...]:
+def causes(made: Digest, key: int, record: OpRecord) -> tuple[int, ...]:
     """The lines without which this would not have happened: the key's installation, the reclaim, the memory's next owner."""
     life = made.key_at(key, record.op_epoch)
     if life is None:
@@ -252,9 +261,14 @@ def causes(history: History, made: Digest, key: int, record: OpRecord) -> tuple[
     for row in made.reclaims:
         if row.at("requested") > life.installed["n"] and _concerns(made, row, key, record.op_epoch):
             found |= set(row.told)
-    for line in history.of("Allocate", "Online"):
+    for line in made.given:
         later = line["n"] > life.installed["n"] and line["epoch"] <= record.epoch_last
-        if later and line["aperture"] == life.aperture and _meets(line, life.blocks):
+        if (
+            later
+            and line["type"] != "Release"
+            and line["aperture"] == life.aperture
+            and _meets(line, life.blocks)
+        ):
             found.add(line["n"])
             break
     return tuple(sorted(found))

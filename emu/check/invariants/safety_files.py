@@ -10,7 +10,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.check.invariants import digest
-from emu.check.invariants.digest import ALWAYS, blocks_of
+from emu.check.invariants.digest import blocks_of
 from emu.check.invariants.invariant import Breach
 from emu.check.memory import file_of, shared_blocks, vanished_cells, victim
 from emu.core.rows import BLOCK, FOREVER
@@ -29,51 +29,26 @@ def applied(history: History) -> Iterator[Breach]:
     """S2: a reclaim that reported success has changed what it was to change; a restart loses nothing of it."""
     made = history.once(digest.read)
     for row in made.reclaims:
-        if row.succeeded and not _is_there(made, row):
+        if row.succeeded and not _is_there(row):
             yield Breach("S2", f"{row.words()} returned success, and its change is not there", row.told)
     for line, ino in made.lost:
         sentence = f"file {ino} is not as it was committed before the restart"
         yield Breach("S2", sentence, (line["n"],))
 
 
-def _is_there(made: Digest, row: Reclaim) -> bool:
+def _is_there(row: Reclaim) -> bool:
     target = row.target
     if not row.known or row.kind == "surprise":
         return True  # the host's own files; a fact that was there before
     if "device" in target:
         return any(
             change[0] == "devices" and change[1] == target["device"] and change[2] and not change[2][2]
-            for step in made.steps
+            for step in row.steps
             for line in step.of("Commit")
-            if row.at("requested") < line["n"] < row.at("returned") or _same_step(step, row)
             for change in line["delta"]
         )
-    mine = [
-        c for c in made.changes if c.ino == target["ino"] and c.step.life == row.life and _in_time(c, row)
-    ]
-    return any(_fits(target, change) or _together(made, change) for change in mine)
-
-
-def _same_step(step: Step, row: Reclaim) -> bool:
-    return any(
-        line["n"] in {row.at("requested"), row.at("applied"), row.at("returned")} for line in step.lines
-    )
-
-
-def _in_time(change: Change, row: Reclaim) -> bool:
-    """A commit stands in front of the effects of its step, the reclaim's own phases among them."""
-    first = change.step.lines[0]["n"]
-    return bool(
-        first < row.at("returned")
-        and (row.at("requested") < change.line["n"] or _same_step(change.step, row))
-    )
-
-
-def _together(made: Digest, change: Change) -> bool:
-    """Did one step apply two reclaims of this file? Then nobody sees what was there between them."""
-    rows = {row.number: row for row in made.reclaims if row.life == change.step.life}
-    applied = [n for n in digest.applying(change.step, rows) if rows[n].target.get("ino") == change.ino]
-    return len(applied) > 1
+    mine = [change for step in row.steps for change in step.changes if change.ino == target["ino"]]
+    return any(_fits(target, change) or len(change.step.applied) > 1 for change in mine)
 
 
 def _fits(target: Json, change: Change) -> bool:
@@ -105,32 +80,23 @@ def unchanged(history: History) -> Iterator[Breach]:
     made = history.once(digest.read)
     for row in made.reclaims:
         if row.errno and row.definite:
-            for step in made.steps:
-                yield from _touched(made, row, step)
+            for step in row.steps:
+                yield from _touched(row, step)
     lab = history.row
     if lab and history.filemap and lab["reclaim"]["returned"] and lab["reclaim"]["errno"] is not None:
         for sentence in victim(history.image, history.filemap, lab["victim"]["path"], lab["before"]):
             yield Breach("S3", sentence)
 
 
-def _touched(made: Digest, row: Reclaim, step: Step) -> Iterator[Breach]:
-    """What a step that was this reclaim's alone did to its target."""
-    phases = step.of("Phase")
-    if step.life != row.life or not any(line["reclaim"] == row.number for line in phases):
+def _touched(row: Reclaim, step: Step) -> Iterator[Breach]:
+    """What a step that applied nobody else's change did to its target."""
+    if step.applied - {row.number}:
         return
-    name = errno.errorcode.get(row.errno or 0, str(row.errno))
-    words = f"{row.words()} failed with {name}"
-    rows = {other.number: other for other in made.reclaims if other.life == row.life}
-    others = digest.applying(step, rows) - {row.number}
-    for change in () if others else made.changes:
-        if (
-            change.step is step
-            and change.ino == row.target.get("ino")
-            and change.old
-            and _layout(change.old) != _layout(change.new)
-        ):
+    words = f"{row.words()} failed with {errno.errorcode.get(row.errno or 0, str(row.errno))}"
+    for change in step.changes:
+        if change.ino == row.target.get("ino") and change.old and _layout(change.old) != _layout(change.new):
             yield Breach("S3", f"{words}, and changed the file", (*row.told, change.line["n"]))
-    for line in () if others else step.of("Zero"):
+    for line in step.of("Zero"):
         yield Breach("S3", f"{words}, and bytes of the file were zeroed", (*row.told, line["n"]))
 
 
@@ -169,7 +135,8 @@ def _replayed(history: History, made: Digest) -> Iterator[Breach]:
     books = _Blocks(made)
     resting: dict[int, set[int]] = {}
     for step in made.steps:
-        resting = books.nobody(step.life)
+        if step is made.steps[-1]:
+            resting = books.nobody(step.life)
         for line in step.lines:
             yield from books.line(line)
         yield from books.files_agree(step)
@@ -390,34 +357,32 @@ def _edges(made: Digest) -> Iterator[Breach]:
         up, down = -(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK
         ends = [(lo, min(hi, up)), (max(lo, down), hi)] if up <= down else [(lo, hi)]
         runs = [run for low, high in ends for run in _device_runs(row.after, low, high)]
-        lines = [line for step in made.steps if step.life == row.life for line in step.of("Zero")]
-        mine = [line for line in lines if row.at("requested") < line["n"] < row.at("returned")]
+        mine = [line for step in row.steps for line in step.of("Zero")]
         if not _covered(runs, [run for line in mine for run in line["runs"]]):
             yield Breach("S9", f"{row.words()} left the edges of its hole as they were", row.told)
 
 
 def _left_over(made: Digest) -> Iterator[Breach]:
     """Edges that an earlier life had still to zero are zeroed before anybody is served."""
-    for step in made.steps:
+    for at, step in enumerate(made.steps):
         for line in step.of("Loaded"):
             runs = [
-                (row[0], [list(run) for run in row[1]])
-                for book, _, row in line["delta"]
-                if book == "zeroing" and row
+                list(run) for book, _, row in line["delta"] if book == "zeroing" and row for run in row[1]
             ]
-            boot = [
-                s for s in made.steps if s.life == step.life and s.lines[0]["n"] < _served(made, step.life)
-            ]
+            boot = _boot(made.steps[at:]) if runs else []
             done = [run for s in boot for blank in s.of("Blank") for run in blank["runs"]]
-            complete = _served(made, step.life) < ALWAYS
-            if complete and not all(_covered(wanted, done) for _, wanted in runs):
+            if boot and not _covered(runs, done):
                 yield Breach("S9", "an edge that was to be zeroed before the restart was not", (line["n"],))
 
 
-def _served(made: Digest, life: int) -> int:
-    """The line in which the first client of a life arrives."""
-    lines = [line for step in made.steps if step.life == life for line in step.of("SessionOpened")]
-    return int(lines[0]["n"]) if lines else ALWAYS
+def _boot(steps: list[Step]) -> list[Step]:
+    """Those in front of the first client of this life; none if nobody came."""
+    for at, step in enumerate(steps):
+        if step.life != steps[0].life:
+            return []
+        if step.of("SessionOpened"):
+            return steps[:at]
+    return []
 
 
 def nothing_grew(history: History) -> str:
@@ -446,8 +411,8 @@ def one_order(history: History) -> Iterator[Breach]:
 
 def _explained(made: Digest, change: Change) -> bool:
     step = change.step
-    rows = {row.number: row for row in made.reclaims if row.life == step.life}
-    mine = any(rows[number].target.get("ino") == change.ino for number in digest.applying(step, rows))
+    rows = [made.reclaim_at[step.life, number] for number in step.applied]
+    mine = any(row.target.get("ino") == change.ino for row in rows)
     return mine or _asked(change, step.op) or _host_step(step)
 
 
@@ -513,16 +478,17 @@ def _answered(line: Json, op: Json, files: dict[int, FileRow]) -> Iterator[Breac
 
 def _at_once(made: Digest) -> Iterator[Breach]:
     """Two reclaims of one range: the second starts when the first has ended. A surprise waits for nobody."""
-    asked = [row for row in made.reclaims if row.kind not in {"surprise", ""} and "ino" in row.target]
-    for at, first in enumerate(asked):
-        for second in asked[at + 1 :]:
-            same = first.life == second.life and first.target["ino"] == second.target["ino"]
-            meet = (
-                same and first.target["lo"] < second.target["hi"] and second.target["lo"] < first.target["hi"]
-            )
-            if meet and second.at("requested") < first.at("ended"):
+    under_way: dict[tuple[int, int], list[Reclaim]] = {}
+    asked = (row for row in made.reclaims if row.kind not in {"surprise", ""} and "ino" in row.target)
+    for second in sorted(asked, key=lambda row: row.at("requested")):
+        began, target = second.at("requested"), second.target
+        others = under_way.setdefault((second.life, target["ino"]), [])
+        others[:] = [first for first in others if began < first.at("ended")]
+        for first in others:
+            if first.target["lo"] < target["hi"] and target["lo"] < first.target["hi"]:
                 sentence = f"{first.words()} and {second.words()} ran at once"
                 yield Breach("S10", sentence, tuple(sorted({*first.told, *second.told})))
+        others.append(second)
 
 
 def _vanished(history: History) -> Iterator[Breach]:
