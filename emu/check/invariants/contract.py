@@ -7,13 +7,13 @@ keys.py       V10 V11 V13 V15 V19   owners.py     V16 V17 V23 V24 V25
 
 from __future__ import annotations
 
-from emu.check.invariants import gate, hardware, importers, keys, owners, waits
+from emu.check.invariants import gate, hardware, importers, issue, keys, owners, turns, waits
 
 INVARIANTS = tuple(
     sorted(
         (
             invariant
-            for module in (gate, waits, keys, importers, hardware, owners)
+            for module in (gate, waits, keys, issue, importers, hardware, turns, owners)
             for invariant in module.INVARIANTS
         ),
         key=lambda invariant: int(invariant.name[1:]),
