@@ -1,7 +1,7 @@
 """`emu COMMAND ...`: one module a command, listed in COMMANDS and loaded only when it is asked for.
 
 A command module has `SUMMARY` (a line), `arguments(parser)` and `run(args) -> int`. Exit codes are INTERFACE's: 0 holds or done, 1 breach
-or refused, 2 unknown, 64 usage, set-up, no broker. What goes wrong is said on stderr as `emu: OP OBJECT: ERRNO: sentence`.
+or refused, 2 unknown, 64 usage, set-up, no broker, or an output that cannot be written. What goes wrong is said on stderr as `emu: OP OBJECT: ERRNO: sentence`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ import errno
 import importlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from emu.cli.output import Unwritable, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 USAGE = 64
 
@@ -84,6 +90,24 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the `emu` command. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with watched():
+            return _main(arguments)
+    except Unwritable as unwritable:
+        return _unwritable(arguments, unwritable.error)
+
+
+def _unwritable(arguments: Sequence[str], error: OSError) -> int:
+    """Not 1: that would be a breach, or a refusal. A reader who has gone need not be told."""
+    if error.errno != errno.EPIPE and sys.stderr is not None:
+        name = errno.errorcode.get(error.errno or errno.EIO, "EIO")
+        about = " ".join(["emu:", *arguments[:1]])
+        with suppress(OSError):
+            print(f"{about}: {name}: standard output cannot be written: {error.strerror}", file=sys.stderr)
+    return USAGE
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] in (["--version"], ["-V"]):
         from emu import __version__  # noqa: PLC0415 - only here
 
@@ -102,9 +126,6 @@ def main(argv: list[str] | None = None) -> int:
     except CommandError as error:
         print(f"emu: {error}", file=sys.stderr)
         return error.code
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say to it
-        return 1
     except KeyboardInterrupt:
         print(f"emu: {name}: EINTR: interrupted", file=sys.stderr)
         return 130
