@@ -12,7 +12,6 @@ with, or is the canary of another namespace.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from emu.clients.talk import Client, Command
 from emu.engine import ring
 from emu.history.journal import Journal, Kind, Record
 from emu.history.stamp import CANARY, CELL, decode
+from emu.host.times import patience
 from emu.verbs import enums as e
 from emu.verbs.cq import CQ
 from emu.verbs.mr import MR
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 BYSTANDER_EVERY = 64  # turns
 PAUSE = 0.0002  # seconds between two looks: a sleeper in cq.wait would interrupt the engine at each completion, never within one
-SILENCE = 10.0 * max(
-    1.0, float(os.environ.get("EMU_TIME_SCALE", "1"))
-)  # seconds after which nothing comes any more
+SILENCE = patience(10.0)  # seconds after which nothing comes any more
 SAMPLES = 16  # foreign cells that are kept in full
 
 

@@ -8,7 +8,14 @@ import sys
 
 import pytest
 
-from emu.cli import CommandError, check_target, main
+from emu.cli import COMMANDS, CommandError, check_target, main
+from emu.host import times
+
+ENOUGH = {
+    "fs": ["ls"],
+    "protocol": ["/mnt"],
+    "simulate": ["none", "--seed", "1"],
+}  # arguments, as far as they are required
 
 
 def test_what_can_be_written_passes_and_is_not_made(tmp_path):
@@ -78,3 +85,29 @@ def test_words_that_cannot_be_said_end_nothing():
             timeout=60,
         )
     assert (ended.returncode, ended.stdout) == (64, b"")
+
+
+@pytest.mark.parametrize("scale", ["fast", "0", "-1", "nan", "inf", "1e300", "1e-300", "1,5"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_time_scale_that_is_none_is_refused_before_anything_runs(
+    command, scale, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMU_TIME_SCALE", scale)
+    assert main([command, *ENOUGH.get(command, [])]) == 64
+    assert capsys.readouterr().err.startswith(
+        f"emu: {command}: EINVAL: EMU_TIME_SCALE={scale}: expected a number"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_time_scale_is_none(text, monkeypatch):
+    monkeypatch.setenv("EMU_TIME_SCALE", text)
+    assert (times.time_scale(), times.patience(3)) == (1.0, 3.0)
+
+
+def test_a_patience_is_stretched_and_never_shortened(monkeypatch):
+    for scale, seconds in (("0.1", 3.0), ("10", 30.0)):
+        monkeypatch.setenv("EMU_TIME_SCALE", scale)
+        assert times.patience(3) == seconds

@@ -40,7 +40,7 @@ ROOMS = {
         "report",
         "clients",
     ),
-    "clients": ("verbs", "history", "engine"),  # of history and the ring: the formats of stamps and journals
+    "clients": ("verbs", "history", "engine", "host"),  # formats of stamps and journals; how long they wait
 }
 
 # Single modules that may know more, each with its reason.

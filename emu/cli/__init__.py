@@ -1,7 +1,8 @@
 """`emu COMMAND ...`: one module a command, listed in COMMANDS and loaded only when it is asked for.
 
 A command module has `SUMMARY` (a line), `arguments(parser)` and `run(args) -> int`. Exit codes are INTERFACE's: 0 holds or done, 1 breach
-or refused, 2 unknown, 64 usage, set-up, no broker, or an output that cannot be written. What goes wrong is said on stderr as `emu: OP OBJECT: ERRNO: sentence`.
+or refused, 2 unknown, 64 usage, set-up, no broker, or an output that cannot be written. What goes wrong is said on stderr as
+`emu: OP OBJECT: ERRNO: sentence`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from emu.cli.output import Unwritable, watched
+from emu.host.times import time_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +109,14 @@ def _unwritable(arguments: Sequence[str], error: OSError) -> int:
     return USAGE
 
 
+def _check_environment(name: str) -> None:
+    """Before anything runs."""
+    try:
+        time_scale()
+    except ValueError as error:
+        raise CommandError(f"{name}: EINVAL: {error}") from None
+
+
 def _main(arguments: list[str]) -> int:
     if arguments[:1] in (["--version"], ["-V"]):
         from emu import __version__  # noqa: PLC0415 - only here
@@ -122,7 +132,9 @@ def _main(arguments: list[str]) -> int:
         print(f"emu: {name}: EINVAL: no such command; the commands are {known}", file=sys.stderr)
         return USAGE
     try:
-        return int(importlib.import_module(f"emu.cli.{name}").run(parser_of(name).parse_args(rest)))
+        args = parser_of(name).parse_args(rest)
+        _check_environment(name)
+        return int(importlib.import_module(f"emu.cli.{name}").run(args))
     except CommandError as error:
         print(f"emu: {error}", file=sys.stderr)
         return error.code

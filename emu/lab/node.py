@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emu.lab.process import LabError, deliver, patience
+from emu.host.times import patience
+from emu.lab.process import LabError, deliver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

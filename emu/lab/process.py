@@ -15,6 +15,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from emu.host.times import patience
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,11 +24,6 @@ Json = dict[str, Any]
 LINE_LIMIT = 16 << 20
 PATIENCE = 30.0  # seconds for a command; EMU_TIME_SCALE stretches it
 GRACE = 5.0
-
-
-def patience(seconds: float = PATIENCE) -> float:
-    """A limit that only something broken exceeds."""
-    return seconds * max(1.0, float(os.environ.get("EMU_TIME_SCALE", "1")))
 
 
 def deliver(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
