@@ -88,6 +88,7 @@ def orphan_untested(history: History) -> str:
 
 def right_broken(history: History) -> Iterator[Breach]:
     yield from _strange_uses(history)
+    yield from _told_others(history)
     yield from _held_or_not(history)
     yield from _named(history)
 
@@ -99,6 +100,26 @@ def _strange_uses(history: History) -> Iterator[Breach]:
         if made is not None and made.session != session:
             sentence = f"queue pair {record.qp_num} of session {session} used local key {mapped.key:#x} of session {made.session}"
             yield Breach("V25", sentence, (mapped.at.n,), ((thread, record.seq),))
+
+
+def _told_others(history: History) -> Iterator[Breach]:
+    """A notice goes to the context that has the MR, whoever opened it and whoever else there is."""
+    for line, mapped in _told(history):
+        made = mapped.registration
+        if made is not None and made.session != line["session"]:
+            sentence = f"{line['name']} of key {mapped.key:#x}, which is session {made.session}'s, went to session {line['session']}"
+            yield Breach("V25", sentence, (mapped.at.n, line["n"]))
+
+
+def _told(history: History) -> Iterator[tuple[Json, Mapped]]:
+    """Notices about an MR, and its translation at that moment."""
+    reading = read(history)
+    for line in history.of("Notify"):
+        at = reading.at(line)
+        known = reading.by_number.get(line.get("fields", {}).get("mr", -1), ())
+        mine = [mapped for mapped in known if mapped.at < at and mapped.at.life == at.life]
+        if mine:
+            yield line, mine[-1]
 
 
 def _local_uses(history: History) -> Iterator[tuple[int, OpRecord, Mapped, int]]:
@@ -199,9 +220,10 @@ def right_untested(history: History) -> str:
         any(line["type"] in {"Holds", "LetsGo"} for line in _facts(history))
         or any(_answers(history))
         or any(_local_uses(history))
+        or any(_told(history))
     ):
         return ""
-    return "nothing tells who could use a key: no local use, no descriptor passed, no owner named"
+    return "nothing tells who could use a key: no local use, no notice, no descriptor passed, no owner named"
 
 
 INVARIANTS = (

@@ -261,6 +261,17 @@ def test_a_local_key_used_by_another_context_breaks_v25():
     )
 
 
+def test_a_notice_to_the_context_that_has_the_mr_keeps_v25():
+    assert verdict(revoked().history(), "V25") == "kept"
+
+
+def test_a_notice_that_goes_to_another_context_breaks_v25():
+    story = held()
+    other = story.session("opener")
+    story.effect(fx.Notify(other, "MR_REVOKING", {"mr": story.key}))
+    assert "went to session" in breaches(story.history(), "V25")[0]
+
+
 def facts(story, *steps):
     for name, who in steps:
         story.line("shell", name, session=story.holder, who=who)
