@@ -139,7 +139,8 @@ class Reader:
         if op.get("type") != "RegMr" or person.lost is not None:
             return
         path = str(op.get("path", ""))
-        device = next((name for mount, name in self.mounts.items() if path.startswith(mount)), "")
+        mount = max((mount for mount in self.mounts if path.startswith(mount)), key=len, default="")
+        device = self.mounts.get(mount, "")
         host = _label(line.get("host"))
         made = Registration(
             self.here, line["session"], op, host, self.inos.get(path, 0), "" if host else device
@@ -341,7 +342,8 @@ class Reader:
     def returned(self, row: Reclaim, detail: Json) -> None:
         if row.errno is None:
             row.errno = int(detail.get("errno", 0))
-            row.definite = self.failed[1] or self.failed[0] != self.here.n - 1
+            told = self.failed[0] == self.here.n - 1  # else nobody is left to tell
+            row.definite = self.failed[1] if told else all(step.name != "applying" for step in row.order)
 
     def ended(self, row: Reclaim, _detail: Json) -> None:
         row.after = self.files.get(int(row.target.get("ino", 0)))

@@ -271,5 +271,19 @@ def test_an_error_that_says_something_has_changed_is_no_interruption():
     assert verdict(story.history(), "V22") == "untested"
 
 
+def test_a_hole_whose_edges_could_not_be_zeroed_for_nobody_is_no_interruption():
+    """The hole is committed, the memory refuses the zeros, and whoever asked is gone."""
+    story = Story("none")
+    story.create("/mnt/a", 4)
+    asker = story.session("asker")
+    story.reclaim("punch", session=asker, offset=100, length=3 * BLOCK, answers=False)
+    story.step(ev.SessionLost(asker))
+    zero = next(event for event in story.owed if isinstance(event, ev.Answered))
+    story.owed.remove(zero)
+    story.step(ev.Answered(zero.token, 5))
+    assert story.phase("returned")["detail"]["errno"] == 5
+    assert verdict(story.history(), "V22") == "untested"
+
+
 def test_no_denial_leaves_v22_untested():
     assert verdict(revoked().history(), "V22") == "untested"
