@@ -27,7 +27,7 @@ class World:
         self.full = self.broken = self.defect = self.later = False
         self.resumes, self.facts = [], []
         self.time, self.cost = 0.0, 0.0
-        self.steps = Steps(self, self, self, self, lambda point: None, self.refuse, lambda: self.time)
+        self.steps = Steps(self, self, self, self, lambda *_point: None, self.refuse, lambda: self.time)
         self.steps.effects = self
 
     def step(self, event):
