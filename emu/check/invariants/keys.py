@@ -166,10 +166,19 @@ def monotone_untested(history: History) -> str:
 # ---- V15: a second revoke changes nothing; what is permanent never goes back
 
 
+def _was_awaited(history: History, mapped: Mapped) -> bool:
+    """Whoever asked for its unmap took the answer. A reclaim that was interrupted meanwhile did not: then its owner asks again."""
+    for asked in read(history).asked:
+        if asked.kind == "Unmap" and mapped in asked.maps and asked.done == mapped.unmapped:
+            ended = asked.of.phases.get("ended") if asked.of else None
+            return ended is None or asked.done is None or asked.done < ended
+    return True
+
+
 def twice_broken(history: History) -> Iterator[Breach]:
     for asked in read(history).asked:
         for mapped in asked.maps if asked.kind == "Unmap" else ():
-            if mapped.unmapped is not None and mapped.unmapped < asked.at:
+            if mapped.unmapped is not None and mapped.unmapped < asked.at and _was_awaited(history, mapped):
                 sentence = f"key {mapped.key:#x} was to be unmapped again, {asked.at.n - mapped.unmapped.n} lines behind its unmap"
                 yield Breach("V15", sentence, (mapped.unmapped.n, asked.at.n))
     yield from _went_back(history)

@@ -7,6 +7,7 @@ from verdicts import breaches, broken, verdict
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import keys
+from emu.core import requests as rq
 
 REM_ACCESS_ERR = 10
 REVOKED = 1001
@@ -262,6 +263,18 @@ def test_a_second_unmap_breaks_v15():
     story = revoked()
     story.effect(fx.Unmap(99, (story.key,)))
     assert "was to be unmapped again" in breaches(story.history(), "V15")[0]
+
+
+def test_an_unmap_whose_answer_nobody_awaited_any_more_is_asked_for_again():
+    story = held()
+    reclaimer = story.session("reclaimer")
+    request = story.reclaim("truncate", size=BLOCK, session=reclaimer, answers=False)
+    story.answer(ev.Quiesced)
+    story.ask(reclaimer, rq.Cancel(request), answers=False)
+    story.answer(ev.Unmapped)
+    story.dereg(story.holder, story.key)
+    assert len([line for line in story.lines if line["type"] == "Unmap"]) == 2
+    assert "V15" not in broken(story.history())
 
 
 def test_a_revoked_key_that_is_mapped_again_breaks_v15():
