@@ -47,16 +47,51 @@ class CommandError(Exception):
 
 def check_target(command: str, name: str | None, *, ours: Path | None = None) -> None:
     """Before minutes are spent: can this result be stored? Nothing is made. `ours`: a folder below which folders will be made."""
-    if not name or name == "-":
+    if name is None:
         return
+    if name == "-":
+        if sys.stdout is None:
+            raise CommandError(f"{command} -: EBADF: standard output is closed: name a file")
+        return
+    if not name:
+        raise CommandError(f"{command} '': EINVAL: an empty name: name a file, or - for standard output")
     path = Path(name)
     number = _why_not(path, path.exists())
-    if number == errno.ENOENT and ours is not None and path.resolve().is_relative_to(ours.resolve()):
+    if ours is not None and path.resolve() == ours.resolve():
+        number = errno.EISDIR
+    elif number == errno.ENOENT and ours is not None and path.resolve().is_relative_to(ours.resolve()):
         return
     if number:
         raise CommandError(
             f"{command} {name}: {errno.errorcode[number]}: {os.strerror(number)}: choose a file that can be written"
         )
+
+
+def check_targets(command: str, names: Sequence[str | None], *, ours: Path | None = None) -> None:
+    """The same of several, which are several."""
+    for name in names:
+        check_target(command, name, ours=ours)
+    given = [name if name == "-" else str(Path(name).resolve()) for name in names if name]
+    if twice := [name for name in given if given.count(name) > 1]:
+        what = "standard output" if twice[0] == "-" else twice[0]
+        raise CommandError(
+            f"{command} {twice[0]}: EINVAL: {what} is given for two results: name a file for each"
+        )
+
+
+def store(command: str, name: str, text: str, *, ours: Path | None = None) -> None:
+    """A result, where it was asked for. Below `ours` folders are made."""
+    if name == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(name)
+    try:
+        if ours is not None and path.resolve().is_relative_to(ours.resolve()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or errno.EIO, "EIO")
+        raise CommandError(f"{command} {name}: {code}: {error.strerror}: the result is not there") from None
 
 
 def _why_not(path: Path, exists: bool) -> int:

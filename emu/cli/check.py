@@ -9,9 +9,7 @@ nothing says what was promised, 64 usage.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from emu.check.mutants import selftest
 from emu.check.story import tell
 from emu.check.stranger import Unusable, introduced
 from emu.check.validate import held
-from emu.cli import CommandError, check_target
+from emu.cli import CommandError, check_targets, store
 from emu.history.perfetto import trace
 from emu.protocols import registry
 from emu.protocols.contract import declaration
@@ -62,8 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if (args.run is None) != args.self_test:
         raise CommandError("check: EINVAL: name the folder of a run, or --self-test")
-    for target in (args.json, args.html, args.perfetto):
-        check_target("check", target)
+    check_targets("check", (args.json, args.html, args.perfetto))
     if args.self_test:
         return _self_test(args)
     try:
@@ -166,30 +163,16 @@ def _breach(history: History, breach: Breach) -> Json:
 
 
 def _deliver(args: argparse.Namespace, history: History, result: Json) -> None:
-    raw = json.dumps(result, indent=1) + "\n"
-    try:
-        if args.html:
-            _write(args.html, page(result))
-        if args.perfetto:
-            _write(args.perfetto, json.dumps(trace(history.events, history.logs, history.journals)) + "\n")
-        if args.json:
-            _write(args.json, raw)
-    except OSError as error:
-        code = errno.errorcode.get(error.errno or errno.EIO, "EIO")
-        raise CommandError(
-            f"check {error.filename}: {code}: {os.strerror(error.errno or errno.EIO)}"
-        ) from error
-    print(
-        "\n".join(lines_of(result)),
-        file=sys.stderr if "-" in {args.json, args.html, args.perfetto} else sys.stdout,
-    )
-
-
-def _write(target: str, text: str) -> None:
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, "utf-8")
+    """The table first, whatever becomes of the files."""
+    to_stdout = "-" in {args.json, args.html, args.perfetto}
+    print("\n".join(lines_of(result)), file=sys.stderr if to_stdout else sys.stdout, flush=True)
+    if args.html:
+        store("check", args.html, page(result))
+    if args.perfetto:
+        drawn = trace(history.events, history.logs, history.journals)
+        store("check", args.perfetto, json.dumps(drawn) + "\n")
+    if args.json:
+        store("check", args.json, json.dumps(result, indent=1) + "\n")
 
 
 def lines_of(result: Json) -> list[str]:

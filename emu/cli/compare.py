@@ -1,6 +1,6 @@
 """`emu compare`: start real processes for every row, measure, judge, and print the table.
 
-Progress goes to stderr, the table to stdout (with `--json -` the JSON goes there, and the table to stderr). Exit status: 0 every
+Progress goes to stderr, the table to stdout (with `--json -` or `--html -` that goes there, and the table to stderr). Exit status: 0 every
 protocol kept what it promises, 1 one broke a promise, 2 some outcome is unknown, 64 usage.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.check.promises import introduce
 from emu.check.stranger import Unusable, introduced
-from emu.cli import CommandError, check_target
+from emu.cli import CommandError, check_targets, store
 from emu.lab import names
 from emu.lab.compare import Options, compare, cores
 from emu.lab.plan import protocols_here, rows
@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="runs set up at the same time (default: one for each pair of cores)",
     )
     parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
-    parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page")
+    parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page; - is stdout")
     parser.add_argument(
         "--out", metavar="DIR", default="runs/compare", help="where evidence goes (default runs/compare)"
     )
@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
         out=Path(args.out), seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
         progress=partial(print, file=sys.stderr, flush=True),
     )  # fmt: skip
-    for target in (args.json, args.html):
-        check_target("compare", target, ours=options.out)
+    check_targets("compare", (args.json, args.html), ours=options.out)
     _is_ours(options.out)
     _make_room(options.out, [spec.label for spec in specs])
     result = _interruptible(compare(specs, options))
@@ -189,20 +188,16 @@ def _interruptible(work: Any) -> dict[str, Any]:
 
 
 def _deliver(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    raw = json.dumps(result, indent=1) + "\n"
-    table = render(result)
-    try:
-        if args.html:
-            _write(Path(args.html), page(result))
-        if args.json and args.json != "-":
-            _write(Path(args.json), raw)
-    except OSError as error:
-        raise CommandError(f"compare {error.filename}: {_code(error)}: {error.strerror}") from error
-    print(table, file=sys.stderr if args.json == "-" else sys.stdout)
-    if args.json == "-":
-        sys.stdout.write(raw)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    """The table first: it is what minutes were spent for, whatever becomes of the files."""
+    to_stdout = "-" in {args.json, args.html}
+    print(render(result), file=sys.stderr if to_stdout else sys.stdout, flush=True)
+    made = ((args.html, partial(page, result)), (args.json, lambda: json.dumps(result, indent=1) + "\n"))
+    failed = []
+    for name, text in made:
+        try:
+            if name:
+                store("compare", name, text(), ours=Path(args.out))
+        except CommandError as error:
+            failed.append(error)
+    if failed:
+        raise CommandError("\nemu: ".join(map(str, failed)))
