@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from emu.check.promises import introduce
 from emu.check.stranger import Unusable, introduced
 from emu.cli import CommandError, check_targets, store
+from emu.host.files import lock
 from emu.lab import names
 from emu.lab.compare import Options, compare, cores
 from emu.lab.plan import protocols_here, rows
@@ -76,10 +78,13 @@ def run(args: argparse.Namespace) -> int:
         progress=partial(print, file=sys.stderr, flush=True),
     )  # fmt: skip
     check_targets("compare", (args.json, args.html), ours=options.out)
-    _is_ours(options.out)
-    _make_room(options.out, [spec.label for spec in specs])
-    result = _interruptible(compare(specs, options))
-    _deliver(args, result)
+    held = _is_ours(options.out)
+    try:
+        _make_room(options.out, [spec.label for spec in specs])
+        result = _interruptible(compare(specs, options))
+        _deliver(args, result)
+    finally:
+        os.close(held)
     return exit_code(result["rows"])
 
 
@@ -147,15 +152,20 @@ def _jobs(args: argparse.Namespace) -> int:
     return count
 
 
-def _is_ours(out: Path) -> None:
-    """The evidence folder: new, empty, or of an earlier comparison. Marked as ours."""
+def _is_ours(out: Path) -> int:
+    """The evidence folder: new, empty, or of an earlier comparison. Marked as ours, and nobody else's as long as the descriptor lives."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / MARKER).exists() and any(out.iterdir()):
             raise CommandError(f"compare --out {out}: ENOTEMPTY: it holds something else; name a new folder")
-        (out / MARKER).touch()
+        held = lock(out / MARKER)
     except OSError as error:
         raise CommandError(f"compare --out {out}: {_code(error)}: {error.strerror}") from error
+    if held is None:
+        raise CommandError(
+            f"compare --out {out}: EBUSY: another comparison writes there: wait for its end, or name another folder"
+        )
+    return held
 
 
 def _make_room(out: Path, labels: Sequence[str]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from emu.cli import compare, main
+from emu.host import files
 from emu.report.table import render
 
 
@@ -55,3 +57,17 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(
     assert emu(*more) == 64
     assert why in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_comparison_keeps_out_of_the_folder_of_the_first(emu, tmp_path, capsys):
+    evidence = tmp_path / "out/none-truncate-dax-deaf"
+    evidence.mkdir(parents=True)
+    (tmp_path / "out" / compare.MARKER).touch()
+    first = files.lock(tmp_path / "out" / compare.MARKER)
+    assert emu() == 64
+    assert "EBUSY: another comparison" in capsys.readouterr().err
+    assert evidence.exists()
+    os.close(first)
+    assert emu() in {0, 1, 2}
+    assert not evidence.exists()
+    assert emu() in {0, 1, 2}, "its own lock is gone with it"
