@@ -201,13 +201,17 @@ def _deliver(args: argparse.Namespace, result: dict[str, Any]) -> None:
     """The table first: it is what minutes were spent for, whatever becomes of the files."""
     to_stdout = "-" in {args.json, args.html}
     print(render(result), file=sys.stderr if to_stdout else sys.stdout, flush=True)
-    made = ((args.html, partial(page, result)), (args.json, lambda: json.dumps(result, indent=1) + "\n"))
+    texts = ((args.html, page), (args.json, _raw))
     failed = []
-    for name, text in made:
+    for name, text in texts:
         try:
             if name:
-                store("compare", name, text(), ours=Path(args.out))
+                store("compare", name, text(result), ours=Path(args.out))
         except CommandError as error:
             failed.append(error)
     if failed:
         raise CommandError("\nemu: ".join(map(str, failed)))
+
+
+def _raw(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=1) + "\n"

@@ -31,8 +31,9 @@ from emu.history.journal import Journal
 from emu.history.manifest import write_manifest
 from emu.history.runs import META, latest_run, read_meta
 from emu.history.stamp import Cell, cells_in_free, fill, foreign_cells
+from emu.host.times import patience
 from emu.lab.node import Broker
-from emu.lab.process import LabError, patience
+from emu.lab.process import LabError
 from emu.protocols.contract import declaration
 from emu.verbs import enums as e
 from emu.verbs.cq import CQ
