@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # Python sources are used in place (editable install); a change of these needs a build.
 SOURCES := pyproject.toml meson.build meson.options $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint bench mutants native sanitize clean dev help
+.PHONY: demo test lint bench mutants native sanitize clean dev help proof long
 
 help:
 	@echo "make demo | test | lint | bench | mutants | native | sanitize | clean"
@@ -68,6 +68,15 @@ bench: $(VENV)/.installed
 # Every wrong protocol, core and engine that the checks must catch, and the right ones that they must not.
 mutants: $(VENV)/.installed
 	@$(BIN)/emu check --self-test
+
+# What takes minutes: every protocol and event with two holders, two reclaims and a crash (make long: two MRs each; hours), and that reductions
+# change nothing. Pinned in tests/check/explorer/pins.json; writes docs/proof/explorer.json.
+proof: $(VENV)/.installed
+	@$(BIN)/python tests/check/explorer/prove.py
+	@$(BIN)/python tests/check/explorer/prove.py --agreement
+
+long: $(VENV)/.installed
+	@$(BIN)/python tests/check/explorer/prove.py --mrs 2
 
 # For work on emu itself: the package and every tool. Imports rebuild changed C files.
 dev: $(VENV)/.installed $(VENV)/.test $(VENV)/.lint

@@ -1,6 +1,8 @@
 """The explorer's part of `make proof` and `make long`: every protocol and event at two holders, two reclaims, a crash, and deadlines.
 
     python tests/check/explorer/prove.py [--mrs 2] [--jobs N] [--pin]
+    python tests/check/explorer/prove.py --agreement        every protocol and event, small, with and without each reduction
+    python tests/check/explorer/prove.py --table            the figures as docs/explorer.md has them
 
 Compares states, moves, depth, verdict, breaches and costs with tests/check/explorer/pins.json, and writes docs/proof/explorer.json, from which
 docs/explorer.md quotes. Exit 1 if anything differs from its pin or does not hold; times and rates are reported, and decide nothing.
@@ -10,6 +12,7 @@ docs/explorer.md quotes. Exit 1 if anything differs from its pin or does not hol
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -89,13 +92,62 @@ def differences(whole, pins):
     yield from (f"{name}: never executed: {rows}" for name, rows in whole["never_executed"].items() if rows)
 
 
+def disagreements(processes):
+    """Small worlds, searched in all four ways: what is said about them must be the same."""
+    jobs = []
+    for name in installed():
+        for event in KINDS:
+            setup = dataclasses.replace(
+                setup_of(event, 2, 1, 1, 0), refusals=int(name == "mr-revoke"), taker=False
+            )
+            for reduction, symmetry in ((True, True), (True, False), (False, True), (False, False)):
+                jobs.append(Job(name, event, setup, reduction=reduction, symmetry=symmetry))
+    results = list(run_all(jobs, processes))
+    for at in range(0, len(results), 4):
+        four = results[at : at + 4]
+        said = [(said_by(result), result.rows, set(result.sometimes), result.missing) for result in four]
+        numbers = ", ".join(f"{result.states:,}" for result in four)
+        print(f"{four[0].protocol} {four[0].event}: {numbers} states", flush=True)
+        if any(one != said[0] for one in said):
+            yield f"{four[0].protocol} {four[0].event}: {said}"
+
+
+def said_by(result):
+    return result.code, [(f.invariant, len(f.story), bool(f.loop)) for f in (*result.breaches, *result.costs)]
+
+
+def table(figures):
+    """Markdown."""
+    lines = [
+        "| protocol | event, beside | states | moves | depth | verdict | costs | states/s of CPU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in figures["rows"].items():
+        protocol, _event = name.split()
+        rate = f"{row['states'] / row['cpu_seconds']:,.0f}" if row.get("cpu_seconds") else "-"
+        lines.append(
+            f"| `{protocol}` | {', '.join(row['reclaims'])} | {row['states']:,} | {row['transitions']:,} | {row['depth']} | "
+            f"{row['verdict']} | {', '.join(row['costs']) or '-'} | {rate} |"
+        )
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--mrs", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--pin", action="store_true")
+    parser.add_argument("--agreement", action="store_true")
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     key = f"{args.mrs} MR"
+    if args.agreement:
+        found = list(disagreements(args.jobs))
+        print(*found, sep="\n")
+        return 1 if found else 0
+    if args.table:
+        print(table(json.loads(FIGURES.read_text())[key]))
+        return 0
     whole = prove(args.mrs, args.jobs)
     pins = json.loads(PINS.read_text()) if PINS.exists() else {}
     if args.pin:
