@@ -35,11 +35,15 @@ REVOKED: Final = "an MR was revoked"
 CRASHES: Final = ("holder crashed", "broker crashed")
 
 
+# What is asked for beside an event: what overlaps it, and is another thing than the event beside its partner.
+BESIDE: Final = {"truncate": ("punch", "truncate"), "punch": ("punch", "truncate")}
+ELSE: Final = ("truncate", "punch")
+
+
 def setup_of(event: str, holders: int = 1, mrs: int = 1, reclaims: int = 1, crashes: int = 1) -> Setup:
-    """The small world of an event. What the further reclaims are is told in docs/explorer.md."""
-    others = [kind for kind in ("truncate", "punch", "truncate") if kind != event or reclaims > 2]
+    """The small world of an event (docs/explorer.md). `reclaims`: 1 to 3."""
     return Setup(
-        reclaims=(event, *others[: reclaims - 1]),
+        reclaims=(event, *BESIDE.get(event, ELSE)[: reclaims - 1]),
         holders=holders,
         mrs=mrs,
         crashes=crashes,

@@ -32,10 +32,10 @@ PINNED = ("states", "transitions", "depth", "verdict")
 ENOUGH = 60_000_000  # states: two MRs each need more than the command's bound
 
 
-def jobs_of(mrs):
+def jobs_of(mrs, protocols):
     return [
         Job(name, event, setup_of(event, holders=2, mrs=mrs, reclaims=2), max_states=ENOUGH)
-        for name in installed()
+        for name in protocols
         for event in KINDS
     ]
 
@@ -61,25 +61,37 @@ def figures_of(row):
     return {**pin_of(row), **{name: row[name] for name in names}, "shortest_stories": stories}
 
 
-def prove(mrs, processes):
+def prove(mrs, protocols, processes, keep):
+    """All searches; what is known so far is kept after each."""
     began, figures, results = time.monotonic(), {}, {}
-    for result in run_all(jobs_of(mrs), processes):
+    for result in run_all(jobs_of(mrs, protocols), processes):
         row = result.as_row()
         results.setdefault(result.protocol, []).append(result)
         figures[f"{result.protocol} {result.event}"] = figures_of(row)
+        spent = round(time.monotonic() - began)
+        keep({**summary(mrs, processes, spent, figures), "never_executed": left_of(results), "rows": figures})
         print(
             f"{result.protocol} {result.event}: {row['verdict']}, {row['states']:,} states, depth {row['depth']}, "
-            f"{row['seconds']:.0f} s, {row['states_per_second']:,}/s", flush=True,
-        )  # fmt: skip
-    left = {
+            f"{row['seconds']:.0f} s, {row['states_per_second']:,}/s, {row['states'] / row['cpu_seconds']:,.0f}/s of CPU",
+            flush=True,
+        )
+
+
+def summary(mrs, processes, spent, figures):
+    states, cpu = (sum(row[name] for row in figures.values()) for name in ("states", "cpu_seconds"))
+    return {
+        "holders": 2, "mrs": mrs, "reclaims": 2, "crashes": 1, "seconds": spent, "processes": processes,
+        "states": states, "cpu_seconds": round(cpu), "states_per_cpu_second": round(states / cpu),
+    }  # fmt: skip
+
+
+def left_of(results):
+    """Rows of each protocol's table that no event has executed; of those whose events are all there."""
+    return {
         name: [named(row) for row in unreached(registry.load().get(name), found)]
         for name, found in results.items()
+        if len(found) == len(KINDS)
     }
-    whole = {
-        "holders": 2, "mrs": mrs, "reclaims": 2, "crashes": 1, "seconds": round(time.monotonic() - began), "processes": processes,
-        "states": sum(row["states"] for row in figures.values()), "never_executed": left,
-    }  # fmt: skip
-    return {**whole, "rows": figures}
 
 
 def differences(whole, pins):
@@ -136,6 +148,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--mrs", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--protocols", nargs="*")
     parser.add_argument("--pin", action="store_true")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--table", action="store_true")
@@ -148,17 +161,26 @@ def main():
     if args.table:
         print(table(json.loads(FIGURES.read_text())[key]))
         return 0
-    whole = prove(args.mrs, args.jobs)
-    pins = json.loads(PINS.read_text()) if PINS.exists() else {}
-    if args.pin:
-        pins[key] = {name: pin_of(row) for name, row in whole["rows"].items()}
-        PINS.write_text(json.dumps(pins, indent=1) + "\n")
-    kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"schema": 1}
-    FIGURES.parent.mkdir(exist_ok=True)
-    FIGURES.write_text(json.dumps({**kept, key: whole}, indent=1) + "\n")
-    found = list(differences(whole, pins.get(key, {})))
+    kept = []
+
+    def keep(whole):
+        kept.append(whole)
+        stored(FIGURES, key, whole)
+        if args.pin:
+            stored(PINS, key, {name: pin_of(row) for name, row in whole["rows"].items()})
+
+    prove(args.mrs, args.protocols or installed(), args.jobs, keep)
+    whole = kept[-1]
+    found = list(differences(whole, json.loads(PINS.read_text()).get(key, {})))
     print(*found, f"{whole['states']:,} states in {whole['seconds']} s", sep="\n")
     return 1 if found else 0
+
+
+def stored(path, key, part):
+    """One part of a file anew, the others as they are."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**kept, "schema": 1, key: part}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
