@@ -13,6 +13,7 @@ from emu.check.explorer import parallel
 from emu.check.explorer.coverage import named, rows_of
 from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Result
 from emu.check.explorer.search import KINDS, MAX_STATES, setup_of, unreached
+from emu.check.model.setup import Setup
 from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
 from emu.protocols import registry
@@ -139,26 +140,35 @@ def check(args: argparse.Namespace) -> None:
 
 
 def jobs_of(args: argparse.Namespace, protocol: Protocol) -> list[parallel.Job]:
+    setups = [
+        (event, setup_of(event, args.holders, args.mrs, args.reclaims, args.crashes))
+        for event in args.event or KINDS
+    ]
+    if args.file and all(getattr(args, name) == 1 for name, *_rest in NUMBERS):
+        setups += [(event, pair_of(event)) for event in args.event or KINDS]
     return [
         parallel.Job(
             protocol.name,
             event,
-            setup_of(event, args.holders, args.mrs, args.reclaims, args.crashes),
+            setup,
             args.file or "",
             args.max_states,
             args.max_memory * MIB,
             not args.no_reduction,
             not args.no_symmetry,
         )
-        for event in args.event or KINDS
+        for event, setup in setups
     ]
+
+
+def pair_of(event: str) -> Setup:
+    """Two holders where nothing fails: what a stranger's protocol may treat differently, cheaply."""
+    return Setup((event,), holders=2, crashes=0, refusals=0, registrations=0, taker=False)
 
 
 def is_whole(jobs: Sequence[parallel.Job]) -> bool:
     """Every event, with crashes and refusals: what no search has reached then, nothing reaches in this world."""
-    return {job.event for job in jobs} == set(KINDS) and all(
-        job.setup.crashes and job.setup.refusals for job in jobs
-    )
+    return {job.event for job in jobs if job.setup.crashes and job.setup.refusals} == set(KINDS)
 
 
 # ---- what is said

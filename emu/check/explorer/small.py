@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from emu.check.model.state import Choice, Frozen, Holder, Move, State
     from emu.core.decision import Deciding
 
-ORPHAN = HOLDERS_FROM - 1  # the bit of a reclaim whose asker is gone
+ORPHAN = HOLDERS_FROM - 1  # the bit of a reclaim that nobody waits for
 
 
 class Small:
@@ -77,11 +77,11 @@ class Small:
         return bits
 
     def _orphaned(self, core: Frozen) -> bool:
-        """Does a reclaim go on, unanswered, whose asker is gone?"""
+        """Does a reclaim go on that nobody waits for: it was answered already, or whoever asked is gone?"""
         known = self._orphans.get(core)
         if known is None:
             rows = core.snapshot[self._reclaims].values()
-            known = self._orphans[core] = any(not row.session and not row.returned for row in rows)
+            known = self._orphans[core] = any(not row.session or row.returned for row in rows)
         return known
 
     def _unheard(self, state: State, holder: Holder) -> bool:
@@ -96,5 +96,8 @@ class Small:
         if bit >= HOLDERS_FROM:
             return HEARD, f"holder {bit - HOLDERS_FROM + 1} was notified, and is never heard nor quiesced"
         if bit == ORPHAN:
-            return "S7", "a reclaim whose asker is gone never ends"
+            return (
+                "S7",
+                "a reclaim that nobody waits for (it was answered, or whoever asked is gone) never ends",
+            )
         return "S7", f"the {self.setup.reclaims[bit]} of reclaimer {bit + 1} never ends"

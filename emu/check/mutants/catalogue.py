@@ -278,6 +278,14 @@ FURTHER: Final = (
         "freed-twice", "what is free is freed", OURS, "protocol: free, free",
         small(), "contract:free-after-apply", protocol=protocols.FREED_TWICE,
     ),
+    Mutant(
+        "never-ends", "a reclaim is answered and never ends: its gate stays", OURS, "protocol: the last phase is not the end",
+        small(), "S7", protocol=protocols.NEVER_ENDS,
+    ),
+    Mutant(
+        "several-holders", "with two holders nothing is unmapped", OURS, "protocol: decides by the number of holders",
+        small(holders=2), "V4", protocol=protocols.SEVERAL_HOLDERS,
+    ),
 )  # fmt: skip
 
 MUTANTS: Final = (*CONTRACT_TABLE, *FURTHER)

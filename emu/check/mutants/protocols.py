@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core.decision import END, EVENTS, START
+from emu.core.decision import END, EVENTS, START, Decision
 from emu.protocols import ebusy, mr_revoke
 from emu.protocols.contract import (
     Protocol,
@@ -26,6 +26,7 @@ from emu.protocols.contract import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from emu.core.decision import Facts
     from emu.protocols.runner import Choice, Rule
 
 Table = dict[tuple[str, str], "Rule | Choice"]
@@ -267,6 +268,39 @@ FREED_TWICE = revoking(
     "freed-twice",
     "frees what it has freed",
     {("unmapping", "unmapped"): go(apply(), free(), free(), reply(), to=END)},
+)
+
+
+NEVER_ENDS = revoking(
+    "never-ends",
+    "answers, and keeps the gate for ever",
+    {
+        ("unmapping", "unmapped"): go(apply(), free(), reply(), to="resting"),
+        ("resting", "cancelled"): INTERRUPTED,
+    },
+)
+
+
+class CountsPins(Protocol):
+    """Decides by its table, but for the case that somebody did not think of."""
+
+    def decide(self, phase: str, event: str, facts: Facts) -> Decision | None:
+        if event == "quiesced" and facts.holders > 1:
+            return Decision(DONE.actions, DONE.to)
+        return super().decide(phase, event, facts)
+
+
+_REVOKE = mr_revoke.PROTOCOL
+SEVERAL_HOLDERS = CountsPins(
+    "several-holders",
+    "forgets to unmap where there is more than one holder",
+    "wrong",
+    _REVOKE.table,
+    _REVOKE.promises,
+    importers=_REVOKE.importers,
+    disposal="now",
+    ignored=_REVOKE.ignored,
+    impossible=_REVOKE.impossible,
 )
 
 
