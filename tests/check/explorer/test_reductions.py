@@ -32,7 +32,7 @@ def said(result):
 
 @pytest.mark.parametrize("protocol", wrong_protocols.ALL, ids=lambda protocol: protocol.name)
 def test_a_wrong_protocol_is_wrong_in_the_same_ways_without_reduction(protocol):
-    once = dataclasses.replace(setup_of("truncate"), registrations=0)
+    once = dataclasses.replace(setup_of("truncate"), registrations=0, refusals=0)
     reduced, whole = (explore(protocol, "truncate", setup=once, reduction=on) for on in (True, False))
     assert said(reduced) == said(whole)
     assert reduced.states < whole.states
