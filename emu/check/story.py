@@ -188,8 +188,8 @@ class _Teller:
     def phase(self, line: Json) -> tuple[str, str, str, str]:
         row = self._reclaim(line)
         name = row.words() if row else f"reclaim {line['reclaim']}"
-        keys = f", {len(line['keys'])} keys in the range" if line["phase"] == "requested" else ""
-        flying = f", {line['inflight']} operations in flight" if line["inflight"] else ""
+        keys = f", {_many(len(line['keys']), 'key')} in the range" if line["phase"] == "requested" else ""
+        flying = f", {_many(line['inflight'], 'operation')} in flight" if line["inflight"] else ""
         detail = line["detail"]
         answer = (
             f" with {_errno(detail['errno'])}"
@@ -337,6 +337,10 @@ def spans(blocks: set[int]) -> str:
             ends.append([block, block])
     words = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in ends)
     return f"blocks {words}" if ends else "no blocks"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def _errno(number: int) -> str:

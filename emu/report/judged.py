@@ -54,12 +54,15 @@ def _broken(row: Json) -> str:
     first, *others = row["breaches"]
     story = [Happening(*(one[name] for name in Happening._fields)) for one in first["story"]]
     drawn = figure(sequence.draw(story, first["sentence"]), escape(f"{first['sentence']}.")) if story else ""
+    said = f"<p>{escape(first['sentence'])}.</p>"
     more = (
         f'<p class="footnote">and {len(others)} more: {escape("; ".join(o["sentence"] for o in others[:5]))}</p>'
         if others
         else ""
     )
-    return f"<h2>{escape(row['name'])}: {escape(row['title'])} {_chip(row['verdict'])}</h2><p>{escape(first['sentence'])}.</p>{drawn}{more}"
+    return (
+        f"<h2>{escape(row['name'])}: {escape(row['title'])} {_chip(row['verdict'])}</h2>{drawn or said}{more}"
+    )
 
 
 def _chip(verdict: str) -> str:

@@ -52,6 +52,7 @@ def foreign(history: History) -> Iterator[Breach]:
         if record.bytes and has_changed(record):
             found.setdefault(used_key(record, CHANGED), []).append(Moved(thread, record))
     for key, moved in found.items():
+        moved.sort(key=lambda one: not Flag(one.record.flags) & FOREIGN)  # the worst is told first
         count = sum(one.record.bytes for one in moved)
         sentence = f"the engine moved {count} bytes under key {key:#x} in memory that had been freed, or changed hands"
         yield Breach("S1", sentence, causes(made, key, moved[0].record), named(moved))
