@@ -291,8 +291,9 @@ class Judge:
 def judge_step(
     before: Books, after: Books, made: tuple[do.Effect, ...], protocol: str
 ) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """What one step of the core shows, in the core's own numbers."""
+    """What one step of the core shows, in the core's own numbers. Books that the step left alone may be the same object before and behind."""
     broken: list[Finding] = []
+    changed = {name for name, rows in after.items() if rows is not before[name]}
     met: list[str] = []
     for effect in made:
         if isinstance(effect, do.Phase):
@@ -305,10 +306,14 @@ def judge_step(
                 )
             if effect.phase == "unmapped" and effect.keys:
                 met.append("an MR was revoked")
-    broken += registered(before, after)
-    broken += revoked(before, after, made)
-    broken += rested(before, after)
-    broken += tails(before, after, made)
+    if changed & {"mrs", "sessions"}:
+        broken += registered(before, after)
+    if "mrs" in changed or any(isinstance(effect, do.Notify) for effect in made):
+        broken += revoked(before, after, made)
+    if changed & {"mrs", "keys"}:
+        broken += rested(before, after)
+    if "files" in changed:
+        broken += tails(before, after, made)
     if any(
         isinstance(effect, do.Phase) and effect.phase == "returned" and not effect.detail["errno"]
         for effect in made
