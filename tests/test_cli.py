@@ -111,3 +111,35 @@ def test_a_patience_is_stretched_and_never_shortened(monkeypatch):
     for scale, seconds in (("0.1", 3.0), ("10", 30.0)):
         monkeypatch.setenv("EMU_TIME_SCALE", scale)
         assert times.patience(3) == seconds
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [LONG],
+        ["compare", "--protocols", LONG],
+        ["compare", "--events", LONG],
+        ["compare", f"--{LONG}"],
+        ["explore", LONG],
+        ["explore", "none", "--event", LONG],
+        ["simulate", LONG, "--seed", "1"],
+        ["broker", "--pmem", LONG],
+        ["broker", "--mount", LONG],
+        ["broker", "--quantum", LONG],
+        ["fs", "create", "/mnt/a", LONG],
+    ],
+    ids=lambda command: " ".join(word[:9] for word in command),
+)
+def test_a_name_that_is_too_long_to_be_read_is_cut(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMU_DIR", str(tmp_path / "n"))
+    try:
+        assert main(command) == 64
+    except SystemExit as ended:
+        assert ended.code == 64
+    said = capsys.readouterr().err
+    assert "x" * 40 in said
+    assert "..." in said
+    assert "x" * 65 not in said

@@ -11,6 +11,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = 64
+LONGEST = 64  # characters of a name in a sentence
+_LONG = re.compile(rf"[^\s/]{{{LONGEST + 1},}}")
 
 COMMANDS = {
     "bench": "measure emu's speed beside memcpy and a bare ZeroMQ echo",
@@ -43,6 +46,11 @@ class CommandError(Exception):
     def __init__(self, sentence: str, code: int = USAGE) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+def cut(text: str) -> str:
+    """A name that is too long to be read, in a sentence: its beginning. Each part of a path is a name."""
+    return _LONG.sub(lambda found: f"{found[0][:LONGEST]}...", text)
 
 
 def check_target(command: str, name: str | None, *, ours: Path | None = None) -> None:
@@ -107,7 +115,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(USAGE, f"emu: {self.prog.removeprefix('emu ')}: EINVAL: {message}\n")
+        self.exit(USAGE, cut(f"emu: {self.prog.removeprefix('emu ')}: EINVAL: {message}\n"))
 
 
 def parser_of(name: str) -> Parser:
@@ -164,14 +172,14 @@ def _main(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
-        print(f"emu: {name}: EINVAL: no such command; the commands are {known}", file=sys.stderr)
+        print(f"emu: {cut(name)}: EINVAL: no such command; the commands are {known}", file=sys.stderr)
         return USAGE
     try:
         args = parser_of(name).parse_args(rest)
         _check_environment(name)
         return int(importlib.import_module(f"emu.cli.{name}").run(args))
     except CommandError as error:
-        print(f"emu: {error}", file=sys.stderr)
+        print(cut(f"emu: {error}"), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         print(f"emu: {name}: EINTR: interrupted", file=sys.stderr)

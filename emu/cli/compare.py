@@ -129,7 +129,7 @@ def _known(kind: str, given: str | None, known: Sequence[str], here: Sequence[st
     for name in chosen:
         if name not in known:
             raise CommandError(
-                f"compare {name or repr(name)}: EINVAL: no such {kind}; the {kind}s are {', '.join(dict.fromkeys(known))}"
+                f"compare {name or repr(name)}: EINVAL: no such {kind}; the {kind}s are {', '.join(here)}"
             )
         if name not in here:
             raise CommandError(

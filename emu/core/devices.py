@@ -9,7 +9,7 @@ from emu.core import allocator, asking, extents, files, queues, registration
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice
-from emu.core.errors import Refused, errno_name
+from emu.core.errors import Refused, errno_name, shown
 from emu.core.rows import BLOCK, HOST, Device, Mount, Token
 
 if TYPE_CHECKING:
@@ -58,16 +58,18 @@ def mount_added(b: Books, event: MountAdded) -> None:
 
 def known_protocol(b: Books, name: str) -> str:
     if name in b.broken:
-        refuse(errno.EINVAL, f"protocol {name!r} cannot be loaded: {b.broken[name]}")
+        refuse(errno.EINVAL, f"protocol {shown(name)} cannot be loaded: {b.broken[name]}")
     if name not in b.protocols:
-        refuse(errno.EINVAL, f"protocol {name!r} is unknown: use one of {', '.join(sorted(b.protocols))}")
+        refuse(
+            errno.EINVAL, f"protocol {shown(name)} is unknown: use one of {', '.join(sorted(b.protocols))}"
+        )
     return b.protocols[name].name
 
 
 def set_protocol(b: Books, event: Requested, op: SetProtocol) -> None:
     row = b.mounts.get(op.mount)
     if row is None:
-        refuse(errno.ENOENT, f"mount {op.mount!r} does not exist: the mounts are {', '.join(b.mounts)}")
+        refuse(errno.ENOENT, f"mount {shown(op.mount)} does not exist: the mounts are {', '.join(b.mounts)}")
     if op.name:
         name = known_protocol(b, op.name)
         backing = "host" if op.mount == HOST else "dax"
@@ -86,7 +88,9 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
     """A new, empty namespace at the same addresses. MRs that nobody could revoke keep their translations: that is the point."""
     row = b.devices.get(op.device)
     if row is None:
-        refuse(errno.ENODEV, f"device {op.device!r} does not exist: the devices are {', '.join(b.devices)}")
+        refuse(
+            errno.ENODEV, f"device {shown(op.device)} does not exist: the devices are {', '.join(b.devices)}"
+        )
     if row.online:
         refuse(errno.EBUSY, f"device {op.device} is plugged: unplug it first")
     busy = [

@@ -10,10 +10,17 @@ import errno
 
 PREFERRED = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN", errno.EDEADLK: "EDEADLK"}
 
+LONGEST = 64  # characters of a name in a sentence
+
 
 def errno_name(number: int) -> str:
     """The name by which we call an errno; `errno.errorcode` picks ENOTSUP where the field says EOPNOTSUPP."""
     return PREFERRED.get(number) or errno.errorcode.get(number, f"E{number}")
+
+
+def shown(name: str) -> str:
+    """A name in a sentence, quoted: of one that is too long to be read, the beginning."""
+    return repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}...")
 
 
 class CoreError(Exception):

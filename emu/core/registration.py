@@ -15,7 +15,7 @@ from emu.core import asking, extents, files, keys
 from emu.core.asking import alive, answer, check_range, check_span, fail, owned, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
-from emu.core.errors import errno_name
+from emu.core.errors import errno_name, shown
 from emu.core.queues import need_door
 from emu.core.rows import BLOCK, HOST, HostRow, Mr, Run, Token
 from emu.core.teardown import forget, tear_down
@@ -50,7 +50,7 @@ def reg_mr(b: Books, event: Requested, op: RegMr) -> None:
     elif op.backing == HOST:
         _pin_host(b, event, op)
     else:
-        refuse(errno.EOPNOTSUPP, f"backing {op.backing!r} is not there: use anon, dax or host")
+        refuse(errno.EOPNOTSUPP, f"backing {shown(op.backing)} is not there: use anon, dax or host")
 
 
 def _check(b: Books, event: Requested, op: RegMr) -> None:
@@ -65,7 +65,7 @@ def _check(b: Books, event: Requested, op: RegMr) -> None:
     if op.access & (REMOTE_WRITE | REMOTE_ATOMIC) and not op.access & LOCAL_WRITE:
         refuse(errno.EINVAL, f"access {op.access:#x} has a remote write without LOCAL_WRITE: add LOCAL_WRITE")
     if op.importer not in IMPORTERS:
-        refuse(errno.EINVAL, f"importer {op.importer!r} is unknown: use {', '.join(IMPORTERS)}")
+        refuse(errno.EINVAL, f"importer {shown(op.importer)} is unknown: use {', '.join(IMPORTERS)}")
     if len(b.mrs_of.of(event.session)) >= MAX_MR:
         refuse(errno.ENOMEM, f"this context has {MAX_MR} MRs already: deregister some first")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from emu.core import asking, devices, files, reclaim, registration
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
+from emu.core.errors import shown
 from emu.core.rows import FOREVER, HOST, Reclaim
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def fs_unplug(b: Books, event: Requested, op: FsUnplug) -> None:
 
 def _unplug_device(b: Books, event: Requested, op: FsUnplug) -> None:
     if op.target not in b.devices:
-        refuse(errno.ENODEV, f"device {op.target!r} does not exist: the devices are {', '.join(b.devices)}")
+        refuse(
+            errno.ENODEV, f"device {shown(op.target)} does not exist: the devices are {', '.join(b.devices)}"
+        )
     row = asking.online(b, op.target)
     devices.settled(b, op.target)
     mount = asking.mount_on(b, op.target)

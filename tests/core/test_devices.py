@@ -116,3 +116,17 @@ def test_freed_blocks_wait_for_the_commit(node):
     assert node.core.books.limbo
     node.core.committed()
     node.file("/mnt/b", 64)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        rq.SetProtocol("/mnt", "x" * 5000),
+        rq.SetProtocol("x" * 5000),
+        rq.FsPlug("x" * 5000),
+        rq.FsUnplug("x" * 5000),
+    ],
+)
+def test_a_name_that_is_too_long_to_be_read_is_cut_in_the_refusal(node, op):
+    _code, sentence = node.refused(op)
+    assert f"'{'x' * 64}...'" in sentence

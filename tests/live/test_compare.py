@@ -144,13 +144,17 @@ def test_a_prompt_holder_gets_its_peer_going_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--protocols", "nothing"], "no such protocol; the protocols are none, refuse"),
+        (["--protocols", "nothing"], "no such protocol; the protocols are ebusy, mr-revoke, none\n"),
         (["--protocols", "odp"], "protocol odp is not in this version; here are none, ebusy, mr-revoke"),
-        (["--events", "truncate,earthquake"], "no such event; the events are truncate, punch"),
+        (
+            ["--events", "truncate,earthquake"],
+            "no such event; the events are truncate, punch, unlink, unplug, surprise-unplug\n",
+        ),
         (["--events", "reflink"], "event reflink is not in this version"),
         (["--backings", "page-cache"], "backing page-cache is not in this version; here are dax, host"),
         (["--holders", "stopped"], "holder stopped is not in this version; here are deaf, prompt"),
-        (["--holders", ""], "no such holder"),
+        (["--holders", ""], "no such holder; the holders are deaf, prompt\n"),
+        (["--protocols", "x" * 5000], f"compare {'x' * 64}...: EINVAL: no such protocol"),
         (["--runs", "0"], "at least one run"),
         (["--jobs", "-1"], "at least one run at a time"),
         (["--quick", "--full"], "not allowed with argument"),
