@@ -37,7 +37,7 @@ STRANGE = {
 
 
 def test_the_summary_does_not_depend_on_the_number_of_jobs():
-    seeds = range(1, 41)
+    seeds = range(1, 25)
     one, two = (campaign(Source("none"), seeds, jobs).as_json() for jobs in (1, 2))
     for summary in (one, two):
         del summary["seconds"], summary["seeds_per_second"]
@@ -46,10 +46,10 @@ def test_the_summary_does_not_depend_on_the_number_of_jobs():
 
 
 def test_stories_are_long_and_have_reclaims():
-    summary = campaign(Source("mr-revoke"), range(1, 81))
+    summary = campaign(Source("mr-revoke"), range(1, 61))
     assert summary.events >= 300
     assert summary.without_reclaim <= 2
-    assert summary.sometimes["DMA in flight when the reclaim began"] > 40
+    assert summary.sometimes["DMA in flight when the reclaim began"] > 30
     assert {"holder crashed", "a peer gave up", "an MR was revoked", "the reclaim succeeded"} <= set(
         summary.sometimes
     )
@@ -58,8 +58,8 @@ def test_stories_are_long_and_have_reclaims():
 
 def test_progress_is_told_as_it_comes():
     told = []
-    campaign(Source("none"), range(50), progress=lambda done, total: told.append((done, total)))
-    assert told == [(20, 50), (40, 50), (50, 50)]
+    campaign(Source("none"), range(25), progress=lambda done, total: told.append((done, total)))
+    assert told == [(20, 25), (25, 25)]
 
 
 @pytest.mark.parametrize("name", list(STRANGE))
@@ -82,7 +82,7 @@ def test_what_is_promised_and_broken_is_a_breach_and_else_a_cost(tmp_path):
     shown = {}
     for promise in ("", "promises=('S2',)"):
         (tmp_path / "mine.py").write_text(HEAD + AT_ONCE % f"disposal='now', {promise}")
-        shown[promise] = campaign(Source(file=str(tmp_path / "mine.py")), range(1, 11))
+        shown[promise] = campaign(Source(file=str(tmp_path / "mine.py")), range(1, 6))
     assert "S2" in shown[""].costs
     assert shown[""].code == HOLDS
     assert "S2" in shown["promises=('S2',)"].breaches
@@ -91,5 +91,5 @@ def test_what_is_promised_and_broken_is_a_breach_and_else_a_cost(tmp_path):
 
 def test_mutants_are_caught_by_random_stories_too():
     for name in ("warn-only", "one-quantum-early", "lost-ack"):
-        found = campaign(Source(mutant=name), range(1, 21))
+        found = campaign(Source(mutant=name), range(1, 11))
         assert found.breaches, name

@@ -50,7 +50,7 @@ def plain(manner, holders=1):
     return {"holders": (manner,) * holders, "crashes": {}, "stops": {}, "cancels": 0.0, "refuses": 0.0}
 
 
-def seeds_told(play, manner, count=8):
+def seeds_told(play, manner, count=5):
     """Runs of one holder of this manner that was told something."""
     found = []
     for seed in range(60):
@@ -102,7 +102,7 @@ def test_a_dying_holder_is_gone_and_comes_back(play):
 
 def test_who_is_stopped_does_nothing_and_hears_nothing_until_it_goes_on(play):
     heard = 0
-    for seed in range(30):
+    for seed in range(12):
         settings = {**plain("stopped", 3), "stops": {"holder1": Stop(20, NEVER), "holder2": Stop(20, 4 * MS)}}
         run = play(seed, **settings)
         for who, (start, end) in run.stops.items():
@@ -116,7 +116,7 @@ def test_who_is_stopped_does_nothing_and_hears_nothing_until_it_goes_on(play):
 
 def test_a_timer_fires_when_its_seconds_are_over(play):
     seen = 0
-    for seed in range(20):
+    for seed in range(10):
         run = play(seed, refusals=2, refuses=1.0, crashes={}, stops={})
         armed = {line["timer"]: (line["t"], line["seconds"]) for line in run.history.of("Arm")}
         for line in run.history.of("TimerFired"):
@@ -129,7 +129,7 @@ def test_a_timer_fires_when_its_seconds_are_over(play):
 
 def test_there_is_dma_at_the_gate_more_often_than_not(play):
     first = []
-    for seed in range(40):
+    for seed in range(24):
         run = play(seed, crashes={}, stops={})
         asked = next(
             (line for line in run.history.of("Phase") if line["phase"] == "requested" and line["keys"]), None
