@@ -1,4 +1,4 @@
-"""Several searches side by side, each in a process of its own (spawned); their results in the order of the jobs.
+"""Several searches side by side, each in a process of its own (spawned, new for each); their results in the order of the jobs.
 
 A job names its protocol (by name, or by file) and is loaded where it runs, since a stranger's objects need not survive a pickle. A process
 that dies, for want of memory say, leaves a result that is unknown and says so.
@@ -75,7 +75,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[Result]:
     if processes <= 1 or len(jobs) <= 1:
         yield from map(run, jobs)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         futures = [pool.submit(run, job) for job in jobs]
         for job, future in zip(jobs, futures, strict=True):
             try:

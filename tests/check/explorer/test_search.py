@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
+from emu.check import model
 from emu.check.explorer import search as explorer
+from emu.check.explorer.result import CHECKED
 from emu.check.explorer.search import BREACH, HOLDS, UNKNOWN, explore
 from emu.check.model.state import KINDS
 from emu.core import scope
@@ -72,6 +76,12 @@ def test_every_reachable_state_keeps_what_the_protocol_promises(name, event):
     assert names(result.costs) == COSTS.get((name, event), [])
     assert result.code == HOLDS, result.missing
     assert (result.states, result.transitions) == REACHABLE[name, event][:2]
+
+
+def test_what_is_called_checked_is_what_the_model_can_see_broken():
+    sources = Path(model.__file__).parent.glob("*.py")
+    named = {name for source in sources for name in re.findall(r'"([SV]\d+)"', source.read_text())}
+    assert set(CHECKED) == named | {"S7"}
 
 
 def test_all_events_are_pinned():
