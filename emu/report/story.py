@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 PARTY: Final = re.compile(r"(holder\d+|reclaimer\d+|peer\d+|taker|network)\b")
-LANE, ROW, TOP, LEFT, TAIL = 128.0, 24.0, 40.0, 64.0, 360.0
+LANE, ROW, TOP, LEFT, TAIL = 128.0, 24.0, 40.0, 64.0, 240.0
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 

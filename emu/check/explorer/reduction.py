@@ -32,7 +32,8 @@ Liveness (liveness.py). A way that is fair stays one: t's owner owes it, each ha
 difference to anybody), so a fair way makes t some day, and making it at once exchanges it with moves that commute. What is owed behind
 it was owed before. The bits of reclaims may clear earlier by those moves, never later.
 
-A changed engine may break any of this, and with a fabric there is more to look at: then nothing is forced. A changed core or protocol changes none of it.
+A changed engine may break any of this, and with a fabric there is more to look at: then nothing is forced. A changed core may listen to
+answers that nobody waits for: then those are not forced. A changed protocol changes none of it.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 TRANSIENT = frozenset({"install", "zero"})
 
 
-def forced(state: State, choices: Sequence[Choice], *, returns: bool) -> int:
-    """The place of the one choice that is enough, -1 if all are needed."""
+def forced(state: State, choices: Sequence[Choice], *, returns: bool, stale: bool) -> int:
+    """The place of the one choice that is enough, -1 if all are needed. stale: also of an answer that nobody waits for."""
     if state.fabric is not None:
         return -1
     live = {key.key for key in state.keys if key.state == "live"}
@@ -57,7 +58,7 @@ def forced(state: State, choices: Sequence[Choice], *, returns: bool) -> int:
     for peer, op in enumerate(state.ops):
         if op is not None and not op.inside and op.key not in live:
             return _place(choices, f"engine: peer{peer + 1} enters")
-    if not state.todo:
+    if stale and not state.todo:
         for answer in state.answers:
             if answer.number < 0 and not answer.waits:
                 return _place(choices, f"engine: {answer.name} {answer.number}")

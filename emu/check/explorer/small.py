@@ -38,6 +38,7 @@ class Small:
         self.setup, self.orders = setup, orders
         self.world = World(protocol, setup, core or Core, engine, direct=linear)
         self._plain = type(self.world.engine) is Engine
+        self._plain_core = type(self.world.core) is Core
         self._orphans: dict[Frozen, bool] = {}
         self._reclaims = self.world.driver.names_of_books.index("reclaims")
 
@@ -48,7 +49,9 @@ class Small:
         return list(self.world.choices(state))
 
     def forced(self, state: State, choices: Sequence[Choice]) -> int:
-        return forced(state, choices, returns=self.setup.returns) if self._plain else -1
+        if not self._plain:
+            return -1
+        return forced(state, choices, returns=self.setup.returns, stale=self._plain_core)
 
     def take(self, choice: Choice) -> Move:
         return self.world.take(choice)

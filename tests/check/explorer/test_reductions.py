@@ -14,6 +14,7 @@ from emu.check.explorer.search import explore, setup_of
 from emu.check.explorer.small import Small
 from emu.check.explorer.symmetry import Orders
 from emu.check.model.engine import Engine
+from emu.core.machine import Core
 from emu.protocols import registry
 
 PROTOCOLS = registry.load().protocols
@@ -108,3 +109,22 @@ def test_orders_multiply_as_exchanges_do():
         for other, second in enumerate(orders.all):
             both = orders.all[orders.product[one][other]]
             assert both == tuple(order[second[n]] for n in range(3))
+
+
+def test_a_changed_core_may_listen_to_answers_that_nobody_waits_for():
+    """Delivered at once they would come before there is anything to mistake them for."""
+
+    class Listening(Core):
+        pass
+
+    plain, listening = (
+        Small(Watched(PROTOCOLS["mr-revoke"]), setup_of("truncate"), core, Orders(1))
+        for core in (Core, Listening)
+    )
+    for space, forced in ((plain, True), (listening, False)):
+        state = space.start()
+        for words in ("reg_mr", "shell", "installed", "truncate", "shell", "cancel"):
+            choice = next(c for c in space.choices(state) if words in c.label)
+            state = space.take(choice).state
+        assert [answer.number < 0 for answer in state.answers] == [True]
+        assert (space.forced(state, space.choices(state)) >= 0) is forced
