@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 # Python sources are used in place (editable install); a change of these needs a build.
 SOURCES := pyproject.toml meson.build meson.options $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint bench mutants native sanitize clean dev help proof long
+.PHONY: demo test lint bench mutants native sanitize clean proof long dev help
 
 help:
-	@echo "make demo | test | lint | bench | mutants | native | sanitize | clean"
+	@echo "make demo | test | lint | bench | mutants | proof | long | native | sanitize | clean"
 
 # What builds the package (pyproject's build requirements) lives in the same environment, so that builds are incremental. An environment
 # that was never ready, or whose pip is broken, is somebody's who was killed in the middle: it is made again from the beginning.

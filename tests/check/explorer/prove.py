@@ -46,6 +46,11 @@ def pin_of(row):
     return {**found, **lists}
 
 
+def pinned_of(figures):
+    """The pin among figures."""
+    return {key: figures[key] for key in (*PINNED, "breaches", "costs")}
+
+
 def figures_of(row):
     names = (
         "reclaims",
@@ -62,8 +67,9 @@ def figures_of(row):
 
 
 def prove(mrs, protocols, processes, keep):
-    """All searches; what is known so far is kept after each."""
-    began, figures, results = time.monotonic(), {}, {}
+    """All searches; what is known so far is kept after each, beside what is known of other protocols."""
+    began, results = time.monotonic(), {}
+    figures = {name: row for name, row in known(mrs).items() if name.split()[0] not in protocols}
     for result in run_all(jobs_of(mrs, protocols), processes):
         row = result.as_row()
         results.setdefault(result.protocol, []).append(result)
@@ -75,6 +81,11 @@ def prove(mrs, protocols, processes, keep):
             f"{row['seconds']:.0f} s, {row['states_per_second']:,}/s, {row['states'] / row['cpu_seconds']:,.0f}/s of CPU",
             flush=True,
         )
+
+
+def known(mrs):
+    """Rows of an earlier proof."""
+    return json.loads(FIGURES.read_text()).get(f"{mrs} MR", {}).get("rows", {}) if FIGURES.exists() else {}
 
 
 def summary(mrs, processes, spent, figures):
@@ -96,7 +107,7 @@ def left_of(results):
 
 def differences(whole, pins):
     for name, row in whole["rows"].items():
-        mine = {key: row[key] for key in (*PINNED, "breaches", "costs")}
+        mine = pinned_of(row)
         if row["verdict"] != "holds":
             yield f"{name}: {row['verdict']} {row['breaches'] or row['missing']}"
         if mine != pins.get(name):
@@ -167,7 +178,7 @@ def main():
         kept.append(whole)
         stored(FIGURES, key, whole)
         if args.pin:
-            stored(PINS, key, {name: pin_of(row) for name, row in whole["rows"].items()})
+            stored(PINS, key, {name: pinned_of(row) for name, row in whole["rows"].items()})
 
     prove(args.mrs, args.protocols or installed(), args.jobs, keep)
     whole = kept[-1]
