@@ -52,6 +52,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
+    try:
+        return _run(args)
+    except CommandError:
+        raise
+    except Exception as error:  # ours, or of an object that a stranger's file has made: nothing is known then
+        sentence = f"simulate: the tool failed: {type(error).__name__}: {error}: please tell its authors how"
+        raise CommandError(sentence, UNKNOWN) from error
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.replay:
         return _replay(args)
     source = Source(args.name or "", args.protocol or "", args.mutant or "")

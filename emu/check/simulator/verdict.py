@@ -56,7 +56,7 @@ class Verdict:
 
 
 def verdict_of(run: Run) -> Verdict:
-    """By all invariants and by the world; what both have found is told by the history."""
+    """By all invariants and by the world; what both have found is told by the history, but for the rules of the contract."""
     history, protocol = run.history, run.protocol
     promised = promised_in(history, protocol.promises, dict(protocol.excepts))
     judgements = judge(history, promised)
@@ -70,7 +70,9 @@ def verdict_of(run: Run) -> Verdict:
     }  # fmt: skip
     for name, found in run.found.items():
         owed = name in promised or name.startswith(CONTRACT)
-        broken.setdefault(name, Broken(name, f"{found.sentence} (step {found.step + 1})", owed, "world"))
+        told = Broken(name, f"{found.sentence} (step {found.step + 1})", owed, "world")
+        if name not in broken or name.startswith(CONTRACT):  # the world knows what the protocol said
+            broken[name] = told
     kept = tuple(found.name for found in judgements if found.verdict == "kept" and found.name not in broken)
     untested = {found.name: found.untested for found in judgements if found.verdict == "untested"}
     return Verdict(tuple(broken[name] for name in sorted(broken)), kept, untested)

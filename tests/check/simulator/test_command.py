@@ -13,6 +13,18 @@ CORRUPT = [
     "engine: peer1 leaves 0", "reclaimer1: truncate", "shell: release (1,)", "engine: peer1 enters 1",
 ]  # fmt: skip
 
+RAISES = """
+from emu.core.decision import END, EVENTS, START
+from emu.protocols.contract import Protocol, go, reply
+
+class Odd(Protocol):
+    def decide(self, phase, event, facts):
+        raise RuntimeError("boom")
+
+PROTOCOL = Odd(name="mine", summary="a test's", origin="a test", ignored={"*": tuple(EVENTS)},
+    table={(START, "requested"): go(reply(), to=END), (START, "surprise"): go(reply(), to=END)})
+"""
+
 
 def simulate(capsys, *arguments):
     """(exit code, stdout, stderr)"""
@@ -164,6 +176,23 @@ def test_a_file_that_is_no_script_is_named(capsys, tmp_path, raw):
     code, _, err = simulate(capsys, "--replay", tmp_path / "script.json")
     assert code == 64
     assert "script.json" in err
+
+
+def test_a_failure_of_the_tool_is_unknown_and_no_traceback(capsys, monkeypatch):
+    monkeypatch.setattr("emu.cli.simulate.simulate", lambda *_: 1 // 0)
+    code, _, err = simulate(capsys, "none", "--seed", 1)
+    assert code == 2
+    assert "the tool failed: ZeroDivisionError" in err
+    assert "Traceback" not in err
+
+
+def test_what_a_strangers_protocol_said_is_in_the_summary(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(RAISES)
+    code, out, _ = simulate(capsys, "--protocol", tmp_path / "mine.py", "--seeds", 2, "--jobs", 1, "--shrink")
+    assert code == 1
+    assert "BREACH contract:no-raise: 2 seeds (1, 2): protocol mine broke no-raise" in out
+    assert "RuntimeError: boom" in out
+    assert "    1. reclaimer" in out or "    1. holder1: self-truncate" in out
 
 
 def test_a_folder_that_holds_something_is_left_alone(capsys, tmp_path):
