@@ -30,11 +30,18 @@ PINS = ROOT / "tests/check/explorer/pins.json"
 FIGURES = ROOT / "docs/proof/explorer.json"
 PINNED = ("states", "transitions", "depth", "verdict")
 ENOUGH = 60_000_000  # states: two MRs each need more than the command's bound
+MEMORY = 10 << 30  # bytes of a search with two MRs each; one that needs more is unknown
 
 
 def jobs_of(mrs, protocols):
     return [
-        Job(name, event, setup_of(event, holders=2, mrs=mrs, reclaims=2), max_states=ENOUGH)
+        Job(
+            name,
+            event,
+            setup_of(event, holders=2, mrs=mrs, reclaims=2),
+            max_states=ENOUGH,
+            max_memory=MEMORY * (mrs > 1),
+        )
         for name in protocols
         for event in KINDS
     ]

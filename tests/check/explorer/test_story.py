@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from wrong_protocols import ASKING, IMPATIENT, POLLING
 
-from emu.check.explorer.search import explore
+from emu.check.explorer.search import explore, setup_of
 from emu.check.model.setup import Setup
 from emu.check.model.world import World
 from emu.cli import main
@@ -39,6 +40,14 @@ def replayed(protocol, script):
 def test_a_script_replays_label_by_label_to_the_same_breach(invariant):
     script = scripts_of(NONE)[invariant]
     assert invariant in replayed(NONE, json.loads(json.dumps(script)))[1]
+
+
+def test_a_story_of_two_who_are_alike_is_told_by_their_own_names():
+    setup = dataclasses.replace(setup_of("truncate", 2, 1, 1, 0), refusals=0, taker=False)
+    result = explore(NONE, "truncate", setup=setup)
+    assert result.reductions == ("independent steps", "holders alike")
+    for finding in result.costs:
+        assert finding.invariant in replayed(NONE, finding.script)[1]
 
 
 def test_a_shortest_story_has_no_step_too_many():
