@@ -135,10 +135,9 @@ LONG = "x" * 5000
 )
 def test_a_name_that_is_too_long_to_be_read_is_cut(command, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("EMU_DIR", str(tmp_path / "n"))
-    try:
-        assert main(command) == 64
-    except SystemExit as ended:
-        assert ended.code == 64
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main(command))
+    assert ended.value.code == 64
     said = capsys.readouterr().err
     assert "x" * 40 in said
     assert "..." in said

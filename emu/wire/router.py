@@ -35,6 +35,7 @@ FRAME_LIMIT = 2 << 20
 SEND_LIMIT = 16  # messages that libzmq holds for one client
 RECEIVE_LIMIT = 32  # and from one
 KEPT_LIMIT = 32 << 20  # bytes that wait here for one client
+LAST_PORT = 65535
 _LOCAL = re.compile(r"tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):(\d+|\*)")
 
 
@@ -51,6 +52,10 @@ def check_address(address: str) -> str:
         raise WireError(
             errno.EACCES, f"{address}: without keys only loopback is served, as tcp://127.0.0.1:7000; whoever connects controls the node"
         )  # fmt: skip
+    elif (port := address.rpartition(":")[2]) != "*" and int(port.lstrip("0")[:6] or "0") > LAST_PORT:
+        raise WireError(
+            errno.EINVAL, f"{address[:64]}: a port is a number up to {LAST_PORT}, or * for any that is free"
+        )
     return address
 
 

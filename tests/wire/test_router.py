@@ -72,6 +72,9 @@ def test_a_new_connection_takes_an_old_identity_over(router):
         ("tcp://192.168.1.1:7000", errno.EACCES),
         ("udp://127.0.0.1:7000", errno.EINVAL),
         ("127.0.0.1:7000", errno.EINVAL),
+        ("tcp://127.0.0.1:99999", errno.EINVAL),
+        ("tcp://127.0.0.1:65536", errno.EINVAL),
+        ("tcp://[::1]:1" + "0" * 5000, errno.EINVAL),
         ("ipc://" + "x" * 120, errno.ENAMETOOLONG),
     ],
 )
@@ -79,6 +82,11 @@ def test_addresses_that_are_refused(address, number):
     with pytest.raises(WireError) as caught:
         check_address(address)
     assert caught.value.errno == number
+
+
+@pytest.mark.parametrize("port", ["1", "65535", "*"])
+def test_addresses_that_are_taken(port):
+    assert check_address(f"tcp://127.0.0.1:{port}").endswith(port)
 
 
 def test_an_address_in_use_is_said():
