@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 BYSTANDER_EVERY = 64  # turns
 PAUSE = 0.0002  # seconds between two looks: a sleeper in cq.wait would interrupt the engine at each completion, never within one
 SILENCE = patience(10.0)  # seconds after which nothing comes any more
+LAST = 64  # records that are left for what is said when all is over
+RECORDS = 2  # of one work request: posted, polled
+HORIZON = 60.0  # seconds that half a journal lasts about; then half of what is left
 SAMPLES = 16  # foreign cells that are kept in full
 
 
@@ -84,6 +87,7 @@ class Peer(Client):
     going = False
     waiting: tuple[int, int] | None = None  # command number, completions at which it is answered
     recovering: int | None = None
+    next_post = 0.0  # not before, when the journal fills
 
     def do_start(
         self,
@@ -197,13 +201,27 @@ class Peer(Client):
 
     def _fill(self, stream: Stream) -> None:
         """Post as many as there is room for, a round of pieces behind each doorbell."""
-        while stream.room:
-            count = min(stream.room, stream.slots)
+        while stream.room and (allowed := self._allowance()):
+            count = min(stream.room, stream.slots, allowed)
             chain = [self._prepared(stream) for _ in range(count)]
             for wr, behind in zip(chain, [*chain[1:], None], strict=True):
                 wr.next_wr = behind
             stream.qp.post_send(chain[0])
             stream.outstanding += count
+
+    def _allowance(self) -> int:
+        """Work requests that may be posted now: any, while half of the journal is free; then one from time to time, ever more seldom.
+
+        A run whose reclaim hangs goes on for as long as the lab waits. A journal that wrapped would have lost its beginning, and
+        nothing could be concluded from the run.
+        """
+        left, now = self.journal.capacity - self.journal.written, time.monotonic()
+        if left > self.journal.capacity // 2:
+            return left
+        if now < self.next_post or (self.going and left <= LAST):
+            return 0
+        self.next_post = now + RECORDS * HORIZON / max(left, 1)
+        return 1
 
     def _prepared(self, stream: Stream) -> SendWR:
         assert stream.target is not None
@@ -287,7 +305,7 @@ class Peer(Client):
 
     def _last_of_bystander(self) -> bool:
         stream = self.streams["bystander"]
-        before, began = stream.good, time.monotonic_ns()
+        before, began, self.next_post = stream.good, time.monotonic_ns(), 0.0
         self._fill(stream)
         self._drain(stream)
         self.journal.mark(1, time.monotonic_ns() - began)

@@ -52,3 +52,24 @@ def test_a_completion_that_never_comes_is_not_awaited_for_ever(peer, monkeypatch
     peer._drain(*peer.streams.values())
     assert peer.cq.waits > 0
     assert peer.streams["write"].outstanding == 2
+
+
+def test_a_run_that_never_ends_does_not_lose_the_beginning_of_its_journal(tmp_path, monkeypatch):
+    peer = Peer.__new__(Peer)
+    peer.journal, peer.going = Journal(tmp_path / "peer.jrnl", "peer", 1 << 10), True
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    fast = [peer._allowance() for _ in range(3)]
+    assert min(fast) >= 1 << 9, "as many as there is room for"
+    posted = 0
+    for _millisecond in range(600_000):
+        clock[0] += 0.001
+        if peer._allowance():
+            posted += 1
+            for _ in range(module.RECORDS):
+                peer.journal.mark(1)
+    assert posted > peer.journal.capacity // 2 // module.RECORDS, "it goes on, more slowly"
+    assert read_journal(tmp_path / "peer.jrnl").missing == 0
+    assert peer._allowance() == 0
+    peer.going = False
+    assert peer._allowance() == 1, "for the last words there is room"
