@@ -320,15 +320,26 @@ class Run:
         memory = self.folder / "host" / "victim" if device == "host" else self.broker.image
         keep(memory, self.folder / f"{device}.img")
         self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
-        await asyncio.gather(*(process.end() for process in self.clients.values()))
-        if not await self.broker.stop():
-            raise LabError(
-                "the broker did not come to a clean end, so its logs prove nothing; see logs/broker.log"
-            )
+        if self.facts["reclaim"]["returned"]:
+            await self._dismiss()
+            await self._stop_broker()
+        else:  # its history ends with the reclaim under way: whoever left now would interrupt it, or let it go on
+            await self._stop_broker()
+            await self._dismiss()
         for found in (self.folder / "history" / "1").iterdir():
             keep(found, self.folder / found.name)
         shutil.rmtree(self.folder / "history")
         self._write("row.json", self._row())
+
+    async def _dismiss(self) -> None:
+        await asyncio.gather(*(process.end() for process in self.clients.values()))
+
+    async def _stop_broker(self) -> None:
+        assert self.broker
+        if not await self.broker.stop():
+            raise LabError(
+                "the broker did not come to a clean end, so its logs prove nothing; see logs/broker.log"
+            )
 
     def _row(self) -> Json:
         """What the classifier is told: facts of the run, not the protocol's name."""

@@ -97,8 +97,8 @@ def test_a_promise_that_is_not_kept_is_a_breach(compare):
 def test_a_reclaim_that_never_ends_is_a_hang(compare):
     done, row = compare("silent")
     assert (row["outcome"], row["returned"], row["reclaim_us"]) == ("HANG", 0, None)
-    # cut off when the run is cleared away, it leaves without an answer as well
-    assert sorted(rule for rule, _ in row["breaches"]) == ["S7", "contract:one-answer"]
+    # nobody cuts it off before its history has ended: then it would leave without an answer as well
+    assert [rule for rule, _ in row["breaches"]] == ["S7"]
     assert done.returncode == 1
 
 
