@@ -223,7 +223,7 @@ def interrupted_broken(history: History) -> Iterator[Breach]:
                 yield Breach("V22", sentence, tuple(sorted((row.phases[name].n, answer.n))))
                 break
         else:
-            if _lost_blocks(row):
+            if _lost_blocks(row) and not _made_way(history, row):
                 sentence = f"{row.name()} was answered with {errno_name(row.errno or 0)}, and its range has lost blocks"
                 yield Breach("V22", sentence, (answer.n,))
 
@@ -240,6 +240,16 @@ def _lost_blocks(row: Reclaim) -> bool:
     lo, hi = int(row.target.get("lo", 0)), int(row.target.get("hi", 1 << 63))
     before, after = (_blocks(file, lo, hi) for file in (row.before, row.after))
     return not before <= after
+
+
+def _made_way(history: History, row: Reclaim) -> bool:
+    """One that had waited for it took the same file's blocks in the very step in which it ended."""
+    for other in read(history).reclaims:
+        applied = other.phases.get("applied")
+        same = other is not row and other.target.get("ino") == row.target.get("ino")
+        if same and applied is not None and row.ended is not None and applied.step == row.ended.step:
+            return True
+    return False
 
 
 def _blocks(file: list[object] | None, lo: int, hi: int) -> set[int]:

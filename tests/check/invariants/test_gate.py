@@ -287,3 +287,17 @@ def test_a_hole_whose_edges_could_not_be_zeroed_for_nobody_is_no_interruption():
 
 def test_no_denial_leaves_v22_untested():
     assert verdict(revoked().history(), "V22") == "untested"
+
+
+def test_an_interrupted_reclaim_that_makes_way_for_the_next_keeps_v22():
+    """The one that waited for it takes the same blocks in the step in which it ends."""
+    story = held()
+    reclaimer = story.session("reclaimer")
+    request = story.reclaim("truncate", size=BLOCK, session=reclaimer, answers=False)
+    story.reclaim("truncate", size=2 * BLOCK, answers=False)
+    story.owed.clear()  # its quiesce takes long
+    story.dereg(story.holder, story.key)
+    story.ask(reclaimer, rq.Cancel(request))
+    applied, ended = story.phase("applied", reclaim=2), story.phase("ended")
+    assert not [line for line in story.lines[ended["n"] : applied["n"]] if line["kind"] == "event"]
+    assert verdict(story.history(), "V22") == "kept"
