@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DEFAULT_PROTOCOL = "mr-revoke"
+HOST = "host"  # a backing
 LAST_WORDS_MS = 500  # how long DEVICE_FATAL may take to leave
 OPLOG_RECORD = 192
 OPLOG_SHARE = (
@@ -197,9 +198,9 @@ class _Broker:
         known = self._known
         for why in (f"{name}: {why}" for name, why in known.broken.items()):
             print(f"emu: broker {self.directory}: protocol {why}", file=sys.stderr)
-        host = self.options.host_protocol or DEFAULT_PROTOCOL
-        for name in (host, *(mount.protocol for mount in self.options.mounts if mount.protocol)):
+        for name in (mount.protocol for mount in self.options.mounts if mount.protocol):
             known.get(name)
+        host = _host_protocol(self.options, known)
         return Core(known.protocols, policy=self.options.allocator, host_protocol=host, broken=known.broken)
 
     def _recover(self, core: Core, steps: Steps) -> None:
@@ -305,6 +306,20 @@ def _refuser(sessions: Sessions) -> Callable[[Requested, int, str], None]:
         sessions.fail(event.session, event.request, number, sentence)
 
     return refuse
+
+
+def _host_protocol(options: Options, known: registry.Registry) -> str:
+    """As asked for; else the one that all mounts have, if it can serve host files; else the default."""
+    if options.host_protocol:
+        if HOST not in known.get(options.host_protocol).backings:
+            raise StartError(
+                errno.EOPNOTSUPP,
+                f"--host-protocol {options.host_protocol} cannot serve host files: name another, or none at all",
+            )
+        return options.host_protocol
+    names = {known.get(mount.protocol or DEFAULT_PROTOCOL).name for mount in options.mounts}
+    shared = names.pop() if len(names) == 1 else DEFAULT_PROTOCOL
+    return shared if HOST in known.get(shared).backings else DEFAULT_PROTOCOL
 
 
 def _declared(options: Options, known: registry.Registry) -> dict[str, Any] | None:

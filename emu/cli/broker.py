@@ -49,7 +49,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a Python file with a PROTOCOL of yours: its name can then be used like any other",
     )
-    parser.add_argument("--host-protocol", metavar="P", default="", help="protocol of host files")
+    parser.add_argument(
+        "--host-protocol",
+        metavar="P",
+        default="",
+        help="protocol of host files (default: the one that all mounts have, if it can serve them; else mr-revoke)",
+    )
     parser.add_argument(
         "--allocator",
         choices=["freed-first", "fifo"],

@@ -45,7 +45,7 @@ def short_directory() -> Path:
 class Node:
     """One broker process. `dir`: where its door is. `device`, `mount`: names of its pmem device and where it is mounted.
 
-    protocol: how it takes memory back (`emu protocol`). size: of the device, with suffix K, M or G. time_scale: of all
+    protocol: how it takes memory back (`emu protocol`), of host files too if it can serve them. size: of the device, with suffix K, M or G. time_scale: of all
     protocol and transport timers. directory: one that stays, in place of a temporary one. options: more for `emu broker`.
     """
 

@@ -54,7 +54,7 @@ def test_a_signal_ends_it_cleanly(served, number):
     assert caught.value.definite
     node.close()
     left = {path.name for path in served.directory.iterdir()}
-    assert left == {"lock", "books.sqlite", "pm0.img", "pm0.gen", "runs"}
+    assert left == {"lock", "books.sqlite", "reserve", "pm0.img", "pm0.gen", "runs"}
     run = latest_run(served.directory / "runs")
     kinds = [line["type"] for line in read_events(run)]
     assert {

@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from emu.verbs.mr import MR
+from emu.verbs.pd import PD
 from emu.verbs.pyverbs_error import PyverbsRDMAError
 
 MIB = 1 << 20
@@ -197,6 +199,18 @@ def test_unplug_and_plug_of_a_device(fresh, party, remote, surprise):
     node.fs.plug(node.device)
     scene.holder.fs("create", "/mnt/b", SIZE)
     scene.holder.memory("new", SIZE, file="/mnt/b")
+
+
+def test_a_nodes_protocol_is_that_of_host_files_too(fresh, tmp_path):
+    node = fresh(protocol="ebusy")
+    (tmp_path / "file").write_bytes(bytes(4096))
+    with node.context() as ctx:
+        held = MR(PD(ctx), 4096, 0, path=tmp_path / "file")
+        assert node.fs.protocol("host") == "ebusy"
+        with pytest.raises(PyverbsRDMAError) as error:
+            node.fs.truncate(str(tmp_path / "file"), 0, timeout=30)
+        assert error.value.error_code == errno.EBUSY
+        held.close()
 
 
 def test_ebusy_cannot_stop_a_surprise_unplug(fresh, party, remote):
