@@ -1,6 +1,7 @@
 """From options to a serving broker, and back: directory, lock, journal, engine, core, loop; undone in reverse at the end.
 
-    DIR/lock          flock, held while the broker lives: a second one is refused; sockets of a dead one are removed under it
+    DIR/lock          flock, held while the broker lives: a second one is refused, and one whose lock was removed still answers at its door;
+                      sockets of a dead one are removed under it
     DIR/books.sqlite  durable books (journal.py)     DIR/NAME.img, NAME.gen  devices (memory.py)
     DIR/door, DIR/zmq sockets                        DIR/runs/NUMBER/        this start's history
 
@@ -159,11 +160,21 @@ class _Broker:
                 f"another broker (pid {pid}) serves this directory: stop it, or use another --dir",
             )
         self._stack.callback(os.close, held)
+        self._nobody_answers()
         self._had_books, self._served = (self.directory / directory.BOOKS).exists(), False
         self._stack.callback(self._remove)
         with files.named(path):
             os.ftruncate(held, 0)
             os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+
+    def _nobody_answers(self) -> None:
+        """A lock that was removed locks nobody out: a broker that still holds it answers at the door."""
+        path = self.directory / directory.DOOR
+        if door.answers(str(path)):
+            raise StartError(
+                errno.EADDRINUSE,
+                f"another broker answers at {path}, though the lock is free (was it removed?): stop it, or use another --dir",
+            )
 
     def _remove(self) -> None:
         """--ephemeral. A start that was refused removes nothing that an earlier life left."""
@@ -175,7 +186,7 @@ class _Broker:
         files.unlink_socket(path)
         listener = door.listen(str(path))
         self._stack.callback(listener.close)
-        self._stack.callback(files.unlink_socket, path)
+        self._stack.callback(files.unlink_socket, path, files.identity(path))
         return listener
 
     def _router(self) -> Router:
@@ -188,7 +199,7 @@ class _Broker:
             router = Router([f"ipc://{path}", *self.options.listen])
         finally:
             os.umask(before)
-        self._stack.callback(files.unlink_socket, path)
+        self._stack.callback(files.unlink_socket, path, files.identity(path))
         self._stack.callback(router.close, LAST_WORDS_MS)
         return router
 

@@ -120,10 +120,16 @@ def _check_private(path: Path) -> None:
         )
 
 
-def unlink_socket(path: Path) -> None:
-    """Remove a socket, if there is one; anything else of that name stays."""
+def identity(path: Path) -> tuple[int, int]:
+    """What tells this file from another of its name. Raises OSError."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def unlink_socket(path: Path, own: tuple[int, int] | None = None) -> None:
+    """Remove a socket, if there is one; anything else of that name stays. `own`: only the one of this identity."""
     try:
-        if stat.S_ISSOCK(path.lstat().st_mode):
+        if stat.S_ISSOCK(path.lstat().st_mode) and own in {None, identity(path)}:
             path.unlink()
     except FileNotFoundError:
         return

@@ -95,6 +95,20 @@ def connect(path: str) -> socket.socket:
     return door
 
 
+def answers(path: str) -> bool:
+    """Whether somebody listens at this door."""
+    door = _socket()
+    try:
+        door.connect(check_path(path))
+    except BlockingIOError:  # its visitors wait in line
+        return True
+    except OSError:
+        return False
+    finally:
+        door.close()
+    return True
+
+
 def _socket() -> socket.socket:
     door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     with suppress(OSError):

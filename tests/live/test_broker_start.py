@@ -124,6 +124,24 @@ def test_a_directory_that_holds_something_else_is_not_taken(tmp_path, names):
     assert (contents(tmp_path), tmp_path.stat().st_mode & 0o7777) == (before, 0o755)
 
 
+def test_a_lock_that_was_removed_lets_no_second_broker_in(served):
+    (served.directory / "lock").unlink()
+    ended = emu("broker", "--dir", served.directory, *served.options)
+    assert (ended.returncode, ended.stdout) == (64, "")
+    assert "EADDRINUSE: another broker answers at" in ended.stderr
+    with served.connect() as node:
+        assert node.call("ping").result == {}
+
+
+def test_a_broker_removes_its_own_door_alone(served):
+    there = served.directory / "door"
+    there.rename(served.directory / "moved")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as another:
+        another.bind(str(there))
+        assert served.end() == 0
+        assert there.exists()
+
+
 @pytest.mark.parametrize("mode", [0o1777, 0o775, 0o702])
 def test_a_directory_that_others_may_write_is_refused_and_keeps_its_mode(tmp_path, mode):
     tmp_path.chmod(mode)
