@@ -47,6 +47,10 @@ ROOMS = {
 MORE = {
     "emu/verbs/node.py": ("broker",),  # the embedded default starts a broker
     "emu/wire/client.py": ("host",),  # its patience is scaled as every timer is
+    "emu/lab/forcing.py": (
+        "core",
+        "protocols",
+    ),  # a story's steps are the core's events and effects, in order
 }
 
 # What a pure room may import of the standard library.
