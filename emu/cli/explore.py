@@ -183,7 +183,8 @@ def verdict(results: Sequence[Result], left: Sequence[Any]) -> int:
 def lines_of(result: Result) -> list[str]:
     row = result.as_row()
     speed = f"{result.states:,} states, {result.transitions:,} moves, depth {result.depth}, {row['states_per_second']:,}/s"
-    lines = [f"{result.protocol} {result.event}: {row['verdict']} ({speed})"]
+    holders = f" with {result.holders} holders" if result.holders > 1 else ""
+    lines = [f"{result.protocol} {result.event}{holders}: {row['verdict']} ({speed})"]
     if len(result.reclaims) > 1:
         lines += [f"  reclaims side by side: {', '.join(result.reclaims)}"]
     lines += [f"  promised and checked: {', '.join(result.checked) or 'nothing'}"]
@@ -238,8 +239,11 @@ def as_json(
 
 
 def write_stories(folder: Path, result: Result) -> None:
+    holders = f"-{result.holders}-holders" if result.holders > 1 else ""
     for finding in (*result.breaches, *result.costs):
-        name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{result.protocol}-{result.event}-{finding.invariant}")
+        name = re.sub(
+            r"[^A-Za-z0-9.-]+", "-", f"{result.protocol}-{result.event}{holders}-{finding.invariant}"
+        )
         for suffix, render in STORIES.items():
             save(folder / f"{name}{suffix}", render(finding.script))
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from emu.core.errors import ProtocolBroke
 from emu.core.reclaim import well_formed
-from emu.protocols.contract import rules_of
 from emu.protocols.runner import Choice
 
 if TYPE_CHECKING:
@@ -53,16 +52,6 @@ def rows_of(protocol: Protocol) -> Iterator[tuple[str, str, str]]:
     for (phase, event), entry in protocol.table.items():
         for arm in ("pinned", "free") if isinstance(entry, Choice) else ("",):
             yield phase, event, arm
-
-
-def verbs_of(protocol: Protocol) -> frozenset[str]:
-    """The actions that its table can take."""
-    return frozenset(
-        action.verb
-        for entry in protocol.table.values()
-        for rule in rules_of(entry)
-        for action in rule.actions
-    )
 
 
 def named(row: tuple[str, str, str]) -> str:

@@ -81,7 +81,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[Result]:
             try:
                 yield future.result()
             except BrokenProcessPool:
-                yield Result(job.protocol, job.event, job.setup.reclaims, bound_hit=DIED)
+                yield Result(job.protocol, job.event, job.setup.reclaims, job.setup.holders, bound_hit=DIED)
 
 
 class Progress:

@@ -34,6 +34,7 @@ class Result:
     protocol: str
     event: str
     reclaims: tuple[str, ...] = ()
+    holders: int = 1
     states: int = 0
     transitions: int = 0
     depth: int = 0
@@ -80,7 +81,10 @@ class Result:
         (self.breaches if self.binding(finding.invariant) else self.costs).append(finding)
 
     def as_row(self) -> dict[str, Any]:
-        names = ("protocol", "event", "reclaims", "states", "transitions", "depth", "bound_hit", "reductions")
+        names = (
+            *("protocol", "event", "reclaims", "holders"),
+            *("states", "transitions", "depth", "bound_hit", "reductions"),
+        )
         plain: dict[str, Any] = {name: getattr(self, name) for name in names}
         return {
             **plain,

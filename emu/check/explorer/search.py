@@ -12,13 +12,14 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.explorer.breadth import DEADLINE, Bounds, Search
-from emu.check.explorer.coverage import Watched, rows_of, verbs_of
+from emu.check.explorer.coverage import Watched, rows_of
 from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Finding, Result
 from emu.check.explorer.small import Small
 from emu.check.explorer.symmetry import Orders
 from emu.check.explorer.tell import story_of
 from emu.check.model.setup import Setup
 from emu.check.model.state import KINDS, SELF_TRUNCATE
+from emu.core.decision import START
 from emu.protocols.contract import rules_of
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def _result(protocol: Protocol, event: str, setup: Setup, search: Search) -> Res
         protocol.name,
         event,
         setup.reclaims,
+        setup.holders,
         len(graph),
         len(graph.target),
         graph.depth,
@@ -116,23 +118,29 @@ def promise_kind(event: str) -> str:
 
 def required(protocol: Protocol, setup: Setup) -> tuple[str, ...]:
     """Guards that this protocol must meet in this setup, or nothing is known."""
-    verbs = verbs_of(protocol)
+    verbs = _verbs_within(protocol, setup)
     guards = [IN_FLIGHT, *(CRASHES if setup.crashes else ())]
     if "quiesce" in verbs:
         guards.append(REVOKED)
-    if "arm" in verbs and (setup.refusals or not _only_after_refusal(protocol)):
+    if "arm" in verbs:
         guards.append(DEADLINE)
     return tuple(guards)
 
 
-def _only_after_refusal(protocol: Protocol) -> bool:
-    """Does it arm its timer in answer to a refused quiesce alone?"""
-    return all(
-        event == "quiesce_failed"
-        for (_phase, event), entry in protocol.table.items()
-        for rule in rules_of(entry)
-        if any(action.verb == "arm" for action in rule.actions)
-    )
+def _verbs_within(protocol: Protocol, setup: Setup) -> set[str]:
+    """The actions that its table can lead to from these reclaims: a timer that is armed for refusals alone fires where there are some."""
+    first = {"surprise" if reclaim == "surprise-unplug" else "requested" for reclaim in setup.reclaims}
+    never = set() if setup.refusals else {"quiesce_failed"}
+    verbs: set[str] = set()
+    found, left = {START}, [START]
+    while left:
+        phase = left.pop()
+        for (here, event), entry in protocol.table.items():
+            if here == phase and event not in never and (phase != START or event in first):
+                verbs |= {action.verb for rule in rules_of(entry) for action in rule.actions}
+                left += sorted({rule.to for rule in rules_of(entry)} - found)
+                found |= {rule.to for rule in rules_of(entry)}
+    return verbs
 
 
 def _finding(search: Search, broken: Broken, linear: Small, named: Any) -> Finding:

@@ -102,6 +102,21 @@ def test_a_guard_that_no_move_met_gives_unknown(monkeypatch):
     assert result.code == UNKNOWN
 
 
+def test_a_guard_that_the_table_cannot_lead_to_from_here_is_not_asked_for():
+    """After a surprise a timer is armed for a refused quiesce alone, and nothing refuses here; before a truncate holders are asked."""
+    asks = dataclasses.replace(
+        PROTOCOLS["mr-revoke"],
+        table={
+            **PROTOCOLS["mr-revoke"].table,
+            (START, "requested"): go(arm(0.1), to="refused"),
+        },
+    )
+    setup = dataclasses.replace(explorer.setup_of("surprise-unplug"), refusals=0)
+    assert explorer.DEADLINE not in explorer.required(asks, setup)
+    assert explorer.DEADLINE in explorer.required(asks, dataclasses.replace(setup, refusals=1))
+    assert explorer.DEADLINE in explorer.required(asks, dataclasses.replace(setup, reclaims=("truncate",)))
+
+
 def wrong(name, table, **more):
     """A protocol that promises what mr-revoke promises and does not keep it."""
     table = {(START, "surprise"): go(reply(), to=END), **table}
