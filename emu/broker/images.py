@@ -1,6 +1,7 @@
 """At a start: the devices of the books, the options and the images in the directory agree, are brought to agree, or the start is refused.
 
     the books know it, no --pmem      EINVAL: its files would be unreachable without a word
+    it has files, no --mount has them EINVAL: likewise
     another size than in the books    EINVAL
     its image is gone, it has files   ENOENT: zeros are no substitute for somebody's files
     its image has another size        brought back to the books' size; what is lost is named on stderr
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from emu.broker.options import Pmem
+    from emu.broker.options import MountPoint, Pmem
     from emu.core.books import Books
     from emu.core.rows import File
 
 NAMED = 8  # files that lost something are named up to here, then counted
 
 
-def agree(directory: Path, books: Books, pmem: Sequence[Pmem]) -> list[str]:
+def agree(directory: Path, books: Books, pmem: Sequence[Pmem], mounts: Sequence[MountPoint]) -> list[str]:
     """Check all, then mend what can be mended. Returns warnings; raises OSError, with nothing changed."""
     _none_left_out(directory, books, pmem)
+    _none_stranded(books, mounts)
     odd = [each for each in pmem if _odd(directory, books, each)]
     return [_bring_back(directory, books, each) for each in odd]
 
@@ -45,6 +47,30 @@ def _none_left_out(directory: Path, books: Books, pmem: Sequence[Pmem]) -> None:
                 f"the books hold device {name} with {count} files, and no --pmem names it: add --pmem {name}={row.blocks * BLOCK}, "
                 f"or use another directory than {directory}",
             )
+
+
+def _none_stranded(books: Books, mounts: Sequence[MountPoint]) -> None:
+    """Each file lies below the mount of its device: it is found by its path alone."""
+    given = {mount.device: mount.path for mount in mounts}
+    for name in books.devices:
+        lost = [
+            row.path for row in _files_on(books, name) if row.nlink and not _below(row.path, given.get(name))
+        ]
+        if lost:
+            raise OSError(
+                errno.EINVAL,
+                f"device {name} holds {_listed(lost)}, which no --mount of this start reaches: add --mount "
+                f"/{lost[0].split('/')[1]}={name}, as it was before, or use another directory",
+            )
+
+
+def _below(path: str, mount: str | None) -> bool:
+    return mount is not None and path.startswith(f"{mount}/")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _odd(directory: Path, books: Books, pmem: Pmem) -> bool:
@@ -84,8 +110,7 @@ def _bring_back(directory: Path, books: Books, pmem: Pmem) -> str:
     lost = [
         f"{row.path} ({bytes_} bytes)" for row in _files_on(books, pmem.name) if (bytes_ := _lost(row, found))
     ]
-    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-    return said + f"from {found} on all is zeros, lost of {', '.join(lost[:NAMED]) or 'no file'}{more}"
+    return said + f"from {found} on all is zeros, lost of {_listed(lost) or 'no file'}"
 
 
 def _lost(row: File, found: int) -> int:

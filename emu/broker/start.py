@@ -215,7 +215,7 @@ class _Broker:
         return Core(known.protocols, policy=self.options.allocator, host_protocol=host, broken=known.broken)
 
     def _recover(self, core: Core, steps: Steps) -> None:
-        for warning in images.agree(self.directory, core.books, self.options.pmem):
+        for warning in images.agree(self.directory, core.books, self.options.pmem, self.options.mounts):
             print(f"emu: broker {self.directory}: EUCLEAN: {warning}", file=sys.stderr, flush=True)
         for pmem in self.options.pmem:
             steps.strict(DeviceAdded(pmem.name, pmem.blocks))

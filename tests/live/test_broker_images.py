@@ -71,6 +71,27 @@ def test_a_device_that_is_left_out_is_missed(served, options):
         assert [device["name"] for device in node.call("fs_ls").result["devices"]] == ["pm0"]
 
 
+@pytest.mark.parametrize(
+    "mount", [(), ("--mount", "/else=pm0,dax"), ("--pmem", "pm1=4M", "--mount", "/mnt=pm1,dax")]
+)
+def test_files_whose_mount_is_left_out_are_missed(served, mount):
+    assert served.end() == 0
+    said = again(served, "--pmem", "pm0=8M", *mount)
+    assert "EINVAL: device pm0 holds /mnt/a, /mnt/b, which no --mount of this start reaches" in said
+    assert "add --mount /mnt=pm0" in said
+    served.start()
+    with served.connect() as node:
+        assert bytes_of(node, "a") == b"a" * BLOCK
+
+
+def test_a_device_without_files_may_be_mounted_elsewhere_or_not_at_all(tmp_path):
+    with Served(tmp_path / "n", *OPTIONS) as served:
+        for mount in ((), ("--mount", "/else=pm0,dax")):
+            assert served.end() == 0
+            served.options = ("--pmem", "pm0=8M", *mount)
+            served.start()
+
+
 def test_the_holder_of_an_mr_can_cut_the_image_and_the_node_comes_back(served):
     with served.connect() as node:
         pd = node.call("alloc_pd").result["handle"]
