@@ -13,6 +13,7 @@ DMA into memory that has changed hands.
 from __future__ import annotations
 
 import array
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -175,7 +176,9 @@ class Memory:
     # ---- memory of clients, host files
 
     def open_anon(self, aperture: int, size: int) -> int:
-        """Sealed memory of a client. Returns its descriptor, the caller's."""
+        """Sealed memory of a client, no more than the host has. Returns its descriptor, the caller's. Raises OSError."""
+        if size > physical_memory():
+            raise OSError(errno.ENOMEM, f"{size} bytes are more memory than this host has")
         fd = memfd(f"emu-mr-{aperture}", size)
         try:
             number = self._engine.aperture_add(fd, size)
@@ -199,6 +202,11 @@ class Memory:
     def _note(self, aperture: int, held: Aperture) -> None:
         self._apertures[aperture] = held
         self._core_numbers[held.number] = aperture
+
+
+def physical_memory() -> int:
+    """Bytes of the host's."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def pieces(offset: int, length: int, size: int) -> list[Run]:

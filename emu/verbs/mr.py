@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import cffi
@@ -29,6 +29,8 @@ from emu.verbs.fs import host_file
 from emu.verbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from emu.verbs.pd import PD
 
 PAGE = mmap.PAGESIZE
@@ -71,7 +73,8 @@ class MR(PyverbsCM):
             raise PyverbsUserError("give file= (on a mount of the node) or path= (of this host), not both")
         self.length, self.access = length, int(access)
         self._skew = offset % PAGE
-        memory = Memory(_span(length, offset))
+        with _no_room(length):
+            memory = Memory(_span(length, offset))
         self.iova = memory.addr + self._skew if iova is None else iova
         asked = {
             "pd": pd.handle,
@@ -102,7 +105,12 @@ class MR(PyverbsCM):
             self._handle = int(answer.result["handle"])
             self._keep(answer.result)
             writable = not fds or bool(self.access & WRITABLE)
-            memory.map((*answer.descriptors, *fds)[0], answer.result["map"], writable=writable)
+            try:
+                with _no_room(self.length):
+                    memory.map((*answer.descriptors, *fds)[0], answer.result["map"], writable=writable)
+            except PyverbsRDMAError:
+                self.close()
+                raise
 
     def _keep(self, result: dict[str, Any]) -> None:
         self.lkey, self.rkey = int(result["lkey"]), int(result["rkey"])
@@ -175,6 +183,18 @@ class MR(PyverbsCM):
     def __str__(self) -> str:
         rows = [("lkey", self.lkey), ("rkey", self.rkey), ("length", self.length), ("buf", self.buf)]
         return lines("MR", [*rows, ("handle", self.handle)])
+
+
+@contextmanager
+def _no_room(length: int) -> Iterator[None]:
+    """What this process lacks for it, as pyverbs says it."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or errno.ENOMEM
+        raise PyverbsRDMAError(
+            f"an MR of {length} bytes cannot be mapped here: {error.strerror}", number
+        ) from None
 
 
 def _span(length: int, offset: int) -> int:

@@ -14,6 +14,7 @@ import time
 import pytest
 from party import until
 
+from emu.engine.ring import Memory
 from emu.verbs import enums as e
 from emu.verbs.cq import CQ
 from emu.verbs.mr import MR
@@ -56,6 +57,26 @@ def test_registration_of_an_impossible_length(here, path, tmp_path, length, back
     host.write_bytes(bytes(8192))
     where = {"anon": {}, "dax": {"file": path}, "host": {"path": host}}[backing]
     refused(lambda: MR(here.pds["main"], length, ALL, **where), errno.EINVAL, errno.ENOMEM, errno.EFBIG)
+
+
+def test_more_memory_than_the_host_has_is_not_registered(node, party):
+    pd = party(node).pds["main"]
+    for length in (2**44, 2**46 - 1, 2**46, 2**46 + 1, 2**47, 2**62):
+        refused(lambda length=length: MR(pd, length, ALL), errno.ENOMEM)
+
+
+def test_a_region_that_cannot_be_mapped_here_is_given_back(node, party, monkeypatch):
+    here = party(node)
+    before = here.books()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as here_is_no_room:
+        here_is_no_room.setattr(Memory, "map", full)
+        refused(lambda: MR(here.pds["main"], 8192, ALL), errno.ENOMEM)
+    until(here.books, before)
+    MR(here.pds["main"], 8192, ALL).close()
 
 
 @pytest.mark.parametrize("offset", [-4096, SIZE, SIZE - 4096, 2**63, 2**62, 1, 100])
