@@ -78,6 +78,10 @@ proof: $(VENV)/.installed
 long: $(VENV)/.installed
 	@$(BIN)/python tests/check/explorer/prove.py --mrs 2
 
+# The state diagrams of docs/protocols.md, from the tables that run.
+diagrams: $(VENV)/.installed
+	@$(BIN)/python docs/diagrams.py
+
 # For work on emu itself: the package and every tool. Imports rebuild changed C files.
 dev: $(VENV)/.installed $(VENV)/.test $(VENV)/.lint
 

@@ -13,6 +13,7 @@ from emu.host import times
 
 ENOUGH = {
     "fs": ["ls"],
+    "force": ["story.json"],
     "protocol": ["/mnt"],
     "simulate": ["none", "--seed", "1"],
 }  # arguments, as far as they are required
