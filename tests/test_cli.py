@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from emu.cli import COMMANDS, CommandError, check_target, main
+from emu.cli import COMMANDS, CommandError, bench, check_target, main
 from emu.host import times
 
 ENOUGH = {
+    "force": ["x.json"],
     "fs": ["ls"],
     "force": ["story.json"],
     "protocol": ["/mnt"],
@@ -143,3 +145,26 @@ def test_a_name_that_is_too_long_to_be_read_is_cut(command, capsys, tmp_path, mo
     assert "x" * 40 in said
     assert "..." in said
     assert "x" * 65 not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/n/file"), "emu: bench /n/file: ENOSPC: No space"),
+        (OSError(errno.EMFILE, "Too many open files"), "emu: bench: EMFILE: Too many"),
+        (RuntimeError("oh"), "emu: bench: a defect of emu's own"),
+    ],
+)
+def test_what_nobody_expected_is_no_breach(error, said, monkeypatch, capsys):
+    def fails():
+        raise error
+
+    monkeypatch.setattr(bench, "rows", fails)
+    assert main(["bench"]) == 64
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+
+
+def test_a_bench_that_cannot_be_stored_is_refused_before_it_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "rows", lambda: pytest.fail("it ran"))
+    assert main(["bench", "--json", str(tmp_path)]) == 64
+    assert "EISDIR" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -184,3 +185,14 @@ def _main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"emu: {name}: EINTR: interrupted", file=sys.stderr)
         return 130
+    except Unwritable:
+        raise
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or errno.EIO, "EIO")
+        about = f"{name} {error.filename}" if error.filename else name
+        print(cut(f"emu: {about}: {code}: {error.strerror or error}"), file=sys.stderr)
+        return USAGE
+    except Exception:  # noqa: BLE001 - a defect of ours: Python's own status for it, 1, would be a breach
+        traceback.print_exc()
+        print(f"emu: {name}: a defect of emu's own; nothing is concluded", file=sys.stderr)
+        return USAGE

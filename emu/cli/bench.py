@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emu.cli import CommandError
-from emu.core.errors import errno_name
+from emu.cli import check_target, store
 from emu.lab.bench import Row, as_json, rows
 
 if TYPE_CHECKING:
@@ -27,19 +25,11 @@ def line(row: Row) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target("bench", args.json)
     found = []
     for row in rows():
         found.append(row)
         print(line(row), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
     if args.json:
-        text = json.dumps(as_json(found), indent=1)
-        if args.json == "-":
-            print(text)
-        else:
-            try:
-                Path(args.json).write_text(text + "\n")
-            except OSError as error:
-                raise CommandError(
-                    f"bench {args.json}: {errno_name(error.errno or 0)}: the result cannot be written there"
-                ) from None
+        store("bench", args.json, json.dumps(as_json(found), indent=1) + "\n")
     return 0
