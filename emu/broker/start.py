@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from emu.broker import directory, images
@@ -212,6 +212,7 @@ class _Broker:
         for name in (mount.protocol for mount in self.options.mounts if mount.protocol):
             known.get(name)
         host = _host_protocol(self.options, known)
+        self.options = replace(self.options, host_protocol=host)  # the history says what was chosen
         return Core(known.protocols, policy=self.options.allocator, host_protocol=host, broken=known.broken)
 
     def _recover(self, core: Core, steps: Steps) -> None:

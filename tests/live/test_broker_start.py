@@ -124,6 +124,12 @@ def test_a_directory_that_holds_something_else_is_not_taken(tmp_path, names):
     assert (contents(tmp_path), tmp_path.stat().st_mode & 0o7777) == (before, 0o755)
 
 
+def test_the_history_says_which_protocol_was_chosen_for_host_files(tmp_path):
+    with Served(tmp_path / "n", "--pmem", "pm0=1M", "--mount", "/mnt=pm0,dax,protocol=ebusy") as served:
+        meta = read_meta(latest_run(served.directory / "runs"))
+        assert meta["options"]["host_protocol"] == "ebusy"
+
+
 def test_a_lock_that_was_removed_lets_no_second_broker_in(served):
     (served.directory / "lock").unlink()
     ended = emu("broker", "--dir", served.directory, *served.options)
