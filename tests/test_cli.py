@@ -13,7 +13,6 @@ from emu.cli import COMMANDS, CommandError, bench, check_target, main
 from emu.host import times
 
 ENOUGH = {
-    "force": ["x.json"],
     "fs": ["ls"],
     "force": ["story.json"],
     "protocol": ["/mnt"],

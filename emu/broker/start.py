@@ -231,7 +231,9 @@ class _Broker:
             return None
         runs = self.options.history or self.directory / directory.RUNS
         with files.named(runs):
-            folder = new_run(runs, _told(self.options), _declared(self.options, self._known))
+            meant = {"host_protocol": _host_protocol(self.options, self._known), "time_scale": time_scale()}
+            told = {**_told(self.options), **meant}
+            folder = new_run(runs, told, _declared(self.options, self._known))
             for stranger in self._strangers:
                 (folder / f"protocol-{stranger.protocol.name}.py").write_text(stranger.source, "utf-8")
             return folder

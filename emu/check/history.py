@@ -114,7 +114,7 @@ class History:
         """
         declared = self.meta.get("declared") or {}
         known = {name: declared[name] for name in ("loss", "importers") if name in declared}
-        meta = {"loss": "", "time_scale": self.meta.get("time_scale", 1), **known}
+        meta = {"loss": "", "time_scale": (self.meta.get("options") or {}).get("time_scale", 1), **known}
         return replace(self, meta=meta, events=[_blind(line) for line in self.events])
 
     @cached_property

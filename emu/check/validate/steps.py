@@ -201,8 +201,9 @@ class _Reading:
                 return True
             if line["type"] != "Commit":
                 raise Refused(self.where(line), f"a Commit of {len(delta)} rows should stand here")
-            if plain(self.take()["delta"]) != delta or line["changes"] != len(delta):
-                raise Refused(self.where(line), f"the core's rows are {delta}")
+            wanted = {"changes": len(delta), "delta": delta}
+            if (found := own_fields(self.take())) != wanted:
+                raise Refused(self.where(line), difference(found, wanted))
         self.core.committed()
         return False
 
@@ -218,7 +219,26 @@ class _Reading:
         wanted, found = written(effect), own_fields(line)
         found.pop("inflight", None)
         if found != wanted:
-            wrong = next(key for key in {**wanted, **found} if wanted.get(key) != found.get(key))
-            raise Refused(where, f"its {wrong} is {found.get(wrong)!r}: the core says {wanted.get(wrong)!r}")
+            raise Refused(where, difference(found, wanted))
         if why := self.asked.ordered(effect, line["t"], self.scale):
             raise Refused(where, why)
+
+
+def difference(found: Any, wanted: Any, path: str = "it") -> str:
+    """The first place where they differ, and what stands there."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in {**wanted, **found}:
+            if found.get(key) != wanted.get(key) or (key in found) != (key in wanted):
+                return difference(
+                    found.get(key), wanted.get(key), f"{path}.{key}" if path != "it" else str(key)
+                )
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for at, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            if one != other:
+                return difference(one, other, f"{path}[{at}]")
+    return f"{path} is {_short(found)}: the core says {_short(wanted)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
