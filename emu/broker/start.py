@@ -231,8 +231,7 @@ class _Broker:
             return None
         runs = self.options.history or self.directory / directory.RUNS
         with files.named(runs):
-            meant = {"host_protocol": _host_protocol(self.options, self._known), "time_scale": time_scale()}
-            told = {**_told(self.options), **meant}
+            told = {**_told(self.options), "time_scale": time_scale()}
             folder = new_run(runs, told, _declared(self.options, self._known))
             for stranger in self._strangers:
                 (folder / f"protocol-{stranger.protocol.name}.py").write_text(stranger.source, "utf-8")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 USAGE = 64
 LONGEST = 64  # characters of a name in a sentence
-_LONG = re.compile(rf"[^\s/]{{{LONGEST + 1},}}")
+_LONG = re.compile(rf"[^\s/:]{{{LONGEST + 1},}}")
 
 COMMANDS = {
     "bench": "measure emu's speed beside memcpy and a bare ZeroMQ echo",

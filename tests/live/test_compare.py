@@ -144,7 +144,7 @@ def test_a_prompt_holder_gets_its_peer_going_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--protocols", "nothing"], "no such protocol; the protocols are ebusy, mr-revoke, none\n"),
+        (["--protocols", "nothing"], "no such protocol; the protocols are none, ebusy, mr-revoke\n"),
         (["--protocols", "odp"], "protocol odp is not in this version; here are none, ebusy, mr-revoke"),
         (
             ["--events", "truncate,earthquake"],
