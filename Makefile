@@ -78,7 +78,7 @@ proof: $(VENV)/.installed
 long: $(VENV)/.installed
 	@$(BIN)/python tests/check/explorer/prove.py --mrs 2
 
-# The state diagrams of docs/protocols.md, from the tables that run.
+# The drawings of the docs, from the tables that run and the stories that the explorer tells.
 diagrams: $(VENV)/.installed
 	@$(BIN)/python docs/diagrams.py
 

@@ -162,8 +162,8 @@ def _row(step: Step, at: int, x: Mapping[str, float], *, last: bool) -> str:
 
 
 def svg(script: Mapping[str, Any]) -> str:
-    """A file of its own."""
-    style = element("style", escape(_style()))
+    """A file of its own, with a ground, since a page that shows it may be dark where its reader's system is light."""
+    style = element("style", escape(_style() + ".figure { background: var(--panel); }\n"))
     found = draw(script)
     head = found.index(">") + 1
     return (

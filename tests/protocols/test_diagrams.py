@@ -43,6 +43,13 @@ def test_the_diagrams_of_the_page_are_those_of_the_tables():
     assert re.findall(r"^### (\S+)$", page, re.MULTILINE) == [p.name for p in BUILT_IN]
 
 
+def test_the_stories_of_the_docs_are_what_the_explorer_tells_today():
+    """Compared as drawings: their colours are the page's."""
+    for name, text in script().figures().items():
+        shown = (DOCS / name).read_text("utf-8")
+        assert shown.split("</style>")[1] == text.split("</style>")[1], "run: make diagrams"
+
+
 def test_a_changed_table_makes_the_page_stale(monkeypatch):
     module = script()
     changed = dataclasses.replace(
