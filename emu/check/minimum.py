@@ -180,10 +180,10 @@ def inapplicable(protocol: Protocol) -> dict[str, str]:
     }
     if "notify" not in verbs:
         found["V2"] = "it tells nobody anything"
-    if "quiesce" not in verbs:
+    if "quiesce" not in verbs and protocol.disposal == "after-unmap":
         found["V12"] = "its reclaims take no key back"
     if "unmap" not in verbs:
-        found |= dict.fromkeys(("V6", "V16", "V20"), "it waits for no unmap")
+        found |= dict.fromkeys(("V6", "V16"), "it waits for no unmap")
         if protocol.disposal == "after-unmap":
             found["V18"] = "it takes nothing from under a pin, so that it never waits"
     if "unmap" not in verbs or "deferred-unmap" not in protocol.importers:

@@ -79,6 +79,16 @@ def whole(protocol, kind):
     return revoked(kind, protocol)
 
 
+def on_its_way(protocol, kind):
+    """A key is being installed when the memory goes."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.create("/mnt/a", 4)
+    story.register(holder, "/mnt/a", 4, answers=False)
+    story.reclaim(kind, answers=False)
+    return story
+
+
 # (protocol, kind of reclaim or "": it promises that nowhere) -> invariant -> the kind of reclaim that shows it, and how
 COUNTEREXAMPLES = {
     ("none", ""): {
@@ -90,9 +100,12 @@ COUNTEREXAMPLES = {
         "V1": ("unplug", whole),
         "V4": ("truncate", whole),
         "V10": ("truncate", stale),
+        "V12": ("truncate", on_its_way),
         "V14": ("truncate", refused),
         "V18": ("truncate", whole),
+        "V20": ("truncate", whole),
     },
+    ("ebusy", ""): {"V20": ("surprise", whole)},
     ("ebusy", "surprise"): {
         "S1": ("surprise", stale),
         "S2": ("surprise", whole),

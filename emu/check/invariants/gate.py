@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
-from emu.check.invariants.timeline import Reclaim, Registration, covers, runs_of
+from emu.check.invariants.timeline import Reclaim, Registration, blocks_within, covers
 from emu.core.errors import errno_name
 
 if TYPE_CHECKING:
@@ -145,6 +145,21 @@ def notice_untested(history: History) -> str:
 def registration_broken(history: History) -> Iterator[Breach]:
     yield from _handed_out(history)
     yield from _called_back(history)
+    yield from _left_out(history)
+
+
+def _left_out(history: History) -> Iterator[Breach]:
+    """A reclaim has succeeded, and a key that was being installed over what it took was not revoked."""
+    for row in read(history).reclaims:
+        answer = row.phases.get("returned")
+        if answer is None or "device" in row.target:
+            continue
+        for mapped in row.left:
+            made = mapped.registration
+            on_its_way = made is not None and (made.answered is None or made.answered > answer)
+            if on_its_way and (mapped.revoked is None or mapped.revoked > answer):
+                sentence = f"{row.name()} succeeded, and key {mapped.key:#x}, which was being installed, was not revoked"
+                yield Breach("V12", sentence, (mapped.at.n, answer.n))
 
 
 def _handed_out(history: History) -> Iterator[Breach]:
@@ -238,7 +253,7 @@ def _lost_blocks(row: Reclaim) -> bool:
     if row.before is None or row.ended is None:
         return False
     lo, hi = int(row.target.get("lo", 0)), int(row.target.get("hi", 1 << 63))
-    before, after = (_blocks(file, lo, hi) for file in (row.before, row.after))
+    before, after = (blocks_within(file, lo, hi) for file in (row.before, row.after))
     return not before <= after
 
 
@@ -250,10 +265,6 @@ def _made_way(history: History, row: Reclaim) -> bool:
         if same and applied is not None and row.ended is not None and applied.step == row.ended.step:
             return True
     return False
-
-
-def _blocks(file: list[object] | None, lo: int, hi: int) -> set[int]:
-    return {at // 4096 for run in runs_of(file, lo, hi) for at in range(run[0], run[0] + run[1], 4096)}
 
 
 def interrupted_untested(history: History) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emu.check.invariants.timeline import (
+    BLOCK,
     DYNAMIC,
     NOWHERE,
     SYNC,
@@ -23,6 +24,7 @@ from emu.check.invariants.timeline import (
     Registration,
     Runs,
     Taken,
+    blocks_within,
     meet,
     runs_of,
 )
@@ -344,6 +346,24 @@ class Reader:
             row.errno = int(detail.get("errno", 0))
             told = self.failed[0] == self.here.n - 1  # else nobody is left to tell
             row.definite = self.failed[1] if told else all(step.name != "applying" for step in row.order)
+            row.left = [] if row.errno else self._left(row)
+
+    def _left(self, row: Reclaim) -> list[Mapped]:
+        """Who still translates to what this reclaim has taken."""
+        file, target = row.before, row.target
+        if "device" in target:
+            aperture, runs = self.devices.get(target["device"], 0), [[0, 1 << 62]]
+        elif file is not None:
+            aperture = self.devices.get(file[1], 0)
+            now = blocks_within(self.files.get(int(target["ino"])), 0, 1 << 63)
+            gone = blocks_within(file, target["lo"], target["hi"]) - now
+            runs = [[block * BLOCK, BLOCK] for block in sorted(gone)]
+        else:
+            return []
+        return [
+            m for m in self.live.values()
+            if aperture and m.removed is None and m.aperture == aperture and meet(m.runs, runs)
+        ]  # fmt: skip
 
     def ended(self, row: Reclaim, _detail: Json) -> None:
         row.after = self.files.get(int(row.target.get("ino", 0)))

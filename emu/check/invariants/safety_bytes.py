@@ -14,6 +14,7 @@ from emu.check.invariants import digest
 from emu.check.invariants.invariant import Breach
 from emu.check.memory import foreign_by_file, holes, misplaced_cells, victim
 from emu.check.traffic import READ, SUCCESS, in_vain, started_after
+from emu.core.rows import BLOCK
 from emu.history.journal import Kind
 from emu.history.oplog import Flag
 from emu.history.oplog import Kind as OpKind
@@ -140,10 +141,15 @@ def lost(history: History) -> Iterator[Breach]:
     made = history.once(digest.read)
     vain = {log.thread: in_vain(log, acknowledged(history)) for log in history.logs}
     for row in made.reclaims:
-        if not row.succeeded:
+        applied = row.phases.get("applied") or row.phases.get("returned")
+        if row.errno or applied is None:
             continue
-        detached = row.phases.get("applied", row.phases["returned"])["epoch"]
+        detached = applied["epoch"]
         moved = [one for one in _under(history, made, row) if _silent(one.record, detached)]
+        told = {(one.thread, one.record.seq) for one in moved}
+        moved += [
+            one for one in _detached(history, made, row, detached) if (one.thread, one.record.seq) not in told
+        ]
         count = sum(max(0, one.record.bytes - vain[one.thread].get(one.record.seq, 0)) for one in moved)
         if count:
             sentence = f"{count} bytes were acknowledged behind {row.words()}, and are not in the file"
@@ -154,6 +160,39 @@ def lost(history: History) -> Iterator[Breach]:
 def _silent(record: OpRecord, detached: int) -> bool:
     written = record.opcode != READ and record.status == SUCCESS and record.epoch_first >= detached
     return written and bool(Flag(record.flags) & MISSED)
+
+
+def _detached(history: History, made: Digest, row: Reclaim, epoch: int) -> Iterator[Moved]:
+    """What was written, from this epoch on, into blocks that the reclaim had taken from their file, freed or not; of a sum, whose blocks
+    nobody knows, where all that its key translates to was taken.
+    """
+    if not row.taken:
+        return
+    for thread, record in history.once(_good_writes):
+        if record.epoch_last < epoch:
+            continue
+        life = made.key_at(record.rkey, record.op_epoch)
+        if life is None or life.life != row.life or life.installed["n"] > row.at("applied"):
+            continue
+        if record.kind == OpKind.QUANTUM:
+            count = min(record.bytes, BLOCK * len(_written_blocks(record) & row.taken))
+        else:
+            count = record.bytes if life.blocks <= row.taken and record.epoch_first >= epoch else 0
+        if count and life.aperture == row.aperture:
+            yield Moved(thread, record._replace(bytes=count))
+
+
+def _good_writes(history: History) -> list[tuple[int, OpRecord]]:
+    """Records of remote WRITEs that went well, as far as they went."""
+    return [
+        (thread, record)
+        for thread, record in history.records()
+        if record.bytes and record.rkey and record.opcode != READ and record.status == SUCCESS
+    ]
+
+
+def _written_blocks(record: OpRecord) -> set[int]:
+    return digest.blocks_of([[record.dst_offset, record.bytes]])
 
 
 def acknowledged(history: History) -> dict[int, int]:

@@ -10,7 +10,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.check.invariants import digest
-from emu.check.invariants.digest import blocks_of
+from emu.check.invariants.digest import ALWAYS, blocks_of
 from emu.check.invariants.invariant import Breach
 from emu.check.memory import file_of, shared_blocks, vanished_cells, victim
 from emu.core.rows import BLOCK, FOREVER
@@ -291,6 +291,7 @@ def zeros(history: History) -> Iterator[Breach]:
             yield from _new_bytes(change, change.new, aperture)
     yield from _edges(made)
     yield from _left_over(made)
+    yield from _nobody_wrote(history, made)
     taken = history.row.get("taken")
     if taken and taken["unzeroed"]:
         yield Breach("S9", f"{taken['unzeroed']} bytes of newly allocated blocks were not zero")
@@ -360,6 +361,41 @@ def _edges(made: Digest) -> Iterator[Breach]:
         mine = [line for step in row.steps for line in step.of("Zero")]
         if not _covered(runs, [run for line in mine for run in line["runs"]]):
             yield Breach("S9", f"{row.words()} left the edges of its hole as they were", row.told)
+
+
+def _nobody_wrote(history: History, made: Digest) -> Iterator[Breach]:
+    """Files of this history that hold something, in extents that no key was ever registered for and no CPU stored to."""
+    if not history.filemap or history.gaps:
+        return
+    born = {change.ino for change in made.changes if change.old is None}
+    registered = _registered(history)
+    stored = _all(history.of("Store"))
+    for file in history.filemap["files"]:
+        row = made.files.get(file["ino"])
+        if file["ino"] not in born or row is None or row.path != file["path"]:
+            continue
+        count = 0
+        for offset, at, length, since in file["extents"]:
+            end = at + max(0, min(length, file["size"] - offset))
+            if registered.get(file["path"], 0) < since and not stored & blocks_of([[at, end - at]]):
+                count += end - at - bytes(history.image[at:end]).count(0)
+        if count:
+            yield Breach("S9", f"{count} bytes of {file['path']}, which nobody wrote to, are not zero")
+
+
+def _registered(history: History) -> dict[str, int]:
+    """Path -> the layout of the file at the last registration of it; without end while one is not answered."""
+    found: dict[str, int] = {}
+    asked: dict[tuple[int, int], str] = {}
+    for line in history.of("Requested", "Reply", "Fail"):
+        request = line["session"], line["request"]
+        if line["type"] == "Requested" and line["op"]["type"] == "RegMr":
+            asked[request] = str(line["op"].get("path", ""))
+        elif request in asked:
+            path = asked.pop(request)
+            layout = int(line.get("result", {}).get("layout", 0))
+            found[path] = max(found.get(path, 0), layout)
+    return found | dict.fromkeys(asked.values(), ALWAYS)
 
 
 def _left_over(made: Digest) -> Iterator[Breach]:

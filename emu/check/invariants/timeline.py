@@ -122,6 +122,7 @@ class Reclaim:
     """phases: name -> first line of it. before, after: the file's durable row as it was asked for, and at the end; None where unknown.
 
     definite: its error says that nothing has changed. late: translations over its range at `unmapped`, the core's list or not.
+    left: translations over what it had taken when it returned success.
     """
 
     number: int
@@ -136,6 +137,7 @@ class Reclaim:
     after: list[Any] | None = None
     held: list[Mapped] = field(default_factory=list)
     late: list[Mapped] = field(default_factory=list)
+    left: list[Mapped] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -239,6 +241,15 @@ def runs_of(row: list[Any] | None, lo: int, hi: int) -> Runs:
         if first < last:
             found.append([start * BLOCK + first - at * BLOCK, last - first])
     return found
+
+
+def blocks_within(row: list[Any] | None, lo: int, hi: int) -> set[int]:
+    """Device blocks of which a byte lies in this range of the file."""
+    return {
+        at // BLOCK
+        for run in runs_of(row, lo, hi)
+        for at in range(run[0] // BLOCK * BLOCK, run[0] + run[1], BLOCK)
+    }
 
 
 def _first(one: int | None, other: int | None) -> int | None:

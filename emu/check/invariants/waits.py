@@ -239,6 +239,12 @@ def mapped_broken(history: History) -> Iterator[Breach]:
                     f"key {mapped.key:#x} was mapped when the unmap of {row.name()} was said to be over"
                 )
                 yield Breach("V20", sentence, _lines(mapped.at, over))
+        answer = row.phases.get("returned")
+        for mapped in row.left if answer is not None and (over is None or over > answer) else ():
+            sentence = (
+                f"{row.name()} returned success while key {mapped.key:#x} was mapped over what it had taken"
+            )
+            yield Breach("V20", sentence, _lines(mapped.at, answer))
 
 
 def mapped_untested(history: History) -> str:

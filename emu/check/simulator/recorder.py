@@ -25,6 +25,7 @@ from emu.core.rows import DURABLE
 from emu.history.events import fields_of, plain
 from emu.history.oplog import Flag, OpLog, OpRecord
 from emu.history.oplog import Kind as LogKind
+from emu.history.stamp import CELL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +37,6 @@ ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Release, fx.Offline, fx.Online)
 STATUS: Final = {word: status for status, word in WORDS.items()}
 REM_ACCESS_ERR: Final = STATUS["REM_ACCESS_ERR"]
 QUANTUM: Final = BLOCK  # bytes
-HALF: Final = BLOCK // 2
 CLIENT_MEMORY: Final = 99  # the aperture that a peer's own bytes are in
 FIRST_QP: Final = 0x100
 EMPTY: Final = OpRecord(*[0] * len(OpRecord._fields))
@@ -62,6 +62,14 @@ class InFlight:
         self.key, self.to, self.number, self.qp, self.epoch, self.time = key, to, number, qp, epoch, time
         self.record: OpRecord | None = None
         self.over = False
+
+    def bytes_of(self, quantum: int) -> int:
+        """The last one may be short: an MR ends where its file does."""
+        return min(QUANTUM, self.to.length - quantum * QUANTUM)
+
+    def half_of(self, quantum: int) -> int:
+        """What of it is there when it has begun, in whole cells."""
+        return self.bytes_of(quantum) // 2 // CELL * CELL
 
 
 class Recorder:
@@ -206,11 +214,11 @@ class Recorder:
     def _entered(self, peer: int, op: Op, state: State) -> None:
         flight, now = self._flights[peer, op.work], state.gens[op.block]
         flight.record = self._record(
-            flight, flags=_flags(op.gen, now, state.absent), bytes=QUANTUM, src_offset=op.quantum * QUANTUM,
+            flight, flags=_flags(op.gen, now, state.absent), bytes=flight.bytes_of(op.quantum), src_offset=op.quantum * QUANTUM,
             dst_offset=op.block * BLOCK, gen_translated=op.gen, gen_first=now, op_done=int(op.quantum + 1 == op.quanta),
         )  # fmt: skip
         if not state.absent:
-            self.memory.store(op.block * BLOCK, HALF, _stamp(peer, flight, op))
+            self.memory.store(op.block * BLOCK, flight.half_of(op.quantum), _stamp(peer, flight, op))
 
     def _left(self, peer: int, op: Op, state: State) -> None:
         flight, now = self._flights[peer, op.work], state.gens[op.block]
@@ -220,7 +228,9 @@ class Recorder:
         flags = record.flags | _flags(op.gen, now, state.absent) | moved
         self._log(record._replace(flags=flags, epoch_last=self.epoch, time_last=self._tick(), gen_last=now))
         if not state.absent:
-            self.memory.store(op.block * BLOCK + HALF, HALF, _stamp(peer, flight, op))
+            half = flight.half_of(op.quantum)
+            rest = flight.bytes_of(op.quantum) - half
+            self.memory.store(op.block * BLOCK + half, rest, _stamp(peer, flight, op))
 
     def _completed(self, peer: int, op: Op, word: str, _state: State) -> None:
         flight, status = self._flights[peer, op.work], STATUS[word]

@@ -157,16 +157,25 @@ class Stage:
         return move
 
     def finish(self) -> list[Choice]:
-        """The shell carries out what it still has of the last step, so that no history ends within one. What can happen then."""
+        """The shell carries out what it still has of the last step, and quanta that run come to their end: no history ends within one.
+
+        What can happen then.
+        """
         choices = self.choices()
-        while shell := [choice for choice in choices if choice.actor == "shell"]:
-            self.take(shell[0])
+        while begun := [choice for choice in choices if choice.actor == "shell" or _ends_a_quantum(choice)]:
+            self.take(begun[0])
             choices = self.choices()
         return choices
 
     def _took(self) -> None:
         self.recorder.take(self.tape, self.state)
         self.tape.clear()
+
+
+def _ends_a_quantum(choice: Choice) -> bool:
+    return (
+        choice.actor.startswith("peer") and choice.label.startswith("engine: ") and " leaves " in choice.label
+    )
 
 
 def simulate(subject: Subject, seed: int) -> Run:

@@ -9,6 +9,22 @@ from emu.core import events as ev
 from emu.core import requests as rq
 
 
+def on_its_way(protocol):
+    """A key is being installed when the memory goes."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.create("/mnt/a", 2)
+    story.register(holder, "/mnt/a", 2, answers=False)
+    story.reclaim("truncate", answers=False)
+    story.answer()
+    return story
+
+
+def test_a_success_that_leaves_out_a_key_on_its_way_breaks_v12():
+    assert "was being installed, was not revoked" in breaches(on_its_way("none").history(), "V12")[0]
+    assert verdict(on_its_way("mr-revoke").history(), "V12") == "kept"
+
+
 def held(protocol="mr-revoke", blocks=4):
     """A file whose blocks a holder has pinned."""
     story = Story(protocol)

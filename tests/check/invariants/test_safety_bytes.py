@@ -231,6 +231,26 @@ def test_a_success_whose_last_quantum_ran_behind_the_detachment_is_lost_even_bef
     assert "S4" in broken(story)
 
 
+def half_freed(last_epoch):
+    """A quantum into a block that a truncate takes: it begins before, and ends in the epoch of this phase."""
+    story = Story("none")
+    holder = story.session("holder")
+    story.create("/mnt/a", 2)
+    key = story.register(holder, "/mnt/a", 2)
+    began = story.epoch
+    story.posted("peer", 1, key)
+    story.reclaim("truncate", size=BLOCK)
+    last = began if last_epoch == "before" else story.phase(last_epoch)["epoch"]
+    story.moved(key, 1, op=1, op_epoch=began, first=began, last=last, gen_first=2, gen_last=2, flags=0)
+    story.polled("peer", 1)
+    return story
+
+
+def test_a_write_whose_last_quantum_ends_behind_the_detachment_is_lost_before_its_block_is_freed():
+    assert "4096 bytes were acknowledged behind" in judged(half_freed("applied"), "S4").breaches[0].sentence
+    assert judged(half_freed("before"), "S4").verdict == "kept"
+
+
 def test_a_write_that_failed_or_was_never_answered_is_not_lost():
     story = pinned()
     story.reclaim("truncate", size=BLOCK)

@@ -222,6 +222,35 @@ def test_without_a_new_byte_s9_is_untested():
     assert untested(Story(), "S9") == "no file was created or grew"
 
 
+@pytest.mark.parametrize("dirty", [True, False])
+def test_bytes_in_a_file_that_nobody_wrote_break_s9(dirty):
+    story = Story()
+    story.create("/mnt/a", 2)
+    story.create("/mnt/b", 1)
+    if dirty:
+        story.stamp(2, 128, ino=1)
+    found = [b.sentence for b in judged(story, "S9").breaches]
+    assert len(found) == dirty
+    assert all("bytes of /mnt/b, which nobody wrote to, are not zero" in sentence for sentence in found)
+
+
+def test_bytes_in_a_file_that_a_key_was_registered_for_are_somebodys():
+    story = Story()
+    holder = story.session("holder")
+    story.create("/mnt/a", 2)
+    story.register(holder, "/mnt/a", 2)
+    story.stamp(0, 128)
+    assert "S9" not in broken(story)
+
+
+def test_bytes_that_the_cpu_stored_are_somebodys():
+    story = Story()
+    story.create("/mnt/a", 2)
+    story.effect(fx.Store(0, 1, ((0, 128),), b"x" * 128))
+    story.stamp(0, 128)
+    assert "S9" not in broken(story)
+
+
 # ---- S10
 
 
