@@ -16,7 +16,7 @@ from emu.history.manifest import write_manifest
 sys.path.insert(0, str(Path(__file__).parent / "invariants"))
 from build import BLOCK, revoked
 
-SECOND = '{"n":1,"t":0,"epoch":0,"kind":"shell","type":"X"}\n'
+SECOND = '{"n":1,"t":0,"epoch":0,"kind":"shell","type":"DoorClosed"}\n'
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_history_whose_middle_was_given_up_for_space_is_read_with_its_gap(live
         own = {name: line[name] for name in line if name not in {"n", "t", "epoch", "kind", "type"}}
         writer.line(line["kind"], line["epoch"], line["type"], own)
     for at in range(3000):
-        writer.line("shell", 99, "Note", {"at": at})
+        writer.line("shell", 99, "TurnedAway", {"at": at})
         writer.flush()
     writer.close()
     found = History.read(live)
@@ -196,6 +196,11 @@ def rewrite(folder, lines):
         ("Phase", {"detail": []}, "'detail' of Phase"),
         ("Phase", {"type": "Phrase"}, "type 'Phrase' is none"),
         ("Phase", {"kind": "rumour"}, "kind 'rumour'"),
+        ("Phase", {"kind": "shell"}, "type 'Phase' is none of kind shell"),
+        ("Quiesced", {"kind": "shell"}, "type 'Quiesced' is none of kind shell"),
+        ("Release", {"kind": "commit"}, "type 'Release' is none of kind commit"),
+        ("Commit", {"kind": "shell"}, "type 'Commit' is none of kind shell"),
+        ("Commit", {"kind": "shell", "type": "Note"}, "type 'Note' is none of kind shell"),
         ("Phase", {"epoch": -1}, "0 or more"),
         ("Phase", {"epoch": 10**9}, "the epoch goes back"),
         ("Phase", {"t": 1.5}, "'t' is a float"),
@@ -241,7 +246,7 @@ def test_a_line_that_lacks_a_field(live, field):
         (b"\xff\xfe\n", "line 1 is no JSON"),
         (b"7\n", "line 1 holds a int"),
         (b"[" * 100_000 + b"\n", "line 1 is no JSON"),
-        (SECOND.replace('"n":1', '"n":0').encode(), "begins with X"),
+        (SECOND.replace('"n":1', '"n":0').encode(), "begins with DoorClosed"),
     ],
 )
 def test_something_else_in_its_place(folder, raw, says):

@@ -110,6 +110,23 @@ def rename(lines):
     lines[at]["op"]["size"] += 4096
 
 
+def said(kind, **fields):
+    """At the end the shell says what only the core or the engine can."""
+
+    def change(lines):
+        last = lines[-1]
+        lines.append({"t": last["t"], "epoch": last["epoch"], "kind": "shell", "type": kind, **fields})
+
+    return change
+
+
+def answered_by_the_shell(lines):
+    """In front of the Release the shell says that all keys had been quiesced once more."""
+    at = nth(lines, "Release")
+    own = {"t": lines[at - 1]["t"], "epoch": lines[at - 1]["epoch"], "kind": "shell", "cookie": 9999}
+    lines[at:at] = [{**own, "type": "Quiesce", "keys": [256]}, {**own, "type": "Quiesced", "errno": 0}]
+
+
 LINES = {
     "the quiesce was never answered": drop("Quiesced"),
     "the unmap was never asked for": drop("Unmap"),
@@ -131,6 +148,9 @@ LINES = {
     "the hardware refused": edit("Quiesced", errno=5),
     "the protocol was another one": edit("MountAdded", protocol="none"),
     "the last step is not whole": cut,
+    "the shell freed blocks": said("Release", aperture=1, runs=[[0, 4096]]),
+    "the shell took a step of a reclaim": said("Phase", reclaim=1, phase="broken", keys=[], detail={"rule": "total"}, inflight=0),
+    "the shell answered for the engine": answered_by_the_shell,
 }  # fmt: skip
 
 

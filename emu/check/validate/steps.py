@@ -4,7 +4,7 @@
     event   effects   Commit                                              a step of the start (devices and mounts)
     event   effects before the commit   Undone or PutBack   what takes them back                  a commit that failed, memory that is not ready
 
-`shell` lines may stand anywhere and are the shell's own words. Lines are numbered without a gap, times do not go back, and the epoch
+`shell` lines may stand anywhere and are the shell's own words; a line whose type is none of its kind is refused. Lines are numbered without a gap, times do not go back, and the epoch
 advances by one at each Phase, Allocate, Release, Offline, Online and at nothing else. A life that was cut off in a step (kill -9) ends there.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emu.check.opening import TYPES
 from emu.check.validate.answers import Outstanding
 from emu.check.validate.decode import event_of, own_fields, written
 from emu.check.validate.refusal import Refusal, Refused, Unusable
@@ -82,6 +83,8 @@ class _Reading:
         """The next line; its number, time and epoch are looked at."""
         line = self.lines[self.at]
         where = self.where(line)
+        if line["type"] not in TYPES.get(line["kind"], ()):
+            raise Refused(where, f"no {line['kind']} is called so")
         if line["n"] != self.at:
             raise Refused(where, f"it should be line {self.at}")
         if line["t"] < self.time:
