@@ -69,7 +69,7 @@ def explore(
 ) -> Result:
     """Every interleaving. `named`: how scripts name the protocol (a name, or {"file": path}). `until`: stop when this is broken."""
     setup = setup or setup_of(event)
-    alike = symmetry and setup.holders > 1 and SELF_TRUNCATE not in setup.reclaims
+    alike = symmetry and setup.holders_alike
     watched, orders = Watched(protocol), Orders(setup.holders, alike=alike)
     search = Search(Small(watched, setup, core, orders, engine), orders, reduce=reduction)
     cpu = time.process_time()
@@ -129,7 +129,10 @@ def required(protocol: Protocol, setup: Setup) -> tuple[str, ...]:
 
 def _verbs_within(protocol: Protocol, setup: Setup) -> set[str]:
     """The actions that its table can lead to from these reclaims: a timer that is armed for refusals alone fires where there are some."""
-    first = {"surprise" if reclaim == "surprise-unplug" else "requested" for reclaim in setup.reclaims}
+    first = {
+        "surprise" if setup.kind(at) == "surprise-unplug" else "requested"
+        for at in range(len(setup.reclaims))
+    }
     never = set() if setup.refusals else {"quiesce_failed"}
     verbs: set[str] = set()
     found, left = {START}, [START]

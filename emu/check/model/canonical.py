@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from emu.check.model.fabric import canonical as canonical_fabric
 from emu.check.model.fabric import exchanged as exchanged_fabric
 from emu.check.model.naming import bury, has_dead, has_dead_key, session_under, with_names
-from emu.check.model.state import SELF_TRUNCATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +35,7 @@ class Canonical:
     def __init__(self, driver: Driver, setup: Setup) -> None:
         self.driver = driver
         self.same = tuple(range(setup.holders))
-        self.alike = setup.holders > 1 and SELF_TRUNCATE not in setup.reclaims
+        self.alike = setup.holders_alike
         self._known: dict[Part, bytes] = {}
         self._orders: dict[Part, list[Order]] = {}
 

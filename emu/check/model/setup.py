@@ -70,6 +70,15 @@ class Setup:
         """The kind of reclaim `number` (from 0), without its numbers."""
         return self.reclaims[number].split()[0]
 
+    @property
+    def holders_alike(self) -> bool:
+        """Whether there are several, and any two of them may exchange their parts: the first is another if it reclaims itself."""
+        return self.holders > 1 and not any(map(self.of_holder, range(len(self.reclaims))))
+
+    def of_holder(self, number: int) -> bool:
+        """Whether reclaim `number` (from 0) is asked for by the first holder, not by a reclaimer."""
+        return self.kind(number) == SELF_TRUNCATE
+
     def range_of_mr(self, ordinal: int) -> tuple[int, int]:
         """Offset and bytes of a holder's MR, numbered from 1."""
         offset = BLOCK if ordinal % 2 == 0 else 0

@@ -108,7 +108,7 @@ class World:
             (1,) * setup.blocks,
             (None,) * setup.holders,
             holders,
-            tuple(Reclaimer(open=kind != SELF_TRUNCATE) for kind in setup.reclaims),
+            tuple(Reclaimer(open=not setup.of_holder(at)) for at in range(len(setup.reclaims))),
             setup.crashes,
             setup.refusals,
             fabric=None if self.fabric is None else self.fabric.fabric.start(),
@@ -118,8 +118,8 @@ class World:
         state = self._do(state, ("ask", TAKER, CREATE, _create("/mnt/a", setup.size)))
         for number in range(setup.holders):
             state = self._open(state, number, "holder")
-        for number, kind in enumerate(setup.reclaims):
-            if kind != SELF_TRUNCATE:
+        for number in range(len(setup.reclaims)):
+            if not setup.of_holder(number):
                 state = self._do(state, ("opened", RECLAIMER + number, f"reclaimer{number + 1}", False))
         self.judge.begin()
         return state
@@ -307,28 +307,27 @@ class World:
     # ---- reclaimers
 
     def _reclaimer_moves(self, state: State, number: int) -> Iterator[Choice]:
-        row, kind = state.reclaimers[number], self.setup.reclaims[number]
-        own = self.setup.kind(number) == SELF_TRUNCATE
+        row, own = state.reclaimers[number], self.setup.of_holder(number)
         who = "holder1" if own else f"reclaimer{number + 1}"
         if row.state == "new" and not (own and not state.holders[0].session):
-            yield Choice(f"{who}: {kind}", who, partial(self._reclaim, state, number))
+            yield Choice(f"{who}: {self.setup.reclaims[number]}", who, partial(self._reclaim, state, number))
         if own:
             return
         if row.state == "asked" and not row.cancel and self.setup.cancels:
             yield Choice(f"{who}: cancel", who, partial(self._cancel, state, number))
-        if row.state == DONE and kind == "surprise-unplug" and not row.plug:
+        if row.state == DONE and self.setup.kind(number) == "surprise-unplug" and not row.plug:
             yield Choice(f"{who}: plug", who, partial(self._plug, state, number))
         if row.state == "asked" and state.crashes:
             yield Choice(f"crash: {who}", "crash", partial(self._lose_reclaimer, state, number))
 
     def _session_of(self, state: State, number: int) -> int:
-        return state.holders[0].session if self.setup.kind(number) == SELF_TRUNCATE else RECLAIMER + number
+        return state.holders[0].session if self.setup.of_holder(number) else RECLAIMER + number
 
     def _reclaim(self, state: State, number: int) -> State:
         if any(op is not None for op in state.ops):
             self.judge.meet("DMA in flight when the reclaim began")
         row = state.reclaimers[number]
-        own = self.setup.kind(number) == SELF_TRUNCATE
+        own = self.setup.of_holder(number)
         if not (own or row.open):
             state = self._do(state, ("opened", RECLAIMER + number, f"reclaimer{number + 1}", False))
         state = _with_reclaimer(state, number, Reclaimer("asked"))
@@ -467,7 +466,7 @@ class World:
             at = next(
                 at
                 for at, row in enumerate(state.reclaimers)
-                if self.setup.kind(at) == SELF_TRUNCATE and row.state == "asked"
+                if self.setup.of_holder(at) and row.state == "asked"
             )
             return self._returned(state, at, code)
         at = (request - MR_REQUESTS) // (4 * (1 + self.setup.registrations))

@@ -62,6 +62,19 @@ def test_what_never_ends_is_found_among_holders_that_are_alike(protocol):
     assert alike.states < apart.states
 
 
+def test_who_truncates_its_own_file_is_like_no_other_holder_whatever_size_it_names():
+    plain, sized = (
+        dataclasses.replace(two_holders("truncate"), reclaims=(reclaim,), cancels=False)
+        for reclaim in ("self-truncate", "self-truncate 4096")
+    )
+    one, other = (explore(PROTOCOLS["ebusy"], "truncate", setup=setup) for setup in (plain, sized))
+    assert (other.states, other.transitions) == (one.states, one.transitions)
+    assert one.reductions == other.reductions == ("independent steps",)
+    assert said(one) == said(other)
+    assert not plain.holders_alike
+    assert not sized.holders_alike
+
+
 def test_every_kept_state_stands_for_a_state_and_its_mirror_image():
     """Counted in the whole graph: states that are each other's image are one, those that are their own image too."""
     setup = dataclasses.replace(two_holders("truncate"), cancels=False, registrations=0)
