@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
 from emu.check.invariants.timeline import Reclaim, Registration, covers
-from emu.check.invariants.waiting import idle_in
+from emu.check.invariants.waiting import doubtful_in, idle_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -72,19 +72,24 @@ def alone_broken(history: History) -> Iterator[Breach]:
 
 
 def alone_untested(history: History) -> str:
-    acts = _acts(history)
-    for row in read(history).reclaims:
-        if "requested" not in row.phases or not row.held:
-            continue
-        begin, end = row.phases["requested"].n, row.ended.n if row.ended else NEVER
-        sessions = {m.registration.session for m in row.held if m.registration is not None}
-        if row.ended is not None and not any(
-            begin < n < end for session in sorted(sessions) for n in acts.get((row.life, session), ())
-        ):
-            return ""
     if any(alone_broken(history)):
         return ""
+    acts = _acts(history)
+    for row, _at in doubtful_in(history):
+        if not _ended_alone(row, acts):
+            return f"no line tells whether what was still to come was owed to {row.name()}, or to another"
+    if any(_ended_alone(row, acts) for row in read(history).reclaims):
+        return ""
     return "no reclaim of held memory ended while its holders did nothing"
+
+
+def _ended_alone(row: Reclaim, acts: dict[tuple[int, int], list[int]]) -> bool:
+    """A reclaim of held memory that ended while its holders did nothing."""
+    if "requested" not in row.phases or not row.held or row.ended is None:
+        return False
+    begin, end = row.phases["requested"].n, row.ended.n
+    sessions = {m.registration.session for m in row.held if m.registration is not None}
+    return not any(begin < n < end for session in sorted(sessions) for n in acts.get((row.life, session), ()))
 
 
 def _acts(history: History) -> dict[tuple[int, int], list[int]]:

@@ -2,7 +2,7 @@
 
 import pytest
 from build import BLOCK, Story, revoked
-from verdicts import breaches, broken, verdict
+from verdicts import BY_NAME, breaches, broken, verdict
 
 from emu.core import effects as fx
 from emu.core import events as ev
@@ -133,6 +133,43 @@ def test_a_step_that_was_undone_is_owed():
     story.ask(story.admin(), rq.FsLs())
     story.answer()
     assert breaches(story.history(), "V17") == []
+
+
+def test_somebody_elses_timer_does_not_hide_a_wait_for_the_holders():
+    story = waiting()
+    story.ask(story.admin(), rq.FsLs())
+    story.effect(fx.Arm(99, 1e6))
+    story.reclaim("truncate")
+    story.ask(story.admin(), rq.FsLs())
+    story.dereg(story.holder, story.key)
+    assert "nothing left that could advance it but its holders" in breaches(story.history(), "V17")[0]
+
+
+def test_another_reclaims_timer_does_not_hide_it_either():
+    story = waiting()
+    story.create("/mnt/b", 2)
+    story.register(story.holder, "/mnt/b", 2)
+    story.reclaim("truncate", "/mnt/b")
+    story.effect(fx.Arm(99, 1e6))
+    story.reclaim("truncate")
+    story.ask(story.admin(), rq.FsLs())
+    story.dereg(story.holder, story.key)
+    named = [sentence.split(" waited")[0] for sentence in breaches(story.history(), "V17")]
+    assert named == ["reclaim 2 (truncate)"]
+
+
+def test_a_timer_that_may_be_anybodys_leaves_v17_untested():
+    story = waiting()
+    story.create("/mnt/b", 2)
+    story.register(story.holder, "/mnt/b", 2)
+    story.lost(story.session("passer-by"))
+    story.effect(fx.Arm(99, 1e6))  # whoever heard of that may have armed it
+    story.reclaim("truncate", "/mnt/b")
+    story.reclaim("truncate")
+    story.ask(story.admin(), rq.FsLs())
+    assert breaches(story.history(), "V17") == []
+    words = BY_NAME["V17"].untested(story.history().blind)
+    assert words.startswith("no line tells whether what was still to come was owed to reclaim 1")
 
 
 # ---- V23
