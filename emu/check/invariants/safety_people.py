@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from emu.check.invariants import digest
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.waiting import at_end
 from emu.history.journal import Kind
 from emu.history.oplog import Flag
 
@@ -21,10 +21,6 @@ UNSIGNALED = 1  # code of a POSTED record: no completion was asked for
 RECEIVED = 128  # IBV_WC_RECV: opcodes of receive completions begin here
 SHOWN = 8  # records that a breach names
 RESET = 0  # IBV_QPS_RESET
-ANSWER = {"Quiesced": "Quiesce", "Unmapped": "Unmap"}
-TAKES_TIME = frozenset(
-    {"Zero", "Offline", "Online", "HostTruncate", "HostPunch"}
-)  # a reclaim may wait for it
 RECLAIMS = frozenset({"FsTruncate", "FsPunch", "FsUnlink", "FsUnplug"})
 
 
@@ -95,12 +91,13 @@ def nothing_posted(history: History) -> str:
 
 def ends(history: History) -> Iterator[Breach]:
     """S7: a reclaim that has not returned can still be advanced by something that is outstanding."""
-    if outstanding(history):
-        return
     for row in _unreturned(history):
-        lines = tuple(sorted(line["n"] for line in row.phases.values()))
-        yield Breach("S7", f"{row.words()} did not return, and nothing is left that could advance it", lines)
-    for line in _unanswered(history):
+        if not _advance(history, row.number):
+            lines = tuple(sorted(line["n"] for line in row.phases.values()))
+            yield Breach(
+                "S7", f"{row.words()} did not return, and nothing is left that could advance it", lines
+            )
+    for line in [] if _advance(history, *history.once(at_end).keys) else _unanswered(history):
         what = line["op"]["type"].removeprefix("Fs").lower()
         yield Breach(
             "S7", f"a {what} was never answered, and nothing is left that could advance it", (line["n"],)
@@ -137,29 +134,14 @@ def _unanswered(history: History) -> list[Json]:
 
 
 def outstanding(history: History) -> list[str]:
-    """What will come by itself at the end of the last life: timers, answers of the engine and the host."""
-    armed: set[int] = set()
-    asked: Counter[str] = Counter()
-    for line in history.events:
-        match line.get("type"):
-            case "Loaded":
-                armed.clear()
-                asked.clear()
-            case "Arm":
-                armed.add(line["timer"])
-            case "Disarm" | "TimerFired":
-                armed.discard(line["timer"])
-            case "Quiesce" | "Unmap":
-                asked[f"the answer to {line['type']} {line['cookie']}"] += 1
-            case "Quiesced" | "Unmapped":
-                asked[f"the answer to {ANSWER[line['type']]} {line['cookie']}"] -= 1
-            case "Answered":
-                asked[f"the answer {line['token']}"] -= 1
-            case name if name in TAKES_TIME and line["token"]:
-                asked[f"the answer {line['token']}"] += 1
-    return [f"timer {timer}" for timer in sorted(armed)] + [
-        what for what, count in asked.items() if count > 0
-    ]
+    """What will come by itself at the end of the last life, and may be what a reclaim that was not answered waits for."""
+    return _advance(history, *(row.number for row in _unreturned(history)))
+
+
+def _advance(history: History, *numbers: int) -> list[str]:
+    """What may advance one of these reclaims; where none of them is under way, whatever is still to come."""
+    waiting = history.once(at_end)
+    return waiting.words(*(number for number in numbers if number in waiting.keys))
 
 
 def no_end_in_sight(history: History) -> str:

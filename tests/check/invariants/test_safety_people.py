@@ -109,6 +109,34 @@ def test_a_reclaim_that_waits_behind_another_that_hangs_breaks_s7_too():
     }
 
 
+def test_an_answer_whose_commit_failed_comes_again_and_can_still_advance_it():
+    story = pinned("mr-revoke")
+    story.reclaim("truncate", size=BLOCK, answers=False)
+    story.event(ev.Quiesced(1))
+    story.line("shell", "Undone", event="Quiesced", errno=28, error="no space left on device")
+    assert untested(story, "S7") == "the history ends while a reclaim waits for the answer to Quiesce 1"
+    story.event(ev.Quiesced(1))
+    assert broken(story) == {"S7"}
+
+
+def test_a_step_that_a_defect_ended_does_not_come_again():
+    story = pinned("mr-revoke")
+    story.reclaim("truncate", size=BLOCK, answers=False)
+    story.event(ev.Quiesced(1))
+    story.line("shell", "Defect", event="Quiesced", error="KeyError: 7")
+    assert broken(story) == {"S7"}
+
+
+def test_what_is_owed_to_another_reclaim_advances_nobody_else():
+    story = two_files()
+    story.reclaim("truncate", size=BLOCK, answers=False)
+    story.event(ev.Quiesced(1))
+    story.reclaim("truncate", "/mnt/other", answers=False)
+    assert [breach.sentence.split(",")[0] for breach in judged(story, "S7").breaches] == [
+        "reclaim 1 (truncate of /mnt/a) did not return"
+    ]
+
+
 def test_a_crash_ends_what_was_under_way():
     story = pinned("mr-revoke")
     story.reclaim("truncate", size=BLOCK, answers=False)
