@@ -191,13 +191,20 @@ class Judge:
                 )
             if now % 2 == 0:
                 self.breaks("S9", f"a quantum wrote to block {op.block}, which was new and should be zero")
-        if op.key in facts.unmapped:
-            self.breaks("V3", f"a quantum ran under key {op.key}, whose translation was gone")
-        elif op.key in facts.quiet:
-            self.breaks("V9", f"a quantum ran under key {op.key}, whose quiesce was confirmed")
+        self.behind_the_fence(facts, op)
         if facts.owner.get(op.block) != FILE:
             return op._replace(spoilt=True)
         return op
+
+    def behind_the_fence(self, facts: Facts, op: Op) -> None:
+        """V3, V9: every operation here is a write, and every importer sync-revocable."""
+        gone = op.key in facts.unmapped
+        if gone:
+            self.breaks("V3", f"a quantum ran under key {op.key}, whose translation was gone")
+        elif op.key in facts.quiet:
+            self.breaks("V3", f"a quantum wrote under key {op.key}, behind the fence")
+        if gone or op.key in facts.quiet:
+            self.breaks("V9", f"a quantum ran under key {op.key}, whose quiesce was confirmed")
 
     def entered(self, state: State, op: Op, key: Key | None) -> Op:
         if key is None or key.state != "live" or op.key in self.facts(state).quiet:

@@ -126,6 +126,10 @@ FURTHER: Final = (
         small(), "V9", engine=engines.OneQuantumEarly,
     ),
     Mutant(
+        "fence-forgotten", "a write goes on between fence and unmap", OURS, "engine: quiesce fences nothing, unmap waits for who is inside",
+        small(), "V3", engine=engines.FenceForgotten,
+    ),
+    Mutant(
         "waits-for-one", "of two running quanta one is waited for", OURS, "engine: quiesce waits for the first peer alone",
         small(holders=2), "V9", engine=engines.WaitsForOne,
     ),

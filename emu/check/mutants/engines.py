@@ -28,6 +28,15 @@ class OneQuantumEarly(Engine):
         return state._replace(answers=(*state.answers[:-1], Answer("quiesced", cookie)))
 
 
+class FenceForgotten(WarnsOnly):
+    """Nothing is fenced; the unmap takes the translation away and waits for who is inside, so that no freed block is ever met."""
+
+    def unmap(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
+        state = super().unmap(state, cookie, numbers)
+        inside = tuple([at for at, op in enumerate(state.ops) if op is not None and op.inside])
+        return state._replace(answers=(*state.answers[:-1], Answer("unmapped", cookie, inside)))
+
+
 class SecondReference(Engine):
     """A quiesce of keys that are fenced already drops a reference that is not there, and waits for ever."""
 

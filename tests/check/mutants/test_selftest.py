@@ -32,6 +32,15 @@ def test_a_mutant_is_caught_by_its_invariant_and_its_control_is_not(name):
     assert (control.verdict, control.whole) == (hunt.HOLDS, True), control.sentence
 
 
+def test_a_write_behind_the_fence_is_seen_by_who_promises_nothing_else():
+    """Between fence and unmap: no freed block is met, no translation is gone yet."""
+    mutant = find("fence-forgotten")
+    only = replace(mutant.protocol, name="only", promises=("V3",))
+    catch = hunt.hunt(replace(mutant, protocol=only))
+    assert (catch.by, catch.sentence) == ("V3", "a quantum wrote under key 1, behind the fence")
+    assert not any("unmap" in label for label in catch.story)
+
+
 def test_every_mutant_has_a_control_in_its_own_setup():
     work = hunt.work()
     controls = [find(task.removeprefix(hunt.CONTROL)) for task in work if task.startswith(hunt.CONTROL)]
