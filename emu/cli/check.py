@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.check.history import BrokenHistory, History
-from emu.check.invariants import INVARIANTS, judge, promised_in
+from emu.check.invariants import INVARIANTS, judge, lines_missing, promised_in
 from emu.check.mutants import selftest
 from emu.check.story import tell
 from emu.check.stranger import Unusable, introduced
@@ -111,7 +111,11 @@ def judged(name: str, history: History, declared: Json, known: dict[str, Protoco
     promises = promised_in(history, declared.get("promises", ()), declared.get("excepts", {}))
     judgements = judge(history, promises)
     model = held(history, known)
-    code = UNKNOWN if model["verdict"] == "refused" else verdict(judgements, known=bool(declared))
+    code = (
+        UNKNOWN
+        if model["verdict"] == "refused"
+        else verdict(judgements, known=bool(declared) and not lines_missing(history))
+    )
     return {
         "schema": 1,
         "run": name,
@@ -129,7 +133,7 @@ def judged(name: str, history: History, declared: Json, known: dict[str, Protoco
 
 
 def verdict(judgements: Sequence[Judgement], *, known: bool) -> int:
-    """A breach is one whatever else is not known; without promises nothing can be said to hold."""
+    """A breach is one whatever else is not known; without promises, or with lines missing, nothing can be said to hold."""
     if any(judgement.verdict == "breach" for judgement in judgements):
         return BREACH
     kept = any(judgement.promised and judgement.verdict == "kept" for judgement in judgements)

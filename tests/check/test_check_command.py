@@ -1,5 +1,6 @@
 """`emu check RUN`: exit codes, the table of all invariants, the story of what was broken, and what is written beside."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -247,3 +248,42 @@ def test_the_trace_leaves_nothing_out(cost, tmp_path, capsys):
     assert len(by_process[4]) == sum(
         record.kind != Kind.RETURNED for record in receipts
     )  # a call is one slice
+
+
+# ---- a bounded history keeps its head and its newest tail
+
+
+def with_gap(folder, out, first, last):
+    """The same run without its lines first to last."""
+    history = History.read(folder)
+    lines = [line for line in history.events if not first <= line["n"] <= last]
+    history = dataclasses.replace(history, events=lines)
+    history.write(out)
+    history.finish(out)
+    return str(out)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0.1, 0.3), (0.2, 0.8), (0.5, 0.6), (0.6, 0.95)])
+def test_a_correct_broker_is_not_accused_for_lines_that_are_missing(kept, tmp_path, capsys, begin, end):
+    count = len(History.read(kept).events)
+    first, last = int(begin * count), int(end * count)
+    assert main(["check", with_gap(kept, tmp_path / "run", first, last)]) == 2
+    out = capsys.readouterr().out
+    assert ": unknown (" in out.splitlines()[0]
+    lost = last - first + 1
+    assert {name: why.split()[0] for name, why in rows(out).items()} == dict.fromkeys(ALL, "untested")
+    assert all(f"{lost} lines are missing" in why for why in rows(out).values())
+
+
+def test_foreign_bytes_are_seen_across_a_gap(cost, tmp_path, capsys):
+    count = len(History.read(cost).events)
+    run = with_gap(cost, tmp_path / "run", count // 4, count // 2)
+    assert main(["check", run, "--protocol", "mr-revoke"]) == 1
+    found = rows(capsys.readouterr().out)
+    assert found["S1"].startswith("breach")
+    assert {why.split()[0] for name, why in found.items() if name != "S1"} == {"untested"}
+
+
+def test_a_protocol_that_promises_nothing_does_not_hold_across_a_gap(cost, tmp_path):
+    count = len(History.read(cost).events)
+    assert main(["check", with_gap(cost, tmp_path / "run", count // 4, count // 2)]) == 2

@@ -6,11 +6,14 @@ A function looks at what happened and never at a protocol's name: lines come to 
 in. Whether a broken invariant is a *breach* (it was promised) or the protocol's *cost* is the reader's to say: `Judgement.promised`. What
 the core itself found to break the contract is a breach whatever was promised (`contract:RULE`).
 
+Where lines are missing (a bounded history keeps its head and its newest tail) nothing is concluded from those that are there.
+
 If you add one: its module's INVARIANTS, a history that keeps it and one that breaks it in tests/check/invariants, docs/invariants.md.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emu.check.invariants import contract, safety
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from emu.check.history import History
 
 INVARIANTS: tuple[Invariant, ...] = (*safety.INVARIANTS, *contract.INVARIANTS)
+WITHOUT_LINES = frozenset(
+    {"S1"}
+)  # shown by generations in the engine's log and by stamps in the memory alone
 
 
 def judge(history: History, promised: Collection[str] = ()) -> list[Judgement]:
@@ -32,11 +38,30 @@ def judge(history: History, promised: Collection[str] = ()) -> list[Judgement]:
 
 
 def _judge(invariant: Invariant, history: History, promised: bool) -> Judgement:
+    if missing := lines_missing(history):
+        return _with_a_gap(invariant, history, promised, missing)
     breaches = tuple(invariant.breaches(history))
     untested = "" if breaches else invariant.untested(history)
     if not breaches and not untested and history.gaps:
         untested = f"{history.gaps} lines or records are missing: what was not seen may have been there"
     return Judgement(invariant.name, promised, breaches, untested)
+
+
+def lines_missing(history: History) -> int:
+    return sum(line["last"] - line["first"] + 1 for line in history.of("gap"))
+
+
+def _with_a_gap(invariant: Invariant, history: History, promised: bool, missing: int) -> Judgement:
+    """Lines tell nothing when others between them are gone: who held, asked or answered may be told there. What needs none is seen."""
+    needs_none = replace(history, events=[])
+    breaches = tuple(invariant.breaches(needs_none)) if invariant.name in WITHOUT_LINES else ()
+    seen = (
+        "; foreign bytes in the memory and in the engine's log would be seen"
+        if invariant.name in WITHOUT_LINES
+        else ""
+    )
+    untested = f"{missing} lines are missing: what was not seen may have been there{seen}"
+    return Judgement(invariant.name, promised, breaches, "" if breaches else untested)
 
 
 def _rules(history: History) -> list[Judgement]:
