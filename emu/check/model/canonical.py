@@ -137,7 +137,7 @@ def exchanged(state: State, order: Order) -> State:
 
 
 def _rest(state: State) -> Part:
-    return state.crashes, state.refusals, state.absent, state.taker, state.alive
+    return state.crashes, state.refusals, state.absent, state.taker, state.alive, state.tries
 
 
 def _memory(part: Part) -> Part:

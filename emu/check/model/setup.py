@@ -27,6 +27,7 @@ class Setup:
     crashes: of holders, reclaimers and the broker together. refusals: quiesces and unmaps that the hardware refuses.
     returns: after a crash clients open again and go on (else a crash of the broker ends the story).
     registrations: how often a holder may register anew after it let go. cancels: reclaimers may interrupt their request.
+    tries: how often in all a peer posts under a key that was taken back, as one does who has not heard of it.
     fabric: peers write through queue pairs, the rules of csrc, and a network, instead of straight into the engine. With it: depth, how many
     work requests a peer has posted at most; retries, its retry_cnt; and how often in all a packet is lost, repeated, overtaken by a younger
     one, the network cut, and a timer faster than what it waits for.
@@ -50,6 +51,7 @@ class Setup:
     overtakes: int = 0
     partitions: int = 0
     hurries: int = 0
+    tries: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reclaims", tuple(self.reclaims))

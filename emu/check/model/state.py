@@ -113,6 +113,7 @@ class State(NamedTuple):
     fabric: FabricState | None = None
     taker: bool = False
     alive: bool = True
+    tries: int = 0  # of peers, under keys that were taken back, that may still happen
 
 
 class Move(NamedTuple):

@@ -1,7 +1,8 @@
 """The small world: the real Core, a model of shell and engine, and who acts on them (setup.py). One model, three drivers of it.
 
     holderN     registers its MRs over /mnt/a, deregisters them, acknowledges MR_REVOKING, may crash, may come back
-    peerN       writes under holder N's keys without end, one operation at a time, a quantum a block, as long as the engine lets it
+    peerN       writes under holder N's keys without end, one operation at a time, a quantum a block, as long as the engine lets it;
+                setup.tries times in all also under a key that was taken back, until its holder deregisters it
     reclaimerN  asks once for its event, may interrupt it, may crash; after a surprise unplug it plugs the device again
     taker       creates /mnt/b of one block, once
     network     with setup.fabric: between the peers' queue pairs and the broker's NIC (fabric.py tells its labels)
@@ -112,6 +113,7 @@ class World:
             setup.crashes,
             setup.refusals,
             fabric=None if self.fabric is None else self.fabric.fabric.start(),
+            tries=setup.tries,
         )
         state = self._boot(state)
         state = self._do(state, ("opened", TAKER, "taker", False))
@@ -193,6 +195,8 @@ class World:
                             who,
                             partial(self._post, state, peer, ordinal, len(key.blocks)),
                         )
+                    elif state.tries and mr.state == "has":
+                        yield Choice(f"{who}: WRITE {ordinal}", who, partial(self._try, state, peer, ordinal))
             if op is None:
                 continue
             if op.inside:
@@ -351,6 +355,13 @@ class World:
         return self._step(state._replace(taker=True), ("ask", TAKER, TAKE, _create("/mnt/b", 4096)))
 
     # ---- peers
+
+    def _try(self, state: State, peer: int, ordinal: int) -> State:
+        """It posts under a key that was taken back."""
+        self.judge.meet("a peer used a key that was taken back")
+        key = key_of(state, state.holders[peer].mrs[ordinal - 1].handle)
+        quanta = len(key.blocks) if key is not None else 1
+        return self._post(state._replace(tries=state.tries - 1), peer, ordinal, quanta)
 
     def _post(self, state: State, peer: int, ordinal: int, quanta: int) -> State:
         late = state.absent and any(
@@ -524,6 +535,7 @@ class World:
             state.refusals,
             taker=state.taker,
             fabric=None if self.fabric is None else self.fabric.restarted(state.fabric),
+            tries=state.tries,
         )
         fresh = self._boot(fresh)
         if again and not state.taker:

@@ -96,6 +96,7 @@ def draw_cast(draw: Random) -> Cast:
         returns=True,
         cancels=True,
         taker=True,
+        tries=draw.choice((0, 1, 2, 3)),
         **(_fabric(draw) if fabric else {}),
     )
     return Cast(
