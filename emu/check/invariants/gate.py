@@ -228,6 +228,7 @@ def registration_untested(history: History) -> str:
 
 
 def interrupted_broken(history: History) -> Iterator[Breach]:
+    yield from _went_on(history)
     for row in _denied(history):
         answer = row.phases["returned"]
         for name in ("applied", "freed"):
@@ -241,6 +242,15 @@ def interrupted_broken(history: History) -> Iterator[Breach]:
             if _lost_blocks(row) and not _made_way(history, row):
                 sentence = f"{row.name()} was answered with {errno_name(row.errno or 0)}, and its range has lost blocks"
                 yield Breach("V22", sentence, (answer.n,))
+
+
+def _went_on(history: History) -> Iterator[Breach]:
+    """Whoever asked was told that nothing has changed, and then it was taken."""
+    for row in read(history).reclaims:
+        later = [row.phases[name] for name in ("applied", "freed") if name in row.phases]
+        if row.denied is not None and not row.errno and later and row.denied < later[0]:
+            sentence = f"{row.name()} was answered with an error, and went on to take its range"
+            yield Breach("V22", sentence, (row.denied.n, later[0].n))
 
 
 def _denied(history: History) -> Iterator[Reclaim]:

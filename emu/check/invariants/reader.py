@@ -60,6 +60,7 @@ class Reader:
     mounts: dict[str, str] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
     failed: tuple[int, bool] = (-2, True)
+    request: tuple[int, int] | None = None  # that this step is about
 
     def line(self, line: Json) -> None:
         kind = line["kind"]
@@ -67,7 +68,7 @@ class Reader:
             return
         if kind == "event":
             self.step += 1
-            self.stepping = self.acting = self.asking = None
+            self.stepping = self.acting = self.asking = self.request = None
             self.before.clear()
         read, placed = _LINES.get(line["type"]), kind == "event" or line["type"] in _PLACED
         if read is None and not placed:
@@ -137,7 +138,7 @@ class Reader:
 
     def requested(self, line: Json) -> None:
         person = self.person(line["session"])
-        op = line["op"]
+        op, self.request = line["op"], (line["session"], line["request"])
         if op.get("type") != "RegMr" or person.lost is not None:
             return
         path = str(op.get("path", ""))
@@ -168,6 +169,9 @@ class Reader:
 
     def fail(self, line: Json) -> None:
         self.failed = (line["n"], bool(line.get("definite", True)))
+        for row in self.reclaims.values() if self.failed[1] else ():
+            if row.asked == (line["session"], line["request"]):
+                row.denied = self.here
         made = self.pending.pop((line["session"], line["request"]), None)
         if made is not None:
             made.answered, made.errno = self.here, line["errno"]
@@ -279,7 +283,7 @@ class Reader:
             then(self, row, line.get("detail", {}))
 
     def begun(self, row: Reclaim, detail: Json) -> None:
-        row.target = detail
+        row.target, row.asked = detail, self.request
         row.before = self.file(int(detail.get("ino", 0)))
         row.held = [self.keys[key] for key in row.keys if key in self.keys]
 

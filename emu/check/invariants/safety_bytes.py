@@ -74,8 +74,9 @@ def has_changed(record: OpRecord) -> bool:
     """The generation is not that of the translation: by the engine's flag, or by those that a single quantum carries."""
     if Flag(record.flags) & CHANGED:
         return True
-    last = max(record.gen_first, record.gen_last)
-    return record.kind == OpKind.QUANTUM and record.gen_translated > 0 and last > record.gen_translated
+    last, before = max(record.gen_first, record.gen_last), record.gen_translated
+    nobodys = before % 2  # odd: it was free already when it was translated
+    return record.kind == OpKind.QUANTUM and before > 0 and (last > before or bool(nobodys))
 
 
 def nobody_moved(history: History) -> str:

@@ -122,7 +122,8 @@ class Reclaim:
     """phases: name -> first line of it. before, after: the file's durable row as it was asked for, and at the end; None where unknown.
 
     definite: its error says that nothing has changed. late: translations over its range at `unmapped`, the core's list or not.
-    left: translations over what it had taken when it returned success.
+    left: translations over what it had taken when it returned success. asked: session and request, where its request began it; denied:
+    where that was answered with an error that says nothing has changed.
     """
 
     number: int
@@ -138,6 +139,8 @@ class Reclaim:
     held: list[Mapped] = field(default_factory=list)
     late: list[Mapped] = field(default_factory=list)
     left: list[Mapped] = field(default_factory=list)
+    asked: tuple[int, int] | None = None
+    denied: At | None = None
 
     @property
     def kind(self) -> str:

@@ -157,19 +157,24 @@ class Stage:
         return move
 
     def finish(self) -> list[Choice]:
-        """The shell carries out what it still has of the last step, and quanta that run come to their end: no history ends within one.
+        """The shell carries out what it still has of the last step, then quanta that run come to their end: no history ends within one.
 
         What can happen then.
         """
         choices = self.choices()
-        while begun := [choice for choice in choices if choice.actor == "shell" or _ends_a_quantum(choice)]:
-            self.take(begun[0])
-            choices = self.choices()
+        for begun in (_is_shells, _ends_a_quantum):
+            while left := [choice for choice in choices if begun(choice)]:
+                self.take(left[0])
+                choices = self.choices()
         return choices
 
     def _took(self) -> None:
         self.recorder.take(self.tape, self.state)
         self.tape.clear()
+
+
+def _is_shells(choice: Choice) -> bool:
+    return choice.actor == "shell"
 
 
 def _ends_a_quantum(choice: Choice) -> bool:
