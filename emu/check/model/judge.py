@@ -211,9 +211,12 @@ class Judge:
             self.breaks("V19", f"key {op.key} was revoked, and a use of it did not fail")
         return self.touch(state, op)
 
-    def completed(self, op: Op, status: str) -> None:
+    def completed(self, op: Op, status: str, left: int = 0) -> None:
+        """left: quanta that were not carried out."""
         if status == "SUCCESS" and op.spoilt:
             self.breaks("S4", "a WRITE completed with success, and ran on memory that was the file's no more")
+        if status == "SUCCESS" and left:
+            self.breaks("S4", f"a WRITE completed with success, and {left} of {op.quanta} quanta did not run")
         self.meet("a WRITE succeeded" if status == "SUCCESS" else "a WRITE failed")
 
     # ---- an effect that is carried out

@@ -402,7 +402,7 @@ class World:
     def _ended(self, state: State, peer: int, op: Op, status: str) -> State:
         if status:
             self.note("completed", peer, op, status)
-            self.judge.completed(op, status)
+            self.judge.completed(op, status, op.quanta - op.quantum - op.inside)
         else:
             self.judge.breaks("S5", f"the WRITE of peer {peer + 1} ended, and was not completed")
         return state

@@ -146,6 +146,18 @@ FURTHER: Final = (
         small(), "V4", engine=engines.UnmapUndone,
     ),
     Mutant(
+        "fence-unseen", "a use of a key that was revoked does not fail", OURS, "engine: enter does not look whether the key is fenced",
+        small(), "V19", engine=engines.FenceUnseen,
+    ),
+    Mutant(
+        "revived", "a revoked key works again when a new namespace appears", OURS, "engine: unmap forgets nothing, online makes all keys usable",
+        small("surprise-unplug"), "V10", engine=engines.Revived,
+    ),
+    Mutant(
+        "cut-is-success", "a WRITE that was cut completes with success", OURS, "engine: a refused quantum ends its operation with success",
+        small(), "S4", engine=engines.CutIsSuccess,
+    ),
+    Mutant(
         "no-generation", "a block's generation is not bumped when it is freed", OURS, "engine: release does nothing",
         small(), "S6", engine=engines.NoGeneration,
     ),
@@ -273,6 +285,10 @@ FURTHER: Final = (
     Mutant(
         "cancel-frees", "an interrupted reclaim frees what is still mapped", OURS, "protocol: cancelled applies and frees",
         small(cancels=True), "contract:free-after-unmap", protocol=protocols.CANCEL_FREES,
+    ),
+    Mutant(
+        "detached-first", "writes succeed in blocks that the file has lost", OURS, "protocol: apply before quiesce, free behind the unmap",
+        small(), "S4", protocol=protocols.DETACHED_FIRST,
     ),
     Mutant(
         "surprise-shrugged-off", "stale keys survive into the new namespace", OURS, "protocol: surprise only replies",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from emu.check.model.engine import Engine, key_of, op_of, with_op
+from emu.check.model.engine import REMOTE_WRITE, SUCCESS, Engine, key_of, op_of, with_op
 from emu.check.model.state import Answer
 
 if TYPE_CHECKING:
@@ -115,6 +115,32 @@ class NoCompletion(Engine):
     def enter(self, state: State, peer: int) -> tuple[State, str]:
         after, status = super().enter(state, peer)
         return after, "" if op_of(state, peer).quantum else status
+
+
+class CutIsSuccess(Engine):
+    """An operation whose MR goes completes with success, whatever of it was carried out."""
+
+    def enter(self, state: State, peer: int) -> tuple[State, str]:
+        after, status = super().enter(state, peer)
+        return after, SUCCESS if status else ""
+
+
+class FenceUnseen(Engine):
+    """Keys are fenced, and no use that begins looks at it."""
+
+    def admits(self, key: Key | None) -> bool:
+        return key is not None and bool(key.access & REMOTE_WRITE)
+
+
+class Revived(Engine):
+    """A translation that was taken away is kept for whom a new namespace will appear to, and works again there."""
+
+    def unmap(self, state: State, cookie: int, _numbers: tuple[int, ...]) -> State:
+        return state._replace(answers=(*state.answers, Answer("unmapped", cookie)))
+
+    def online(self, state: State, token: int) -> State:
+        state = super().online(state, token)
+        return state._replace(keys=tuple([key._replace(state="live") for key in state.keys]))
 
 
 class ReadOnlyIsWritable(Engine):

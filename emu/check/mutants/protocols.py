@@ -258,6 +258,18 @@ CANCEL_FREES = revoking(
     {("unmapping", "cancelled"): DONE},
 )
 
+DETACHED_FIRST = wrong(
+    "detached-first",
+    "truncates before anything is fenced; blocks are given back behind the unmap",
+    {
+        (START, "requested"): go(gate(), notify("MR_REVOKED"), apply(), quiesce(), to="fencing"),
+        ("fencing", "quiesced"): go(unmap(), to="unmapping"),
+        ("fencing", "quiesce_failed"): go(arm(1.0), to="refused"),
+        ("refused", "deadline"): go(quiesce(), to="fencing"),
+        ("unmapping", "unmapped"): go(free(), reply(), to=END),
+    },
+)
+
 SURPRISE_SHRUGGED_OFF = revoking(
     "surprise-shrugged-off",
     "leaves the MRs as they are when the device has gone, since there is nothing to take back",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from emu.check.explorer.result import CHECKED
 from emu.check.explorer.search import promised
 from emu.check.invariants import INVARIANTS
 from emu.check.mutants.catalogue import CONTRACT_TABLE, FURTHER, MUTANTS, UnknownMutant, find
@@ -25,6 +26,11 @@ def test_every_bug_of_the_contract_has_a_mutant_and_there_are_ten_more():
     assert OURS not in sources
     assert len(FURTHER) >= 10
     assert {mutant.source for mutant in FURTHER} == {OURS}
+
+
+def test_whatever_the_explorer_says_it_checks_has_caught_a_mutant():
+    """No exceptions: an invariant that nothing wrong has ever broken here is not called checked."""
+    assert set(CHECKED) <= {mutant.caught_by for mutant in MUTANTS}
 
 
 def test_names_are_unique_and_found():

@@ -18,7 +18,8 @@ from emu.cli import main
 SAMPLE = [
     "free-under-dma", "warns-only-engine", "revoke-lost", "second-reference", "callback-on-freed", "key-of-revoked", "wrong-party",
     "sleeps-on", "shared-zero-page", "no-completion", "one-quantum-early", "zeroing-forgotten", "cancelled-goes-on",
-    "timer-left-armed", "deadline-off-by-one", "crash-before-effect", "never-ends", "gate-ignored",
+    "timer-left-armed", "deadline-off-by-one", "crash-before-effect", "never-ends", "gate-ignored", "fence-unseen", "revived",
+    "cut-is-success", "detached-first",
 ]  # fmt: skip
 
 
@@ -93,7 +94,20 @@ def test_wrong_usage_is_64(words, says, capsys):
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["one-quantum-early", "revoke-lost", "cancel-frees", "zeroing-forgotten"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one-quantum-early",
+        "revoke-lost",
+        "cancel-frees",
+        "zeroing-forgotten",
+        "fence-forgotten",
+        "fence-unseen",
+        "revived",
+        "cut-is-success",
+        "detached-first",
+    ],
+)
 def test_the_simulator_replays_what_the_explorer_found(name):
     """Two drivers of one model: the counterexample's script breaks the same where the core runs straight through."""
     mutant = find(name)
