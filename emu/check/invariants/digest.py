@@ -46,6 +46,15 @@ class FileRow(NamedTuple):
             for at in range(max(first, lo // BLOCK), min(first + count, -(-min(hi, FOREVER) // BLOCK)))
         }
 
+    def runs(self, lo: int, hi: int) -> list[list[int]]:
+        """Bytes lo..hi of the file, as runs of its device."""
+        found = []
+        for first, start, count, _ in self.extents:
+            low, high = max(lo, first * BLOCK), min(hi, (first + count) * BLOCK)
+            if low < high:
+                found.append([start * BLOCK + low - first * BLOCK, high - low])
+        return found
+
 
 @dataclass
 class Step:
@@ -78,6 +87,7 @@ class Reclaim:
     request: tuple[int, int] = (0, 0)
     definite: bool = True
     aperture: int = 0
+    changed: int = -1  # the line that its change began with: of the event of that step
     known: bool = False  # the history says whose file or device it is about
     range: set[int] = field(default_factory=set)  # blocks of the file under reclaim, when it began
     fenced: list[KeyLife] = field(default_factory=list)  # whom it told the engine to stop
@@ -208,13 +218,25 @@ def _steps(lines: list[Json]) -> Iterator[Step]:
         yield step
 
 
-def applying(step: Step, reclaims: Mapping[int, Reclaim]) -> set[int]:
-    """Reclaims whose change this step may have committed: those that it shows as applied; where it shows none, a punch that is about to
-    zero its edges.
+def applying(step: Step, reclaims: Mapping[int, Reclaim], before: Mapping[int, FileRow]) -> set[int]:
+    """Reclaims whose change this step may have committed: those that it shows as applied, and punches whose edges it zeroes (which are
+    applied when that has been answered). Where a step was cut off in front of that, the punches that it has a phase of.
     """
-    phases = [line for line in step.of("Phase") if line["reclaim"] in reclaims]
-    done = {line["reclaim"] for line in phases if line["phase"] == "applied"}
-    return done or {line["reclaim"] for line in phases if reclaims[line["reclaim"]].kind == "punch"}
+    shown = {line["reclaim"] for line in step.of("Phase") if line["reclaim"] in reclaims}
+    done = {line["reclaim"] for line in step.of("Phase") if line["phase"] == "applied"} & shown
+    zeroed = [run for line in step.of("Zero") for run in line["runs"]]
+    punches = {
+        number for number, row in reclaims.items() if row.kind == "punch" and "ended" not in row.phases
+    }
+    done |= {number for number in punches if _edges_in(reclaims[number].target, zeroed, before)}
+    return done or punches & shown
+
+
+def _edges_in(target: Json, zeroed: list[list[int]], before: Mapping[int, FileRow]) -> bool:
+    """Is any of the zeroed runs in the range of this file?"""
+    file = before.get(target["ino"]) if "ino" in target else None
+    runs = file.runs(target["lo"], target["hi"]) if file else []
+    return any(at <= start < at + size for start, _ in zeroed for at, size in runs)
 
 
 class _Reading:
@@ -237,18 +259,22 @@ class _Reading:
             method = _READ.get(line["type"])
             if method:
                 method(self, step, line)
-        step.applied = applying(step, self.reclaims)
+        step.applied = applying(step, self.reclaims, before)
         for number in step.applied:
-            self._applied(self.reclaims[number], before)
+            self._applied(self.reclaims[number], step, before)
 
-    def _applied(self, row: Reclaim, before: dict[int, FileRow]) -> None:
+    def _applied(self, row: Reclaim, step: Step, before: dict[int, FileRow]) -> None:
+        """Several may change a file in one step: each takes what lies in its own range."""
         ino = row.target.get("ino", 0)
-        if before.get(ino) == self.files.get(ino):
+        if row.changed >= 0 or before.get(ino) == self.files.get(ino):
             return  # a punch whose edges took time: it was committed before they were zero
-        row.before, row.after = before.get(ino), self.files.get(ino)
+        row.before, row.after, row.changed = before.get(ino), self.files.get(ino), step.lines[0]["n"]
+        if row.steps[-1] is not step:
+            row.steps.append(step)
         if row.before:
             row.aperture = self.made.aperture_of(row.life, row.before.device)
-            row.taken = row.before.blocks - (row.after.blocks if row.after else set())
+            mine = row.before.within(row.target["lo"], row.target["hi"])
+            row.taken = mine - (row.after.blocks if row.after else set())
 
     # ---- durable rows
 

@@ -48,7 +48,12 @@ def _is_there(row: Reclaim) -> bool:
             for change in line["delta"]
         )
     mine = [change for step in row.steps for change in step.changes if change.ino == target["ino"]]
-    return any(_fits(target, change) or len(change.step.applied) > 1 for change in mine)
+    return any(_fits(target, change) or _covered_up(target, change) for change in mine)
+
+
+def _covered_up(target: Json, change: Change) -> bool:
+    """Another reclaim changed the same file in the same step, so that the row does not show this one. A hole would still be there."""
+    return len(change.step.applied) > 1 and (target["kind"] != "punch" or change.new is None)
 
 
 def _fits(target: Json, change: Change) -> bool:
@@ -313,7 +318,7 @@ def _new_bytes(change: Change, new: FileRow, aperture: int) -> Iterator[Breach]:
         )
     if change.old and new.size > change.old.size:
         end = min(new.size, -(-change.old.size // BLOCK) * BLOCK)
-        runs = _device_runs(change.old, change.old.size, end)
+        runs = change.old.runs(change.old.size, end)
         blanked = [run for line in before if line["type"] == "Blank" for run in line["runs"]]
         if not _covered(runs, blanked):
             yield Breach(
@@ -325,16 +330,6 @@ def _new_bytes(change: Change, new: FileRow, aperture: int) -> Iterator[Breach]:
 
 def _all(lines: list[Json]) -> set[int]:
     return {block for line in lines for block in blocks_of(line["runs"])}
-
-
-def _device_runs(row: FileRow, lo: int, hi: int) -> list[list[int]]:
-    """Bytes lo..hi of the file, as runs of its device."""
-    found = []
-    for first, start, count, _ in row.extents:
-        low, high = max(lo, first * BLOCK), min(hi, (first + count) * BLOCK)
-        if low < high:
-            found.append([start * BLOCK + low - first * BLOCK, high - low])
-    return found
 
 
 def _covered(runs: list[list[int]], by: list[list[int]]) -> bool:
@@ -357,7 +352,7 @@ def _edges(made: Digest) -> Iterator[Breach]:
         lo, hi = row.target["lo"], row.target["hi"]
         up, down = -(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK
         ends = [(lo, min(hi, up)), (max(lo, down), hi)] if up <= down else [(lo, hi)]
-        runs = [run for low, high in ends for run in _device_runs(row.after, low, high)]
+        runs = [run for low, high in ends for run in row.after.runs(low, high)]
         mine = [line for step in row.steps for line in step.of("Zero")]
         if not _covered(runs, [run for line in mine for run in line["runs"]]):
             yield Breach("S9", f"{row.words()} left the edges of its hole as they were", row.told)

@@ -27,6 +27,36 @@ def files_line(story, ino=1):
     return found[-1]
 
 
+def two_holes(protocol="none"):
+    """The second hole waits for the first, whose edges take time: both change the file in front of their edges' zeros."""
+    story = pinned(protocol)
+    story.reclaim("punch", offset=100, length=2 * BLOCK, answers=False)
+    story.reclaim("punch", offset=BLOCK + 200, length=2 * BLOCK, answers=False)
+    story.answer()
+    applied, begun = story.phase("applied"), story.phase("requested", reclaim=2)
+    assert not [line for line in story.lines[applied["n"] : begun["n"]] if line["kind"] == "event"]
+    return story
+
+
+def test_each_of_two_holes_of_one_step_answers_for_its_own_blocks():
+    found = [breach.sentence.split(" returned")[0] for breach in judged(two_holes(), "S2").breaches]
+    assert found == ["reclaim 1 (punch of /mnt/a)", "reclaim 2 (punch of /mnt/a)"]
+
+
+def test_a_second_hole_that_is_not_there_breaks_s2_though_the_first_is():
+    story = two_holes()
+    rows = [
+        row
+        for line in story.lines
+        if line["type"] == "Commit"
+        for book, _, row in line["delta"]
+        if book == "files"
+    ]
+    rows[-1][3] = rows[-2][3]
+    found = [breach.sentence for breach in judged(story, "S2").breaches]
+    assert any("reclaim 2" in words and "its change is not there" in words for words in found)
+
+
 # ---- S3
 
 
