@@ -23,6 +23,7 @@ from emu.check import invariants
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import safety_bytes, safety_people
 from emu.check.memory import foreign_bytes
+from emu.check.shown import dma_at_gate
 from emu.check.traffic import Traffic, add_up
 from emu.history.journal import Kind
 from emu.history.stamp import CELL
@@ -234,25 +235,12 @@ class _Judge:
     def _gate(self) -> None:
         ours = [p for p in self.phases if p.reclaim == self.ours]
         self.verdict.phases_us = _since_requested(ours)
-        requested = next((p for p in ours if p.name == "requested"), None)
+        begun = [line for line in self.history.of("Phase") if line["phase"] == "requested"]
+        requested = next((line for line in begun if line["reclaim"] == self.ours), None)
         if requested:
-            self.verdict.dma_at_gate = max(requested.inflight, self._caught_by_surprise(requested))
+            self.verdict.dma_at_gate = dma_at_gate(self.history, requested)
         if self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
             self.unknown.append(NO_DMA_AT_GATE)
-
-    def _caught_by_surprise(self, requested: Phase) -> int:
-        """A device that is gone by surprise is gone before anybody asks: operations that ran across that moment, by the log."""
-        epochs = [line["epoch"] for line in self.history.of("Offline") if line["epoch"] < requested.epoch]
-        if not epochs:
-            return 0
-        gone, keys = epochs[-1], set(requested.keys)
-        caught = {
-            (log.thread, record.op)
-            for log in self.history.logs
-            for record in log.records
-            if record.op_epoch < gone <= record.epoch_last and record.rkey in keys
-        }
-        return len(caught)
 
     # ---- the conclusion
 

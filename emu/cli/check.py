@@ -3,8 +3,8 @@
 RUN is a folder: DIR/runs/N of a live broker, an evidence folder of `emu compare`, or what `emu simulate` wrote. The invariants S1 to S10 and
 V1 to V25 are judged each; what was promised and broken is a breach, what was broken and not promised is the protocol's cost. The history is
 also held against the model (emu/check/validate): one that the core, stepped again, would not have made is refused, and nothing is concluded
-from it. Exit status: 0 every promise that this run could show was kept, 1 a breach, 2 the folder is broken, the history is refused, or
-nothing says what was promised, 64 usage.
+from it. Exit status: 0 every promise that this run could show was kept, 1 a breach, 2 unknown: the folder is broken, the history is refused,
+nothing says what was promised, no reclaim of pinned memory met DMA, or a reclaim that was promised to end had not yet; 64 usage.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import INVARIANTS, judge, lines_missing, promised_in
 from emu.check.mutants import selftest
+from emu.check.shown import lacking
 from emu.check.story import tell
 from emu.check.stranger import Unusable, introduced
 from emu.check.validate import held
@@ -111,11 +112,8 @@ def judged(name: str, history: History, declared: Json, known: dict[str, Protoco
     promises = promised_in(history, declared.get("promises", ()), declared.get("excepts", {}))
     judgements = judge(history, promises)
     model = held(history, known)
-    code = (
-        UNKNOWN
-        if model["verdict"] == "refused"
-        else verdict(judgements, known=bool(declared) and not lines_missing(history))
-    )
+    why = unknown_because(history, judgements, model, known=bool(declared))
+    code = verdict(judgements, why, refused=model["verdict"] == "refused")
     return {
         "schema": 1,
         "run": name,
@@ -124,6 +122,7 @@ def judged(name: str, history: History, declared: Json, known: dict[str, Protoco
         "protocol": declared.get("protocol"),
         "promised": list(promises),
         "verdict": WORDS[code],
+        "why": why if code == UNKNOWN else [],
         "events": len(history.events),
         "records": sum(len(log.records) for log in history.logs),
         "gaps": history.gaps,
@@ -132,12 +131,25 @@ def judged(name: str, history: History, declared: Json, known: dict[str, Protoco
     }
 
 
-def verdict(judgements: Sequence[Judgement], *, known: bool) -> int:
-    """A breach is one whatever else is not known; without promises, or with lines missing, nothing can be said to hold."""
+def unknown_because(
+    history: History, judgements: Sequence[Judgement], model: Json, *, known: bool
+) -> list[str]:
+    """Why nothing can be said to hold, whatever was not broken; [] if it can."""
+    refused = ["the history is refused"] if model["verdict"] == "refused" else []
+    unsaid = [] if known else ["nobody says what was promised"]
+    missing = ["lines are missing"] if lines_missing(history) else []
+    found = [*refused, *unsaid, *missing, *lacking(history, judgements)]
+    promised = [judgement.verdict for judgement in judgements if judgement.promised]
+    return found if found or not promised or "kept" in promised else ["no promise could be judged"]
+
+
+def verdict(judgements: Sequence[Judgement], why: Sequence[str], *, refused: bool) -> int:
+    """Of a refused history nothing is said. A breach is one whatever else is not known."""
+    if refused:
+        return UNKNOWN
     if any(judgement.verdict == "breach" for judgement in judgements):
         return BREACH
-    kept = any(judgement.promised and judgement.verdict == "kept" for judgement in judgements)
-    return HOLDS if known and (kept or not any(j.promised for j in judgements)) else UNKNOWN
+    return UNKNOWN if why else HOLDS
 
 
 def _row(history: History, judgement: Judgement) -> Json:
@@ -189,6 +201,7 @@ def lines_of(result: Json) -> list[str]:
     lines = [
         f"{result['run']}: {result['verdict']} ({result['source']} run, {result['events']} events), judged against {against}",
         *_held(result["model"]),
+        *(f"  unknown: {why}" for why in result["why"]),
         "",
     ]
     for row in result["invariants"]:

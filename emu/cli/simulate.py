@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.mutants.catalogue import UnknownMutant, find
-from emu.check.simulator.campaign import BREACH, HOLDS, UNKNOWN, WORD, Source, Summary, campaign
+from emu.check.simulator.campaign import UNKNOWN, WORD, Source, Summary, campaign
 from emu.check.simulator.run import CannotReplay, Run, Subject, replay, simulate
 from emu.check.simulator.script import BadScript, Script, read_script
 from emu.check.simulator.shrink import NotBroken, shrink
@@ -146,7 +146,7 @@ def _one(args: argparse.Namespace, source: Source, made: Run, asked: Script | No
     verdict = verdict_of(made)
     quiet = args.json == "-"
     lines = lines_of(made, verdict)
-    code = BREACH if verdict.breaches else HOLDS
+    code = next(code for code, word in WORD.items() if word == verdict.word)
     again = asked.breaks["invariant"] if asked and asked.breaks and "invariant" in asked.breaks else None
     if again and again not in {found.invariant for found in verdict.broken}:
         lines.append(f"  {again} was to break here, and did not")
@@ -170,12 +170,13 @@ def lines_of(made: Run, verdict: Verdict) -> list[str]:
     seed = "script" if made.seed is None else f"seed {made.seed}"
     facts = facts_of(made)
     lines = [
-        f"{made.protocol.name} {seed}: {'breach' if verdict.breaches else 'holds'} ({facts['events']} events, {facts['steps']} steps)"
+        f"{made.protocol.name} {seed}: {verdict.word} ({facts['events']} events, {facts['steps']} steps)"
     ]
     if made.cast:
         lines.append(f"  holders: {', '.join(made.cast.holders)}; reclaims: {', '.join(made.setup.reclaims)}")
     lines += [f"  BREACH {found.invariant}: {found.sentence}" for found in verdict.breaches]
     lines += [f"  cost {found.invariant}: {found.sentence}" for found in verdict.costs]
+    lines += [f"  unknown: {why}" for why in verdict.lacking if verdict.word == "unknown"]
     return [*lines, f"  kept: {', '.join(verdict.kept) or 'nothing that could be shown'}"]
 
 

@@ -42,6 +42,7 @@ def _body(result: Json) -> str:
     head = (
         f'<h1>{escape(result["run"])}</h1><p class="verdict{shade}">{escape(result["verdict"].capitalize())}: {WORD[result["verdict"]]}.</p>'
         f'<p class="machine">{escape(about)}</p>'
+        + "".join(f"<p>Unknown: {escape(why)}.</p>" for why in result["why"])
     )
     broken = [row for row in result["invariants"] if row["breaches"]]
     stories = "".join(_broken(row) for row in broken)

@@ -3,17 +3,22 @@
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from emu.check.history import History
 from emu.check.invariants import INVARIANTS
+from emu.check.shown import IDLE, lacking
 from emu.check.simulator.run import Subject, simulate
 from emu.cli import main
+from emu.cli.check import judged
 from emu.history.journal import Kind
 from emu.history.manifest import write_manifest
+from emu.history.oplog import OpLog
 from emu.protocols import registry
+from emu.protocols.contract import declaration
 
 SEED = 2  # a story with DMA, revokes and reclaims that succeed
 ALL = [invariant.name for invariant in INVARIANTS]
@@ -81,6 +86,68 @@ def test_without_a_declaration_nothing_is_known_and_2(tmp_path, capsys):
     assert main(["check", run]) == 2
     assert "nobody says what was promised; use --protocol NAME" in capsys.readouterr().out
     assert main(["check", run, "--protocol", "mr-revoke"]) == 0
+
+
+def left(tmp_path, change):
+    """A run whose lines were changed: nothing but its lines is left."""
+    history = simulate(Subject(registry.load().get("mr-revoke")), SEED).history
+    lines = change([dict(line) for line in history.events])
+    meta = {**history.meta, "declared": declaration(registry.load().get("mr-revoke"))}
+    run = replace(history, meta=meta, events=lines, logs=[EMPTY], journals={}, filemap={}, image=b"")
+    run.write(tmp_path / "run")
+    run.finish(tmp_path / "run")
+    return str(tmp_path / "run")
+
+
+EMPTY = OpLog(thread=0, quantum=4096, capacity=1024, written=0, missing=0, records=())
+
+
+def without_dma(lines):
+    return [{**line, "inflight": 0} if "inflight" in line else line for line in lines]
+
+
+def boot_alone(lines):
+    return lines[: next(n for n, line in enumerate(lines) if line["type"] == "Requested")]
+
+
+def in_front_of_its_quiesced(lines):
+    """The last reclaim's fence was ordered, and the history ends."""
+    last = max(line["n"] for line in lines if line.get("phase") == "fencing")
+    quiesce = next(n for n in range(last, len(lines)) if lines[n]["type"] == "Quiesce")
+    return lines[: next(n for n in range(quiesce, len(lines)) if lines[n]["kind"] == "event")]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without_dma, "no reclaim of pinned memory had DMA in flight when it was requested"),
+        (boot_alone, "no reclaim of pinned memory had DMA in flight when it was requested"),
+        (in_front_of_its_quiesced, "S7 is promised, and the history ends while a reclaim waits for the answer to Quiesce"),
+    ],
+)  # fmt: skip
+def test_a_run_that_could_not_have_shown_a_breach_is_unknown_and_2(tmp_path, capsys, change, says):
+    run = left(tmp_path, change)
+    assert main(["check", run, "--json", str(tmp_path / "r.json")]) == 2
+    out = capsys.readouterr().out
+    assert "unknown (simulated run" in out.splitlines()[0]
+    assert f"  unknown: {says}" in out
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["verdict"] == "unknown"
+    assert any(why.startswith(says) for why in result["why"])
+
+
+def test_a_control_that_was_meant_to_be_idle_is_judged_all_the_same():
+    history = simulate(Subject(registry.load().get("mr-revoke")), SEED).history
+    idle = replace(history, events=without_dma(history.events))
+    assert lacking(idle, ()) == [IDLE]
+    assert lacking(replace(idle, row={"dma": False}), ()) == []
+
+
+def test_a_breach_is_one_whatever_is_not_known(cost):
+    history = History.read(cost)
+    idle = replace(history, events=without_dma(history.events))
+    result = judged("run", idle, declaration(registry.load().get("mr-revoke")), registry.load().protocols)
+    assert (result["verdict"], result["why"]) == ("breach", [])
 
 
 def test_a_broken_folder_is_2_and_says_what_is_missing(tmp_path, capsys):

@@ -22,7 +22,7 @@ def test_a_control_that_is_meant_to_be_idle_is_judged_all_the_same(world):
 
 
 def test_an_operation_that_ran_across_a_surprise_was_in_flight(world):
-    world.phases[0] = ("requested", 10, {}, 0)
+    world.phases[0] = ("requested", 10, {"kind": "surprise"}, 0)
     world.lines["requested"] = [
         {"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}
     ]
@@ -33,7 +33,7 @@ def test_an_operation_that_ran_across_a_surprise_was_in_flight(world):
 
 @pytest.mark.parametrize(("began", "ended", "key"), [(8, 8, 0x101), (9, 9, 0x101), (8, 9, 0x202)])
 def test_an_operation_before_after_or_elsewhere_was_not(world, began, ended, key):
-    world.phases[0] = ("requested", 10, {}, 0)
+    world.phases[0] = ("requested", 10, {"kind": "surprise"}, 0)
     world.lines["requested"] = [
         {"kind": "effect", "type": "Offline", "epoch": 9, "aperture": 1, "device": "pm0"}
     ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emu.check.invariants import judge, promised_in
+from emu.check.shown import lacking
 from emu.core.decision import CONTRACT
 
 if TYPE_CHECKING:
@@ -30,11 +31,16 @@ class Broken:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one run. kept: invariants that its history could show and did not break."""
+    """Of one run. kept: invariants that its history could show and did not break. lacking: why nothing is known where nothing broke."""
 
     broken: tuple[Broken, ...]
     kept: tuple[str, ...]
     untested: dict[str, str] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        return "breach" if self.breaches else "unknown" if self.lacking else "holds"
 
     @property
     def breaches(self) -> tuple[Broken, ...]:
@@ -47,7 +53,8 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         return {
             "schema": 1,
-            "verdict": "breach" if self.breaches else "holds",
+            "verdict": self.word,
+            "why": list(self.lacking) if self.word == "unknown" else [],
             "breaches": [vars(found) for found in self.breaches],
             "costs": [vars(found) for found in self.costs],
             "kept": list(self.kept),
@@ -75,4 +82,5 @@ def verdict_of(run: Run) -> Verdict:
             broken[name] = told
     kept = tuple(found.name for found in judgements if found.verdict == "kept" and found.name not in broken)
     untested = {found.name: found.untested for found in judgements if found.verdict == "untested"}
-    return Verdict(tuple(broken[name] for name in sorted(broken)), kept, untested)
+    why = tuple(lacking(history, judgements))
+    return Verdict(tuple(broken[name] for name in sorted(broken)), kept, untested, why)
