@@ -6,6 +6,7 @@ the broker's next life, so everything here says in which life it was. A *step* i
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,6 +130,14 @@ class Reclaim:
         names = ("requested", "applied", "freed", "returned")
         return tuple(sorted(self.phases[name]["n"] for name in names if name in self.phases))
 
+    @property
+    def due(self) -> set[int]:
+        """What it took and was to take: blocks that lie in its range as a whole."""
+        if self.before is None:
+            return set()
+        lo, hi = self.target["lo"], self.target["hi"]
+        return self.taken & self.before.within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
+
     def words(self) -> str:
         target = self.target
         what = target.get("path") or target.get("device") or target.get("host") or "?"
@@ -186,6 +195,11 @@ class Digest:
 
     def aperture_of(self, life: int, device: str) -> int:
         return self.apertures.get((life, device), 0)
+
+    def step_of(self, n: int) -> Step | None:
+        """The step that has this line; None behind a gap."""
+        at = bisect_right(self.steps, n, key=lambda step: int(step.lines[0]["n"])) - 1
+        return self.steps[at] if at >= 0 and n <= self.steps[at].lines[-1]["n"] else None
 
     def key_at(self, key: int, epoch: int) -> KeyLife | None:
         """The key's life in which an operation that started in this epoch found it: the last that was installed by then."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.check.invariants import digest
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
 from emu.check.invariants.timeline import Reclaim, Registration, blocks_within, covers
@@ -239,7 +240,7 @@ def interrupted_broken(history: History) -> Iterator[Breach]:
                 yield Breach("V22", sentence, tuple(sorted((row.phases[name].n, answer.n))))
                 break
         else:
-            if _lost_blocks(row) and not _made_way(history, row):
+            if _lost_blocks(row) - _made_way(history, row):
                 sentence = f"{row.name()} was answered with {errno_name(row.errno or 0)}, and its range has lost blocks"
                 yield Breach("V22", sentence, (answer.n,))
 
@@ -258,23 +259,23 @@ def _denied(history: History) -> Iterator[Reclaim]:
     return (row for row in read(history).reclaims if row.errno and row.definite and row.kind != "surprise")
 
 
-def _lost_blocks(row: Reclaim) -> bool:
+def _lost_blocks(row: Reclaim) -> set[int]:
     """Blocks of the range that were the file's before, and are not at the end. (Overlapping reclaims wait for this one.)"""
     if row.before is None or row.ended is None:
-        return False
+        return set()
     lo, hi = int(row.target.get("lo", 0)), int(row.target.get("hi", 1 << 63))
-    before, after = (blocks_within(file, lo, hi) for file in (row.before, row.after))
-    return not before <= after
+    return blocks_within(row.before, lo, hi) - blocks_within(row.after, lo, hi)
 
 
-def _made_way(history: History, row: Reclaim) -> bool:
-    """One that had waited for it took the same file's blocks in the very step in which it ended."""
-    for other in read(history).reclaims:
-        applied = other.phases.get("applied")
-        same = other is not row and other.target.get("ino") == row.target.get("ino")
-        if same and applied is not None and row.ended is not None and applied.step == row.ended.step:
-            return True
-    return False
+def _made_way(history: History, row: Reclaim) -> set[int]:
+    """What those who had waited for it took of the same file in the very step in which it ended."""
+    made = history.once(digest.read)
+    step = made.step_of(row.ended.n) if row.ended else None
+    if step is None:
+        return set()
+    others = (made.reclaim_at[row.life, number] for number in step.applied - {row.number})
+    mine = (other for other in others if other.target.get("ino") == row.target.get("ino"))
+    return {block for other in mine if other.changed == step.lines[0]["n"] for block in other.due}
 
 
 def interrupted_untested(history: History) -> str:

@@ -317,3 +317,35 @@ def test_an_interrupted_reclaim_that_makes_way_for_the_next_keeps_v22():
     applied, ended = story.phase("applied", reclaim=2), story.phase("ended")
     assert not [line for line in story.lines[ended["n"] : applied["n"]] if line["kind"] == "event"]
     assert verdict(story.history(), "V22") == "kept"
+
+
+def interrupted_before_a_hole(offset, length):
+    """A hole whose edges take time waited for a truncate that is interrupted: it is committed in that very step, and applied later."""
+    story = held()
+    reclaimer = story.session("reclaimer")
+    request = story.reclaim("truncate", size=BLOCK, session=reclaimer, answers=False)
+    story.reclaim("punch", offset=offset, length=length, answers=False)
+    story.owed.clear()  # its quiesce takes long
+    story.dereg(story.holder, story.key)
+    story.ask(reclaimer, rq.Cancel(request), answers=False)
+    ended, begun = story.phase("ended"), story.phase("requested", reclaim=2)
+    assert not [line for line in story.lines[ended["n"] : begun["n"]] if line["kind"] == "event"]
+    story.answer()
+    return story
+
+
+def test_an_interrupted_reclaim_that_makes_way_for_a_hole_with_edges_keeps_v22():
+    assert verdict(interrupted_before_a_hole(BLOCK + 100, 2 * BLOCK).history(), "V22") == "kept"
+
+
+def test_who_makes_way_for_a_hole_has_still_lost_no_block_beside_it():
+    story = interrupted_before_a_hole(BLOCK + 100, 2 * BLOCK)
+    rows = [
+        row
+        for line in story.lines
+        if line["type"] == "Commit"
+        for book, _, row in line["delta"]
+        if book == "files"
+    ]
+    rows[-1][3] = [extent for extent in rows[-1][3] if extent[0] != 3]
+    assert "lost blocks" in breaches(story.history(), "V22")[0]
