@@ -35,6 +35,8 @@ UNSEEN = {
     "no-generation": GENERATIONS,
     "old-namespace": GENERATIONS,
     "crash-before-effect": GENERATIONS,
+    "fence-unseen": "until the quiesce is answered, a use from before the fence and one from behind it have the same lines",
+    "revived": "posted before the fence, in memory that is nobody's: a history calls that S1, not V10",
     "key-of-revoked": AT_REST,
     "key-generation": AT_REST,
     "leak": LATER,

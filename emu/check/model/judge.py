@@ -208,7 +208,7 @@ class Judge:
 
     def entered(self, state: State, op: Op, key: Key | None) -> Op:
         if key is None or key.state != "live" or op.key in self.facts(state).quiet:
-            self.breaks("V19", f"key {op.key} was revoked, and a use of it did not fail")
+            self.breaks("V19", f"key {op.key} was taken back, and a use of it did not fail")
         return self.touch(state, op)
 
     def completed(self, op: Op, status: str, left: int = 0) -> None:
