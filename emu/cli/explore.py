@@ -205,7 +205,7 @@ def steps_of(finding: Finding) -> list[str]:
     if finding.loop:
         lines += ["    and from there for ever:"]
         lines += [f"    {at}. {move}" for at, move in enumerate(finding.loop, len(finding.story) + 1)]
-    return lines
+    return [*lines, *([f"    {finding.untold}"] if finding.untold else [])]
 
 
 def closing(

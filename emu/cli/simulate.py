@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SUMMARY = "run a protocol through random long stories on a virtual clock"
 MOST: Final = 10_000_000  # seeds
 SHRUNK: Final = "minimal.json"
+AGAIN: Final = "(a protocol that does not answer alike when it is asked alike cannot always be replayed)"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,9 +152,8 @@ def _one(args: argparse.Namespace, source: Source, made: Run, asked: Script | No
     if again and again not in {found.invariant for found in verdict.broken}:
         lines.append(f"  {again} was to break here, and did not")
         code = UNKNOWN
-    short = _shrunk(args, source, made, verdict) if args.shrink is not None else None
-    if short:
-        lines += story_of(short)
+    short, why = _shrunk(args, source, made, verdict) if args.shrink is not None else (None, "")
+    lines += story_of(short) if short else [f"  not shrunk: {why}"] if why else []
     if args.out:
         _leave(args.out, source, made, verdict, short)
         lines.append(f"  in {args.out}")
@@ -197,15 +197,19 @@ def story_of(script: Script) -> list[str]:
     return [*lines, *(f"    {at}. {label}" for at, label in enumerate(script.steps, 1))]
 
 
-def _shrunk(args: argparse.Namespace, source: Source, made: Run, verdict: Verdict) -> Script | None:
-    """By the invariant that was named, else by the first breach, else by the first cost."""
+def _shrunk(
+    args: argparse.Namespace, source: Source, made: Run, verdict: Verdict
+) -> tuple[Script | None, str]:
+    """By the invariant that was named, else by the first breach, else by the first cost. No script: why."""
     broken = [found.invariant for found in (*verdict.breaches, *verdict.costs)]
     if not broken and not args.shrink:
-        return None
+        return None, ""
     wanted = args.shrink or broken[0]
     try:
-        return shrink(made.subject, made.script(_named(source)), wanted)
+        return shrink(made.subject, made.script(_named(source)), wanted), ""
     except NotBroken as error:
+        if wanted in broken:
+            return None, f"{error} {AGAIN}"
         raise _error(f"--shrink {wanted}", f"{error}; broken are: {', '.join(broken) or 'none'}") from None
 
 
@@ -250,17 +254,19 @@ def _many(args: argparse.Namespace, source: Source, subject: Subject) -> int:
         progress.end()
     if args.json != "-":
         print("\n".join(summary_of(summary)))
-    short = _first(args, source, subject, summary) if args.shrink is not None else None
-    if short and args.json != "-":
-        print("\n".join(story_of(short)))
+    short, why = _first(args, source, subject, summary) if args.shrink is not None else (None, "")
+    if (short or why) and args.json != "-":
+        print("\n".join(story_of(short) if short else [f"  not shrunk: {why}"]))
     if short and args.out:
         _write_short(args.out, short)
     _json(args, {**summary.as_json(), "shrunk": short and short.as_json()})
     return summary.code
 
 
-def _first(args: argparse.Namespace, source: Source, subject: Subject, summary: Summary) -> Script | None:
-    """The first seed that broke it, shrunk."""
+def _first(
+    args: argparse.Namespace, source: Source, subject: Subject, summary: Summary
+) -> tuple[Script | None, str]:
+    """The first seed that broke it, shrunk. No script: why."""
     found = {**summary.costs, **summary.breaches}
     wanted = args.shrink or next(iter(sorted(summary.breaches) or sorted(summary.costs)), "")
     if wanted not in found:
@@ -268,9 +274,12 @@ def _first(args: argparse.Namespace, source: Source, subject: Subject, summary: 
             raise _error(
                 f"--shrink {wanted}", f"it was not broken; broken are: {', '.join(sorted(found)) or 'none'}"
             )
-        return None
+        return None, ""
     made = simulate(subject, found[wanted].seeds[0])
-    return shrink(subject, made.script(_named(source)), wanted)
+    try:
+        return shrink(subject, made.script(_named(source)), wanted), ""
+    except NotBroken as error:
+        return None, f"{error} {AGAIN}"
 
 
 def _write_short(out: str, short: Script) -> None:

@@ -83,6 +83,8 @@ def told(script: Mapping[str, Any]) -> str:
             "",
         ]
         lines += [f"{at:4}. {label}" for at, label in enumerate(loop, len(stem) + 1)]
+    if script.get("untold"):
+        lines += ["", f"      {script['untold']}"]
     return "\n".join(lines) + "\n"
 
 

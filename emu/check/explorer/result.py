@@ -20,12 +20,13 @@ DEFECT: Final = f"{CONTRACT}no-defect"  # the core raised
 
 @dataclass(frozen=True)
 class Finding:
-    """An invariant that does not hold, and the shortest way there. loop: what can go on for ever behind it."""
+    """An invariant that does not hold, and the shortest way there. loop: what can go on for ever behind it. untold: why the way is not whole."""
 
     invariant: str
     sentence: str
     story: tuple[str, ...]
     loop: tuple[str, ...] = ()
+    untold: str = ""
     script: dict[str, Any] = field(default_factory=dict, compare=False)
 
 

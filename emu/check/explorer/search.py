@@ -147,7 +147,7 @@ def _verbs_within(protocol: Protocol, setup: Setup) -> set[str]:
 
 
 def _finding(search: Search, broken: Broken, linear: Small, named: Any) -> Finding:
-    stem, loop = story_of(search, broken, linear)
+    stem, loop, untold = story_of(search, broken, linear)
     script = {
         "schema": 1,
         "protocol": named,
@@ -158,7 +158,9 @@ def _finding(search: Search, broken: Broken, linear: Small, named: Any) -> Findi
     }
     if loop is not None:
         script["loop"] = list(loop)
-    return Finding(broken.invariant, broken.sentence, stem, loop or (), script)
+    if untold:
+        script["untold"] = untold
+    return Finding(broken.invariant, broken.sentence, stem, loop or (), untold, script)
 
 
 def unreached(protocol: Protocol, results: list[Result]) -> list[tuple[str, str, str]]:

@@ -6,46 +6,109 @@ holders, so its next move is the one that leads to the next state of the loop, a
 
 Stories are shortest ways of the graph that was searched. Where independent steps were reduced it may hold only longer ones: steps that are
 not needed are taken out again, so that each that is left is needed by what comes behind it.
+
+A protocol that changes its mind cannot always be followed: what happened once need not happen again. Then the way is told as far as it goes,
+and the story says so (`untold`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.explorer.fairness import NOBODY
 from emu.check.explorer.graph import DIGEST
+from emu.check.explorer.result import DEFECT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.check.explorer.breadth import Broken, Search
     from emu.check.explorer.space import Space
+    from emu.check.model.state import Choice, Move
 
 ROUNDS: Final = 24  # how often a loop is gone round at most until it closes: enough for four holders
+UNTOLD: Final = "gone again, its way led elsewhere: the protocol does not answer alike when it is asked alike, so this is told as far as it could be followed"
 
 
-def story_of(search: Search, broken: Broken, linear: Space) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """(stem, loop) as labels of `linear`; loop None: it is broken by the last step; (): nobody owes a move behind the stem."""
+class Story(NamedTuple):
+    """Labels of stem and loop. loop None: broken by the last step; (): nobody owes a move behind the stem. untold: why it is not whole."""
+
+    stem: tuple[str, ...]
+    loop: tuple[str, ...] | None = None
+    untold: str = ""
+
+
+class Strayed(Exception):
+    """Gone again, the way does not lead where it led; `labels`: those that could be made."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        super().__init__("the way does not lead where it led")
+        self.labels = tuple(labels)
+
+
+def story_of(search: Search, broken: Broken, linear: Space) -> Story:
+    """Told in `linear`; never raises for what the protocol does."""
+    try:
+        return _story(search, broken, linear)
+    except Strayed as strayed:
+        return Story(strayed.labels, None if broken.lasso is None else (), UNTOLD)
+
+
+def _story(search: Search, broken: Broken, linear: Space) -> Story:
     way = search.graph.way(broken.state)
     if broken.lasso is None:
-        labels, _state = told(linear, [*way, broken.choice])
-        return tuple(shortened(linear, labels, broken.invariant)), None
+        labels = _labels(linear, way, broken)
+        return Story(tuple(shortened(linear, labels, broken.invariant)))
     stem, state = told(linear, way)
+    if _place(search, linear, state) != broken.state:
+        raise Strayed(stem)
     if not broken.lasso.nodes:
-        return tuple(stem), ()
-    return tuple(stem), tuple(_round(search, broken.lasso.nodes, broken.state, linear, state))
+        return Story(tuple(stem), ())
+    try:
+        return Story(tuple(stem), tuple(_round(search, broken.lasso.nodes, broken.state, linear, state)))
+    except Strayed:
+        raise Strayed(stem) from None
+
+
+def _labels(linear: Space, way: Sequence[int], broken: Broken) -> list[str]:
+    """Of a way, and of the choice at its end that breaks the invariant: a defect is one that the core does not survive."""
+    labels, state = told(linear, way)
+    choices = linear.choices(state)
+    if broken.choice >= len(choices):
+        raise Strayed(labels)
+    labels.append(choices[broken.choice].label)
+    try:
+        move = linear.take(choices[broken.choice])
+    except Exception:  # noqa: BLE001 - whatever it is, the search has told it
+        if broken.invariant == DEFECT:
+            return labels
+        raise Strayed(labels) from None
+    if all(name != broken.invariant for name, _sentence in move.broken):
+        raise Strayed(labels)
+    return labels
 
 
 def told(space: Space, way: Sequence[int]) -> tuple[list[str], Any]:
-    """The labels of a way, and the state at its end."""
-    labels, state = [], space.start()
+    """The labels of a way, and the state at its end. Raises Strayed."""
+    labels: list[str] = []
+    state = space.start()
     for choice in way:
-        taken = space.choices(state)[choice]
-        labels.append(taken.label)
-        state = space.take(taken).state
+        choices = space.choices(state)
+        if choice >= len(choices):
+            raise Strayed(labels)
+        labels.append(choices[choice].label)
+        state = _taken(space, choices[choice], labels).state
     return labels, state
+
+
+def _taken(space: Space, choice: Choice, labels: Sequence[str]) -> Move:
+    """The core may raise when it is led astray."""
+    try:
+        return space.take(choice)
+    except Exception:  # noqa: BLE001 - whatever it is, the search has told what it found
+        raise Strayed(labels) from None
 
 
 def shortened(space: Space, labels: list[str], invariant: str) -> list[str]:
@@ -62,11 +125,14 @@ def shortened(space: Space, labels: list[str], invariant: str) -> list[str]:
 def _breaks(space: Space, labels: Sequence[str], invariant: str) -> bool:
     """Can these steps be made one behind the other, and does the last one break the invariant?"""
     state, broken = space.start(), False
-    for label in labels:
+    for at, label in enumerate(labels):
         choice = next((choice for choice in space.choices(state) if choice.label == label), None)
         if choice is None:
             return False
-        move = space.take(choice)
+        try:
+            move = space.take(choice)
+        except Exception:  # noqa: BLE001 - a defect is a finding, as the search has it
+            return at == len(labels) - 1 and invariant == DEFECT
         state, broken = move.state, any(name == invariant for name, _sentence in move.broken)
     return broken
 
@@ -90,12 +156,19 @@ def _step(search: Search, linear: Space, here: Any, after: int, klass: int) -> t
     """The choice that leads to this state of the graph, one of the right class if there are several."""
     found = []
     for choice in linear.choices(here):
-        move = linear.take(choice)
-        form, _order = search.space.least(move.state) if linear is search.space else linear.least(move.state)
-        if search.graph.seen.get(hashlib.blake2b(form, digest_size=DIGEST).digest()) == after:
+        move = _taken(linear, choice, ())
+        if _place(search, linear, move.state) == after:
             found.append((choice.label, move.state))
+    if not found:
+        raise Strayed(())
     kind = search.classes.kind(klass)
     return next((pair for pair in found if search.classes.kind(search.classes.of(pair[0])) == kind), found[0])
+
+
+def _place(search: Search, linear: Space, state: Any) -> int | None:
+    """Which state of the graph this one is; None: the search did not meet it."""
+    form, _order = search.space.least(state) if linear is search.space else linear.least(state)
+    return search.graph.seen.get(hashlib.blake2b(form, digest_size=DIGEST).digest())
 
 
 def _closed(search: Search, nodes: frozenset[tuple[int, int]], state: int) -> list[tuple[int, int]]:
@@ -137,6 +210,8 @@ def _closed(search: Search, nodes: frozenset[tuple[int, int]], state: int) -> li
         for klass in sorted(missing):
             if all(made != klass for _after, made in walk):
                 walk += to(walk[-1][0] if walk else state, klass)
+        if not walk:
+            raise Strayed(())
         if walk[-1][0] != state:
             walk += to(walk[-1][0], NOBODY)
 
