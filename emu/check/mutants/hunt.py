@@ -1,7 +1,8 @@
 """Mutants hunted, and their controls: what `emu check --self-test` does, one piece of work at a time.
 
     hunt(mutant) -> Catch          explored until the invariant that must catch it does, or nothing is left
-    control(protocol, setup)       the right ones in the same setup, explored to the end: nothing may be caught there
+    control(protocol, setup)       the right ones in the same setup, explored to the end: nothing may be caught there. Behind a bound, or
+                                   where no move met what it must (result.missing), nothing is known, and that is not good enough
 
 A check that always shouts is no check: so each mutant counts only beside its control. Work is named by strings, since a mutant is made of
 functions, which do not travel between processes.
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.explorer.result import WORD
+from emu.check.explorer.result import UNKNOWN, WORD
 from emu.check.explorer.search import explore
 from emu.check.mutants.catalogue import MUTANTS, find
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from emu.protocols.contract import Protocol
 
 MOST: Final = 300_000  # states of one search
-CAUGHT, SURVIVED, HOLDS, SHOUTS = "caught", "SURVIVED", "holds", "SHOUTS"
+CAUGHT, SURVIVED, HOLDS, SHOUTS, UNSEEN = "caught", "SURVIVED", "holds", "SHOUTS", "UNKNOWN"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def control(protocol: Protocol, setup: Setup, name: str, most: int = MOST) -> Ca
         "part": "control", "states": result.states, "moves": result.transitions, "seconds": time.perf_counter() - began,
         "whole": not result.bound_hit,
     }  # fmt: skip
+    if result.code == UNKNOWN:
+        return Catch(name, UNSEEN, sentence=_unseen(result), **more)
     if not result.breaches:
         return Catch(name, HOLDS, **more)
     first = result.breaches[0]
@@ -103,6 +106,13 @@ def control(protocol: Protocol, setup: Setup, name: str, most: int = MOST) -> Ca
         script=first.script,
         **more,
     )
+
+
+def _unseen(result: Result) -> str:
+    """Why a search that found nothing says nothing."""
+    if result.bound_hit:
+        return f"it stopped at its bound, {result.states} states: nothing is known of the others"
+    return f"no move met: {', '.join(result.missing)}"
 
 
 def _explored(protocol: Protocol, setup: Setup, mutant: Mutant | None, most: int) -> Result:

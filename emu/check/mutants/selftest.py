@@ -1,6 +1,7 @@
 """`emu check --self-test`: every mutant hunted and every control explored, in processes of their own; a table; 0 only if all is well.
 
-A mutant that survives is an open hole: it is listed at the end, and the exit status is 1. So is a control that was caught.
+A mutant that survives is an open hole: it is listed at the end, and the exit status is 1. So is a control that was caught, and one that
+was not seen to its end: a check that was never asked everything has not kept quiet.
 """
 
 from __future__ import annotations
@@ -78,8 +79,7 @@ def carried_out(tasks: Sequence[str], jobs: int) -> Iterator[Catch]:
 def line_of(catch: Catch) -> str:
     by = catch.by or catch.verdict
     if catch.part == "control":
-        by = catch.verdict if catch.good else f"{catch.verdict}: {catch.by}"
-        by += "" if catch.whole else " (so far)"
+        by = f"{catch.verdict}: {catch.by}" if catch.by else catch.verdict
     name = f"control: {catch.name}" if catch.part == "control" else catch.name
     figures = f"{catch.states:>7} {catch.moves:>8} {catch.seconds:>8.2f}"
     if catch.part == "control":
@@ -101,7 +101,9 @@ def summary(found: Sequence[Catch], seconds: float) -> list[str]:
         if not catch.good
     ]
     for catch in controls:
-        if not catch.good:
+        if catch.verdict == hunt.UNSEEN:
+            lines.append(f"A CONTROL SAYS NOTHING: {catch.name}: {catch.sentence}")
+        elif not catch.good:
             lines.append(f"A CHECK SHOUTS: {catch.name}: {catch.by}: {catch.sentence}")
             lines += [f"  {at}. {step}" for at, step in enumerate(catch.story, 1)]
     return lines

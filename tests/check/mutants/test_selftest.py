@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from emu.check.explorer.result import Result
+from emu.check.explorer.search import IN_FLIGHT
 from emu.check.model.engine import Engine
 from emu.check.model.setup import Setup
 from emu.check.mutants import hunt, selftest
@@ -65,6 +67,28 @@ def test_a_check_that_shouts_at_what_is_right_is_told(monkeypatch, capsys):
     monkeypatch.setattr(hunt, "find", lambda _name: loud)
     assert selftest.run(None, 1) == selftest.BREACH
     assert "A CHECK SHOUTS: warn-only, truncate" in capsys.readouterr().out
+
+
+def test_a_control_that_was_not_seen_to_its_end_is_none(monkeypatch, capsys):
+    mutant = find("one-quantum-early")
+    cut = hunt.control(mutant.control, mutant.setup, "cut", most=50)
+    assert (cut.verdict, cut.whole, cut.good) == (hunt.UNSEEN, False, False)
+    monkeypatch.setattr(hunt, "MUTANTS", (mutant,))
+    monkeypatch.setattr(hunt, "control", lambda _protocol, _setup, name: replace(cut, name=name))
+    assert selftest.run(None, 1) == selftest.BREACH
+    said = capsys.readouterr().out
+    assert "0 of 1 controls hold" in said
+    assert f"A CONTROL SAYS NOTHING: {mutant.control.name}, " in said
+    assert "it stopped at its bound, " in said
+
+
+def test_a_control_in_which_nothing_happened_is_none(monkeypatch):
+    whole = Result("mr-revoke", "truncate", states=9, required=(IN_FLIGHT,), sometimes={IN_FLIGHT: 0})
+    monkeypatch.setattr(hunt, "explore", lambda *_words, **_more: whole)
+    mutant = find("one-quantum-early")
+    idle = hunt.control(mutant.control, mutant.setup, "idle")
+    assert (idle.verdict, idle.good, idle.whole) == (hunt.UNSEEN, False, True)
+    assert idle.sentence == f"no move met: {IN_FLIGHT}"
 
 
 def test_the_result_as_json(monkeypatch, tmp_path, capsys):
