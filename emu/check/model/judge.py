@@ -191,6 +191,8 @@ class Judge:
                 )
             if now % 2 == 0:
                 self.breaks("S9", f"a quantum wrote to block {op.block}, which was new and should be zero")
+        elif facts.owner.get(op.block, FILE) != FILE:
+            self.breaks("S1", f"a quantum ran on block {op.block}, which is {facts.owner[op.block]}'s")
         self.behind_the_fence(facts, op)
         if facts.owner.get(op.block) != FILE:
             return op._replace(spoilt=True)

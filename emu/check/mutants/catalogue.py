@@ -105,9 +105,9 @@ CONTRACT_TABLE: Final = (
         small(), "S7", protocol=protocols.LAST_PIN, core=cores.SleepsOn,
     ),
     Mutant(
-        "shared-zero-page", "a WRITE lands in the page that all holes share",
-        "page mapped read-only taken as writable", "core: a registered hole is not filled, its page is block N-1",
-        small("punch", registrations=1), "S1", core=cores.SharedZeroPage,
+        "shared-zero-page", "a WRITE lands in a page that holes share with another file",
+        "page mapped read-only taken as writable", "core: a registered hole is not filled, its page is the first of another file",
+        small("punch", registrations=1, taker=True), "S1", core=cores.SharedZeroPage,
     ),
     Mutant(
         "no-completion", "a peer waits for ever when the MR goes in the middle",

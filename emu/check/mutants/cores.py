@@ -146,12 +146,14 @@ def _nobody_is_told(b: Books) -> None:
 SleepsOn = mutated(Patch(reclaim, "pins_went", _nobody_is_told))
 
 
-# ---- a hole is not filled when it is registered: its pages are the shared zero page, which the NIC may write
+# ---- a hole is not filled when it is registered: its pages are a page that another file has too, which the NIC may write
 
 
-def _zero_page(b: Books, ino: int, offset: int, length: int) -> File:
+def _shared_page(b: Books, ino: int, offset: int, length: int) -> File:
     row = b.files[ino]
-    page = b.devices[row.device].blocks - 1
+    page = next((one.extents[0][1] for other, one in b.files.items() if other != ino and one.extents), None)
+    if page is None:
+        return fill(b, ino, offset, length)
     there = {
         at: (at, block + at - first, 1, since)
         for first, block, n, since in row.extents
@@ -161,10 +163,13 @@ def _zero_page(b: Books, ino: int, offset: int, length: int) -> File:
     return row._replace(extents=tuple(there.get(at, (at, page, 1, row.layout)) for at in wanted))
 
 
+fill = files.fill
+
+
 class _Files:
     """The module, but for one name."""
 
-    fill = staticmethod(_zero_page)
+    fill = staticmethod(_shared_page)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(files, name)

@@ -44,6 +44,12 @@ def test_a_write_behind_the_fence_is_seen_by_who_promises_nothing_else():
     assert not any("unmap" in label for label in catch.story)
 
 
+def test_the_shared_page_is_another_files_not_a_free_one():
+    catch = hunt.hunt(find("shared-zero-page"))
+    assert (catch.by, catch.sentence) == ("S1", "a quantum ran on block 1, which is /mnt/b's")
+    assert "taker: create /mnt/b" in catch.story
+
+
 def test_every_mutant_has_a_control_in_its_own_setup():
     work = hunt.work()
     controls = [find(task.removeprefix(hunt.CONTROL)) for task in work if task.startswith(hunt.CONTROL)]
