@@ -56,6 +56,9 @@ class History:
     row: Json = field(default_factory=dict)
     filemap: Json = field(default_factory=dict)
     image: Any = b""
+    verdict: Json = field(
+        default_factory=dict, compare=False
+    )  # what was concluded when the run ended; never judged by
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, make: Callable[[History], T]) -> T:
@@ -73,9 +76,11 @@ class History:
         whole = meta["source"] == "simulated" or meta.get("whole") is True
         _check_manifest(place, whole=whole)
         filemap = opening.read_filemap(place)
-        for name in ("verdict.json", "script.json"):  # not judged, but part of what was left
-            if (place / name).exists():
-                opening.read_json(place, name, "one JSON object")
+        left = {  # not judged, but part of what was left
+            name: opening.read_json(place, name, "one JSON object")
+            for name in ("verdict.json", "script.json")
+            if (place / name).exists()
+        }
         return cls(
             meta,
             opening.read_lines(place, whole=whole),
@@ -84,6 +89,7 @@ class History:
             opening.read_row(place),
             filemap,
             opening.read_image(place, filemap),
+            left.get("verdict.json", {}),
         )
 
     def write(self, folder: str | Path) -> Path:

@@ -107,7 +107,12 @@ def judge(folder: Path) -> Verdict:
     if lacking:
         verdict.outcomes, verdict.why = ["UNKNOWN"], [f"{name} is missing or empty" for name in lacking]
         return verdict
-    return _Judge(history.blind, verdict).run()
+    return judge_history(history)
+
+
+def judge_history(history: History) -> Verdict:
+    """The same of a history that has all its parts."""
+    return _Judge(history.blind, Verdict()).run()
 
 
 def _parts(history: History) -> dict[str, object]:

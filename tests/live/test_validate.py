@@ -241,6 +241,100 @@ def test_an_answer_that_nobody_gave_is_refused(history):
     refused(dataclasses.replace(history, row=row))
 
 
+# ---- somebody changes what was promised
+
+
+def with_meta(history, **values):
+    return dataclasses.replace(history, meta={**deepcopy(history.meta), **values})
+
+
+def declaring(history, **values):
+    return with_meta(history, declared={**history.meta["declared"], **values})
+
+
+def test_a_run_relabelled_as_one_of_another_protocol_is_refused(runs):
+    none = History.read(runs["none-truncate-dax-prompt"])
+    words = [str(why) for why in refused(declaring(none, protocol="mr-revoke"))]
+    assert "meta.json: it declares mr-revoke, the mounts ran none" in words
+
+
+@pytest.mark.parametrize(
+    "cut", [{"promises": ["S7"]}, {"excepts": {"truncate": ["S1"]}}, {"importers": []}, {"loss": "device"}]
+)
+def test_a_declaration_that_is_not_the_protocols_is_refused(history, cut):
+    (name,) = cut
+    assert any(f"it declares {name}" in str(why) for why in refused(declaring(history, **cut)))
+
+
+# ---- somebody changes what the lab says
+
+
+def with_row(history, change):
+    row = deepcopy(history.row)
+    change(row)
+    return dataclasses.replace(history, row=row)
+
+
+ROWS = {
+    "it ended before it was answered": lambda row: row["reclaim"].update(ended=row["reclaim"]["began"] + 1),
+    "it began after it was asked": lambda row: row["reclaim"].update(began=row["reclaim"]["ended"]),
+    "the peer had more": lambda row: row["peer"]["good"].update(write=99),
+    "the peer posted less": lambda row: row["peer"]["posted"].update(write=1),
+    "it was a punch": lambda row: row.update(event="punch"),
+    "the holder was killed": lambda row: row.update(killed=["holder"]),
+    "it was idle": lambda row: row.update(dma=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("story", ROWS)
+def test_changed_rows_are_refused(history, story):
+    changed = with_row(history, ROWS[story])
+    run = {**history.meta["run"], "event": changed.row["event"]}
+    consistent = with_meta(changed, run=run, reclaims=[changed.row["reclaim"]])
+    assert any(why.where == "row.json" for why in refused(consistent))
+
+
+@pytest.mark.parametrize("part", ["row", "journals", "verdict", "filemap"])
+def test_a_run_of_a_lab_that_lacks_a_part_is_refused(history, part):
+    refused(dataclasses.replace(history, **{part: {}}))
+
+
+def test_a_run_of_a_lab_without_its_peers_journal_is_refused(history):
+    journals = {"holder": history.journals["holder"]}
+    assert [why.where for why in refused(dataclasses.replace(history, journals=journals))] == [
+        "journals/peer.jrnl"
+    ]
+
+
+@pytest.mark.parametrize(
+    "said", [{"verdict": "CORRUPT"}, {"reclaims": []}, {"seed": 0}, {"run": {"event": "punch"}}]
+)
+def test_what_meta_says_of_the_run_is_what_its_files_say(history, said):
+    assert any(why.where == "meta.json" for why in refused(with_meta(history, **said)))
+
+
+def test_a_verdict_that_the_folder_does_not_give_is_refused(runs):
+    none = History.read(runs["none-truncate-dax-prompt"])
+    fine = {**none.verdict, "outcome": "OK", "outcomes": ["OK"], "foreign_bytes": 0}
+    forged = dataclasses.replace(with_meta(none, verdict="OK"), verdict=fine)
+    assert {why.where for why in refused(forged)} == {"verdict.json"}
+
+
+def test_a_holders_receipt_that_was_taken_away_is_refused(history):
+    def forget(records):
+        records[:] = [r for r in records if r.kind != Kind.EVENT or r.code != 1001]
+
+    assert any("notified" in str(why) for why in refused(with_journal(history, "holder", forget)))
+
+
+def test_a_brokers_clock_that_leaps_is_refused(history):
+    def leap(lines):
+        for line in lines[nth(lines, "Quiesced") :]:
+            line["t"] += 10**9
+
+    refused(with_lines(history, leap))
+
+
 # ---- the files themselves
 
 FILES = (
