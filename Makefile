@@ -75,9 +75,11 @@ sanitize: $(VENV)/.ready
 bench: $(VENV)/.installed
 	@$(BIN)/emu bench --json -
 
-# Every wrong protocol, core and engine that the checks must catch, and the right ones that they must not (docs/mutants.md).
-mutants: $(VENV)/.installed
+# Every wrong protocol, core and engine that the checks must catch, and the right ones that they must not (docs/mutants.md);
+# and the protocols of strangers that `make test` leaves out.
+mutants: $(VENV)/.installed $(VENV)/.test
 	@$(BIN)/emu check --self-test
+	@cd tests && ../$(BIN)/python -m pytest -c ../pyproject.toml --rootdir .. -m long check/mutants
 
 # Every protocol and event with two holders, two reclaims and a crash, as pinned in tests/check/explorer/pins.json (writes
 # docs/proof/explorer.json); that reductions change nothing; and 10,000 seeds of each protocol. Before them the world of mr-revoke in Spin (docs/spin.md;
