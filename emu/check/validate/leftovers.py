@@ -1,10 +1,13 @@
-"""What lies beside the history, held against it: the file map is the last commit's, and row.json tells of the answers that were given."""
+"""What lies beside the history, held against it: the file map is the last commit's, the image holds what was stored (stored.py), and row.json
+tells of the answers that were given.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from emu.check.validate.refusal import Refusal
+from emu.check.validate.stored import stored
 from emu.core.errors import errno_name
 from emu.core.rows import BLOCK
 
@@ -22,6 +25,7 @@ def leftovers(history: History) -> list[Refusal]:
     found = []
     if history.filemap and history.filemap.get("device"):
         found += [Refusal("filemap.json", why) for why in _files(history)]
+        found += [Refusal(str(history.filemap["image"]), why) for why in stored(history)]
     if history.row:
         found += [Refusal("row.json", why) for why in _row(history)]
     return found
