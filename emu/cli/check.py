@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.check.history import BrokenHistory, History
-from emu.check.invariants import INVARIANTS, judge, lines_missing, promised_in
+from emu.check.invariants import INVARIANTS, judge, lines_missing
 from emu.check.mutants import selftest
 from emu.check.shown import lacking
 from emu.check.story import tell
@@ -109,8 +109,8 @@ def declared_by(history: History, name: str | None, known: dict[str, Protocol]) 
 
 def judged(name: str, history: History, declared: Json, known: dict[str, Protocol]) -> Json:
     """Everything that is printed, drawn and written."""
-    promises = promised_in(history, declared.get("promises", ()), declared.get("excepts", {}))
-    judgements = judge(history, promises)
+    promises = declared.get("promises", ())
+    judgements = judge(history, promises, declared.get("excepts", {}))
     model = held(history, known)
     why = unknown_because(history, judgements, model, known=bool(declared))
     code = verdict(judgements, why, refused=model["verdict"] == "refused")
@@ -120,7 +120,7 @@ def judged(name: str, history: History, declared: Json, known: dict[str, Protoco
         "source": history.meta["source"],
         "seed": history.meta.get("seed"),
         "protocol": declared.get("protocol"),
-        "promised": list(promises),
+        "promised": [j.name for j in judgements if j.promised and j.name in promises],
         "verdict": WORDS[code],
         "why": why if code == UNKNOWN else [],
         "events": len(history.events),

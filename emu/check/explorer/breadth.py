@@ -53,19 +53,31 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Broken:
-    """An invariant, the state from which a choice broke it (or where a loop begins), and the loop's nodes if it is one."""
+    """An invariant, the state from which a choice broke it (or where a loop begins), and the loop's nodes if it is one.
+
+    owed: it had been promised there.
+    """
 
     invariant: str
     sentence: str
     state: int
     choice: int = -1
     lasso: Lasso | None = None
+    owed: bool = True
 
 
 class Search:
     """One search. After `run`: graph, broken, met, and in `bound_hit` the option of the bound that was reached ("": none)."""
 
-    def __init__(self, space: Space, orders: Orders, *, reduce: bool = True) -> None:
+    def __init__(
+        self,
+        space: Space,
+        orders: Orders,
+        *,
+        reduce: bool = True,
+        binds: Callable[[str, Any], bool] = lambda _invariant, _state: True,
+    ) -> None:
+        self.binds = binds  # whether an invariant that breaks in a state (None: in a loop) was promised there
         self.space, self.orders, self.reduce = space, orders, reduce
         self.graph, self.classes = Graph(), Classes()
         self.broken: dict[str, Broken] = {}
@@ -103,7 +115,7 @@ class Search:
                 return
             self._expand(number, queue.popleft())
             number += 1
-            if bounds.until in self.broken:
+            if bounds.until in self.broken and self.broken[bounds.until].owed:
                 self.bound_hit = "until"
                 return
 
@@ -127,7 +139,7 @@ class Search:
             for guard in move.met:
                 met[guard] = met.get(guard, 0) + 1
             for invariant, sentence in move.broken:
-                self._note(invariant, sentence, number, at)
+                self._note(invariant, sentence, number, at, move.state)
             klass = self.classes.of(choice.label)
             if choice.actor == "timer":
                 met[DEADLINE] = met.get(DEADLINE, 0) + 1
@@ -148,15 +160,22 @@ class Search:
         self._queue.append(state)
         return self.graph.add(digest, parent, choice, self.space.owed(state))
 
-    def _note(self, invariant: str, sentence: str, state: int, choice: int) -> None:
-        if invariant not in self.broken:
-            self.broken[invariant] = Broken(invariant, sentence, state, choice)
+    def _note(self, invariant: str, sentence: str, number: int, choice: int, state: Any = None) -> None:
+        """The first time, and the first time where it was promised."""
+        known = self.broken.get(invariant)
+        if known is None or not known.owed:
+            owed = self.binds(invariant, state)
+            if known is None or owed:
+                self.broken[invariant] = Broken(invariant, sentence, number, choice, owed=owed)
 
     def _note_lasso(self, lasso: Lasso) -> None:
         invariant, sentence = self.space.never(lasso.bit)
         how = "goes on for ever" if lasso.nodes else "nobody owes a move any more"
-        if invariant not in self.broken:
-            self.broken[invariant] = Broken(invariant, f"{sentence}: {how}", lasso.state, lasso=lasso)
+        known, owed = self.broken.get(invariant), self.binds(invariant, None)
+        if known is None or (owed and not known.owed):
+            self.broken[invariant] = Broken(
+                invariant, f"{sentence}: {how}", lasso.state, lasso=lasso, owed=owed
+            )
 
 
 @contextmanager

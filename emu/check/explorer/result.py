@@ -73,13 +73,9 @@ class Result:
         """Promises that this world cannot judge: a verdict says nothing about them."""
         return [name for name in self.promised if name not in self.checked]
 
-    def binding(self, invariant: str) -> bool:
-        """Whether breaking it is a breach, or the protocol's cost."""
-        name = BOUND_BY.get(invariant, invariant)
-        return name in self.promised or name.startswith(CONTRACT)
-
-    def note(self, finding: Finding) -> None:
-        (self.breaches if self.binding(finding.invariant) else self.costs).append(finding)
+    def note(self, finding: Finding, *, owed: bool) -> None:
+        """owed: it had been promised where it broke. Else it is the protocol's cost."""
+        (self.breaches if owed else self.costs).append(finding)
 
     def as_row(self) -> dict[str, Any]:
         names = (

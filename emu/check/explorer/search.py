@@ -9,24 +9,26 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.explorer.breadth import DEADLINE, Bounds, Search
 from emu.check.explorer.coverage import Watched, rows_of
-from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Finding, Result
+from emu.check.explorer.result import BOUND_BY, BREACH, HOLDS, UNKNOWN, WORD, Finding, Result
 from emu.check.explorer.small import Small
 from emu.check.explorer.symmetry import Orders
 from emu.check.explorer.tell import story_of
 from emu.check.model.setup import Setup
 from emu.check.model.state import KINDS, SELF_TRUNCATE
-from emu.core.decision import START
+from emu.core.decision import CONTRACT, START
 from emu.protocols.contract import rules_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from emu.check.explorer.breadth import Broken
     from emu.check.model.engine import Engine
+    from emu.check.model.state import State
     from emu.core.machine import Core
     from emu.protocols.contract import Protocol
 
@@ -71,7 +73,12 @@ def explore(
     setup = setup or setup_of(event)
     alike = symmetry and setup.holders_alike
     watched, orders = Watched(protocol), Orders(setup.holders, alike=alike)
-    search = Search(Small(watched, setup, core, orders, engine), orders, reduce=reduction)
+    search = Search(
+        Small(watched, setup, core, orders, engine),
+        orders,
+        reduce=reduction,
+        binds=partial(binds, protocol, setup),
+    )
     cpu = time.process_time()
     search.run(Bounds(max_states, max_memory, until), progress)
     result = _result(protocol, event, setup, search)
@@ -81,7 +88,8 @@ def explore(
     )
     linear = Small(Watched(protocol), setup, core, orders, engine, linear=True)
     for invariant in sorted(search.broken):
-        result.note(_finding(search, search.broken[invariant], linear, named or protocol.name))
+        found = search.broken[invariant]
+        result.note(_finding(search, found, linear, named or protocol.name), owed=found.owed)
     result.seconds, result.cpu_seconds = time.perf_counter() - search.began, time.process_time() - cpu
     return result
 
@@ -106,9 +114,24 @@ def _result(protocol: Protocol, event: str, setup: Setup, search: Search) -> Res
 
 
 def promised(protocol: Protocol, setup: Setup) -> tuple[str, ...]:
-    """What it promises whichever of these reclaims comes."""
-    kinds = [promise_kind(reclaim.split()[0]) for reclaim in setup.reclaims]
-    return tuple(name for name in protocol.promises if all(name in protocol.promised(kind) for kind in kinds))
+    """What it promises for some of these reclaims."""
+    kinds = _kinds(setup.reclaims)
+    return tuple(name for name in protocol.promises if any(name in protocol.promised(kind) for kind in kinds))
+
+
+def binds(protocol: Protocol, setup: Setup, invariant: str, state: State | None) -> bool:
+    """Whether what breaks in this state was promised: by the kinds of all reclaims that had been asked for by then. None: of all there are."""
+    name = BOUND_BY.get(invariant, invariant)
+    rows = state.reclaimers if state else ()
+    begun = [reclaim for reclaim, row in zip(setup.reclaims, rows, strict=False) if row.state != "new"]
+    kinds = _kinds(begun if state else setup.reclaims)
+    return name.startswith(CONTRACT) or (
+        name in protocol.promises and all(name in protocol.promised(kind) for kind in kinds)
+    )
+
+
+def _kinds(reclaims: Sequence[str]) -> list[str]:
+    return [promise_kind(reclaim.split()[0]) for reclaim in reclaims]
 
 
 def promise_kind(event: str) -> str:

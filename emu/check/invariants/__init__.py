@@ -1,6 +1,6 @@
 """S1 to S10 and V1 to V25 of the revoke contract, each one function over a history.
 
-    judge(history, promised) -> Judgement a invariant: kept, broken (each occasion a Breach), or untested (why this history cannot show it)
+    judge(history, promised, excepts) -> Judgement a invariant: kept, broken (each occasion a Breach), or untested (why this history cannot show it)
 
 A function looks at what happened and never at a protocol's name: lines come to it without that and without the sentences it may occur
 in. Whether a broken invariant is a *breach* (it was promised) or the protocol's *cost* is the reader's to say: `Judgement.promised`. What
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from emu.check.invariants import contract, safety
 from emu.check.invariants.invariant import Breach, Invariant, Judgement
+from emu.check.invariants.laid import Promises
 from emu.core.decision import CONTRACT, RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from emu.check.history import History
 
@@ -31,27 +32,38 @@ WITHOUT_LINES = frozenset(
 )  # shown by generations in the engine's log and by stamps in the memory alone
 
 
-def judge(history: History, promised: Collection[str] = ()) -> list[Judgement]:
-    """All invariants, in the order of their numbers; then the core's rules that were broken."""
+def judge(
+    history: History, promised: Collection[str] = (), excepts: Mapping[str, Collection[str]] | None = None
+) -> list[Judgement]:
+    """All invariants, in the order of their numbers; then the core's rules that were broken. `excepts` as a protocol declares it."""
     seen = history.blind
-    return [_judge(invariant, seen, invariant.name in promised) for invariant in INVARIANTS] + _rules(seen)
+    promises = Promises(seen, promised, excepts or {})
+    return [_owed(promises, _judge(invariant, seen)) for invariant in INVARIANTS] + _rules(seen)
 
 
-def _judge(invariant: Invariant, history: History, promised: bool) -> Judgement:
+def _owed(promises: Promises, found: Judgement) -> Judgement:
+    """What was promised where it broke is told first."""
+    owed = [promises.owed(breach) for breach in found.breaches]
+    order = sorted(range(len(owed)), key=lambda at: not owed[at])
+    promised = any(owed) if owed else promises.some(found.name)
+    return replace(found, promised=promised, breaches=tuple(found.breaches[at] for at in order))
+
+
+def _judge(invariant: Invariant, history: History) -> Judgement:
     if missing := lines_missing(history):
-        return _with_a_gap(invariant, history, promised, missing)
+        return _with_a_gap(invariant, history, missing)
     breaches = tuple(invariant.breaches(history))
     untested = "" if breaches else invariant.untested(history)
     if not breaches and not untested and history.gaps:
         untested = f"{history.gaps} lines or records are missing: what was not seen may have been there"
-    return Judgement(invariant.name, promised, breaches, untested)
+    return Judgement(invariant.name, False, breaches, untested)
 
 
 def lines_missing(history: History) -> int:
     return sum(line["last"] - line["first"] + 1 for line in history.of("gap"))
 
 
-def _with_a_gap(invariant: Invariant, history: History, promised: bool, missing: int) -> Judgement:
+def _with_a_gap(invariant: Invariant, history: History, missing: int) -> Judgement:
     """Lines tell nothing when others between them are gone: who held, asked or answered may be told there. What needs none is seen."""
     needs_none = replace(history, events=[])
     breaches = tuple(invariant.breaches(needs_none)) if invariant.name in WITHOUT_LINES else ()
@@ -61,7 +73,7 @@ def _with_a_gap(invariant: Invariant, history: History, promised: bool, missing:
         else ""
     )
     untested = f"{missing} lines are missing: what was not seen may have been there{seen}"
-    return Judgement(invariant.name, promised, breaches, "" if breaches else untested)
+    return Judgement(invariant.name, False, breaches, "" if breaches else untested)
 
 
 def _rules(history: History) -> list[Judgement]:
@@ -75,13 +87,3 @@ def _rules(history: History) -> list[Judgement]:
                 Breach(name, f"the core stopped it: {RULES.get(rule, rule)}", (line["n"],))
             )
     return [Judgement(name, True, tuple(breaches)) for name, breaches in found.items()]
-
-
-def promised_in(
-    history: History, promises: Collection[str], excepts: dict[str, Collection[str]]
-) -> tuple[str, ...]:
-    """What holds for all kinds of reclaims that this history has."""
-    details = (line["detail"] for line in history.of("Phase") if line["phase"] == "requested")
-    kinds = {str(detail.get("kind", "")) for detail in details}
-    spared = {name for kind, names in excepts.items() if kind in kinds for name in names}
-    return tuple(name for name in promises if name not in spared)

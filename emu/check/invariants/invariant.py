@@ -35,7 +35,7 @@ class Invariant:
 
 @dataclass(frozen=True)
 class Judgement:
-    """kept: `breaches` is empty and `untested` too."""
+    """kept: `breaches` is empty and `untested` too. promised: where the first of them was broken; else at some reclaim of the history."""
 
     name: str
     promised: bool

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from emu.check.invariants import judge, promised_in
+from emu.check.explorer.search import promise_kind
+from emu.check.invariants import judge
 from emu.check.shown import lacking
 from emu.core.decision import CONTRACT
 
@@ -65,8 +66,7 @@ class Verdict:
 def verdict_of(run: Run) -> Verdict:
     """By all invariants and by the world; what both have found is told by the history, but for the rules of the contract."""
     history, protocol = run.history, run.protocol
-    promised = promised_in(history, protocol.promises, dict(protocol.excepts))
-    judgements = judge(history, promised)
+    judgements = judge(history, protocol.promises, protocol.excepts)
     broken = {
         found.name: Broken(
             found.name, found.breaches[0].sentence, found.promised or found.name.startswith(CONTRACT), "history",
@@ -76,7 +76,7 @@ def verdict_of(run: Run) -> Verdict:
         if found.breaches
     }  # fmt: skip
     for name, found in run.found.items():
-        owed = name in promised or name.startswith(CONTRACT)
+        owed = _owed(run, name, found.step)
         told = Broken(name, f"{found.sentence} (step {found.step + 1})", owed, "world")
         if name not in broken or name.startswith(CONTRACT):  # the world knows what the protocol said
             broken[name] = told
@@ -84,3 +84,12 @@ def verdict_of(run: Run) -> Verdict:
     untested = {found.name: found.untested for found in judgements if found.verdict == "untested"}
     why = tuple(lacking(history, judgements))
     return Verdict(tuple(broken[name] for name in sorted(broken)), kept, untested, why)
+
+
+def _owed(run: Run, name: str, step: int) -> bool:
+    """What the world saw break is laid at nobody: spared is what broke once an excepted reclaim had been asked for."""
+    if name.startswith(CONTRACT):
+        return True
+    asked = (label.partition(": ") for label in run.labels[: step + 1])
+    kinds = {promise_kind(what.split()[0]) for who, _, what in asked if who.startswith("reclaimer")}
+    return name in run.protocol.promises and all(name in run.protocol.promised(kind) for kind in kinds)
