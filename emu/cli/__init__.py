@@ -12,6 +12,7 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = 64
+INTERRUPTED = 130
 LONGEST = 64  # characters of a name in a sentence
 _LONG = re.compile(rf"[^\s/:]{{{LONGEST + 1},}}")
 
@@ -138,7 +140,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with watched():
-            return _main(arguments)
+            code = _main(arguments)
+            if code == INTERRUPTED and argv is None:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already
+            return code
     except Unwritable as unwritable:
         return _unwritable(arguments, unwritable.error)
 
@@ -184,7 +189,7 @@ def _main(arguments: list[str]) -> int:
         return error.code
     except KeyboardInterrupt:
         print(f"emu: {name}: EINTR: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Unwritable:
         raise
     except OSError as error:

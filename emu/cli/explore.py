@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,16 +90,17 @@ def run(args: argparse.Namespace) -> int:
     check(args)
     jobs = jobs_of(args, protocol)
     results = []
-    for result in parallel.run_all(jobs, args.jobs or os.cpu_count() or 1):
-        results.append(result)
-        if args.json != "-":
-            print("\n".join(lines_of(result)), flush=True)
-        if args.story:
-            write_stories(Path(args.story), result)
+    with closing(parallel.run_all(jobs, args.jobs or os.cpu_count() or 1)) as done:
+        for result in done:
+            results.append(result)
+            if args.json != "-":
+                print("\n".join(lines_of(result)), flush=True)
+            if args.story:
+                write_stories(Path(args.story), result)
     left = unreached(protocol, results)
     code = verdict(results, left if is_whole(jobs) else [])
     if args.json != "-":
-        print("\n".join(closing(protocol, results, left, whole=is_whole(jobs))), flush=True)
+        print("\n".join(last_words(protocol, results, left, whole=is_whole(jobs))), flush=True)
     if args.json:
         write(args.json, as_json(protocol, results, left, code))
     return code
@@ -208,7 +210,7 @@ def steps_of(finding: Finding) -> list[str]:
     return [*lines, *([f"    {finding.untold}"] if finding.untold else [])]
 
 
-def closing(
+def last_words(
     protocol: Protocol, results: Sequence[Result], left: Sequence[tuple[str, str, str]], *, whole: bool
 ) -> list[str]:
     total = len(list(rows_of(protocol)))

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from emu.check.explorer.result import Result
 from emu.check.explorer.search import MAX_STATES, explore
 from emu.check.honest import Honest
 from emu.check.stranger import load_protocol
+from emu.check.workers import unheard, workers
 from emu.protocols import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from emu.check.explorer.breadth import Search
     from emu.check.model.setup import Setup
@@ -57,26 +56,27 @@ class Job:
 
 def run(job: Job) -> Result:
     """Explore, in this process."""
-    return explore(
-        job.load(),
-        job.event,
-        job.max_states,
-        setup=job.setup,
-        reduction=job.reduction,
-        symmetry=job.symmetry,
-        max_memory=job.max_memory,
-        progress=Progress(f"{job.protocol} {job.event}"),
-        named=job.named,
-    )
+    with unheard():
+        return explore(
+            job.load(),
+            job.event,
+            job.max_states,
+            setup=job.setup,
+            reduction=job.reduction,
+            symmetry=job.symmetry,
+            max_memory=job.max_memory,
+            progress=Progress(f"{job.protocol} {job.event}"),
+            named=job.named,
+        )
 
 
-def run_all(jobs: Sequence[Job], processes: int) -> Iterator[Result]:
+def run_all(jobs: Sequence[Job], processes: int) -> Generator[Result]:
     """Each as soon as those before it are there."""
     if processes <= 1 or len(jobs) <= 1:
         yield from map(run, jobs)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = [pool.submit(run, job) for job in jobs]
+    with workers(processes, each=1) as submit:
+        futures = [submit(run, job) for job in jobs]
         for job, future in zip(jobs, futures, strict=True):
             try:
                 yield future.result()

@@ -10,17 +10,18 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.mutants import hunt
 from emu.check.mutants.hunt import Catch
+from emu.check.workers import workers
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
 HOLDS, BREACH = 0, 1
 SCHEMA: Final = 1
@@ -42,9 +43,10 @@ def run(target: str | None, jobs: int | None) -> int:
     voice = sys.stderr if target == "-" else sys.stdout
     began, found = time.monotonic(), []
     tasks = hunt.work()
-    for catch in carried_out(tasks, jobs or len(os.sched_getaffinity(0))):
-        found.append(catch)
-        print(line_of(catch), file=voice, flush=True)
+    with closing(carried_out(tasks, jobs or len(os.sched_getaffinity(0)))) as done:
+        for catch in done:
+            found.append(catch)
+            print(line_of(catch), file=voice, flush=True)
     order = {name: at for at, name in enumerate(task_names(tasks))}
     found.sort(key=lambda catch: order[catch.name])
     print("\n".join(summary(found, time.monotonic() - began)), file=voice)
@@ -58,13 +60,13 @@ def task_names(tasks: Sequence[str]) -> list[str]:
     return [hunt.name_of(task) for task in tasks]
 
 
-def carried_out(tasks: Sequence[str], jobs: int) -> Iterator[Catch]:
+def carried_out(tasks: Sequence[str], jobs: int) -> Generator[Catch]:
     """As they are done. A process that dies takes its task with it, which has survived then."""
     if jobs == 1:
         yield from map(hunt.do, tasks)
         return
-    with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn")) as pool:
-        futures = {pool.submit(hunt.do, task): task for task in tasks}
+    with workers(min(jobs, len(tasks))) as submit:
+        futures = {submit(hunt.do, task): task for task in tasks}
         for future in as_completed(futures):
             try:
                 yield future.result()

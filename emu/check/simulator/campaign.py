@@ -9,10 +9,10 @@ if not at the first decision that is asked for twice.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
@@ -22,11 +22,12 @@ from emu.check.mutants.catalogue import find
 from emu.check.simulator.run import Subject, simulate
 from emu.check.simulator.verdict import verdict_of
 from emu.check.stranger import load_protocol
+from emu.check.workers import workers
 from emu.core.decision import CONTRACT
 from emu.protocols import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from emu.check.simulator.run import Run
 
@@ -192,27 +193,27 @@ def campaign(
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     first = seeds[0]
     if jobs > 1 and len(chunks) > 1:
-        done = _spread(source, chunks, jobs, first)
+        done: Generator[list[Judged]] = _spread(source, chunks, jobs, first)
     else:
         done = (_judge_all(subject, chunk, first) for chunk in chunks)
     found: list[Judged] = []
-    for part in done:
-        found += part
-        if progress:
-            progress(len(found), len(seeds))
+    with closing(done):
+        for part in done:
+            found += part
+            if progress:
+                progress(len(found), len(seeds))
     _add_up(summary, sorted(found, key=lambda judged: judged.seed))
     summary.seconds = time.perf_counter() - began
     return summary
 
 
-def _spread(source: Source, chunks: Sequence[Sequence[int]], jobs: int, first: int) -> Iterator[list[Judged]]:
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(_chunk, source, seeds, first) for seeds in chunks]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def _spread(
+    source: Source, chunks: Sequence[Sequence[int]], jobs: int, first: int
+) -> Generator[list[Judged]]:
+    with workers(jobs) as submit:
+        waiting = [submit(_chunk, source, seeds, first) for seeds in chunks]
+        for done in as_completed(waiting):
+            yield done.result()
 
 
 def _add_up(summary: Summary, found: Sequence[Judged]) -> None:
