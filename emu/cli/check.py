@@ -21,6 +21,7 @@ from emu.check.shown import lacking
 from emu.check.story import tell
 from emu.check.stranger import Unusable, introduced
 from emu.check.validate import held
+from emu.check.workers import unheard
 from emu.cli import CommandError, check_targets, store
 from emu.history.perfetto import trace
 from emu.protocols import registry
@@ -70,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"check {args.run}: EUCLEAN: {error}", UNKNOWN) from None
     known = known_in(args.run)
     declared = declared_by(history, args.protocol, known)
-    result = judged(args.run, history, declared, known)
+    with unheard():
+        result = judged(args.run, history, declared, known)
     _deliver(args, history, result)
     return next(code for code, word in WORDS.items() if word == result["verdict"])
 

@@ -22,6 +22,7 @@ from emu.check.simulator.cast import draw_cast
 from emu.check.simulator.clock import FIRES, Clock
 from emu.check.simulator.recorder import Recorder
 from emu.check.simulator.script import Script
+from emu.check.workers import unheard
 from emu.history import journal, oplog
 from emu.protocols.contract import declaration
 
@@ -185,6 +186,11 @@ def _ends_a_quantum(choice: Choice) -> bool:
 
 def simulate(subject: Subject, seed: int) -> Run:
     """The seed's story, from the beginning until nothing can happen any more."""
+    with unheard():
+        return _simulated(subject, seed)
+
+
+def _simulated(subject: Subject, seed: int) -> Run:
     draw = Random(seed)
     cast = draw_cast(draw)
     stage = Stage(subject, cast.setup)
@@ -203,6 +209,11 @@ def simulate(subject: Subject, seed: int) -> Run:
 
 def replay(subject: Subject, script: Script, *, lenient: bool = False) -> Run:
     """The script's steps. lenient: those that cannot be taken are left out. Raises CannotReplay."""
+    with unheard():
+        return _replayed(subject, script, lenient=lenient)
+
+
+def _replayed(subject: Subject, script: Script, *, lenient: bool) -> Run:
     stage = Stage(subject, script.setup)
     run = Run(subject, script.setup, stage.recorder, stops=dict(script.stops))
     stopped = _Stopped(script, stage.recorder)
