@@ -318,6 +318,7 @@ def judge_step(
                 )
             if effect.phase == "unmapped" and effect.keys:
                 met.append("an MR was revoked")
+    broken += ungated(before, after, made)
     if changed & {"mrs", "sessions"}:
         broken += registered(before, after)
     if "mrs" in changed or any(isinstance(effect, do.Notify) for effect in made):
@@ -332,6 +333,25 @@ def judge_step(
     ):
         broken += lost_revokes(after)
     return tuple(broken), tuple(met)
+
+
+TAKING: Final = frozenset({"notified", "fencing", "unmapping", "applying", "applied", "freed"})
+DONE_TO_MEMORY: Final = frozenset({"applying", "applied", "freed"})
+
+
+def ungated(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Finding]:
+    """V1: whoever takes the range from others, and lets go of the core before it has ended, has closed a gate first."""
+    shut = {number for number, row in before["reclaims"].items() if row.gated}
+    for effect in made:
+        if not isinstance(effect, do.Phase) or effect.reclaim not in after["reclaims"]:
+            continue
+        if effect.phase == "gated":
+            shut.add(effect.reclaim)
+        acts = effect.phase in DONE_TO_MEMORY or (effect.phase in TAKING and effect.keys)
+        if acts and effect.reclaim not in shut:
+            told = f"reclaim {effect.reclaim} took the range from others in several steps, and closed no gate"
+            return [("V1", told)]
+    return []
 
 
 def registered(before: Books, after: Books) -> list[Finding]:
