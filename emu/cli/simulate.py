@@ -22,6 +22,7 @@ from emu.check.simulator.shrink import NotBroken, shrink
 from emu.check.simulator.verdict import Verdict, verdict_of
 from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
+from emu.cli.output import Unwritable
 from emu.protocols import registry
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     try:
         return _run(args)
-    except CommandError:
+    except (CommandError, Unwritable):
         raise
     except Exception as error:  # ours, or of an object that a stranger's file has made: nothing is known then
         sentence = f"simulate: the tool failed: {type(error).__name__}: {error}: please tell its authors how"

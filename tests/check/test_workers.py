@@ -98,3 +98,11 @@ def test_what_a_protocol_prints_is_no_part_of_the_json(arguments, loud):
     out, err = process.communicate(timeout=120)
     assert json.loads(out)["schema"] == 1
     assert "LOUD" in err
+
+
+def test_a_reader_who_has_gone_is_no_failure_of_the_tool():
+    process = emu("simulate", "none", "--seed", "1")
+    process.stdout.close()
+    process.stdout = None
+    _out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (64, "")
