@@ -1,0 +1,38 @@
+"""Rows that the core can never ask for are not counted against a protocol."""
+
+from __future__ import annotations
+
+from wrong_protocols import INTERRUPTED, wrong
+
+from emu.check.explorer.search import unreached
+from emu.core.decision import END, START
+from emu.protocols.contract import apply, free, gate, go, quiesce, reply, unmap
+
+AT_ONCE = go(gate(), apply(), free(), reply(), to=END)
+ROWS = {
+    ("fencing", "quiesced"): go(unmap(), to="unmapping"),
+    ("fencing", "cancelled"): INTERRUPTED,
+    ("unmapping", "unmapped"): go(apply(), free(), reply(), to=END),
+    ("unmapping", "cancelled"): INTERRUPTED,
+}
+
+
+def left_of(requested, rows):
+    table = {
+        (START, "requested"): requested,
+        (START, "surprise"): go(gate(), quiesce(), to="fencing"),
+        **rows,
+    }
+    return {row[:2] for row in unreached(wrong("rows", table, importers=("sync-revocable",), loss="mr"), [])}
+
+
+def test_a_surprise_that_nobody_can_cancel_leaves_no_row_unreached():
+    assert left_of(AT_ONCE, ROWS) == {
+        (START, "requested"), (START, "surprise"), ("fencing", "quiesced"), ("unmapping", "unmapped"),
+    }  # fmt: skip
+
+
+def test_phases_behind_a_request_and_phases_behind_nothing_are_counted():
+    fenced = go(gate(), quiesce(), to="fencing")
+    assert ("fencing", "cancelled") in left_of(fenced, ROWS)
+    assert ("never", "cancelled") in left_of(AT_ONCE, {**ROWS, ("never", "cancelled"): INTERRUPTED})
