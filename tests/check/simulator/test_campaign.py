@@ -75,7 +75,8 @@ def test_a_strangers_protocol_that_breaks_the_contract_is_named(tmp_path, name):
         if rule in found:
             break
     assert rule in found
-    assert campaign(source, [seed]).code == BREACH
+    more = 20 if name == "guesses" else 1  # who guesses may guess alike in one seed, not in twenty
+    assert campaign(source, range(seed, seed + more)).code == BREACH
 
 
 def test_what_is_promised_and_broken_is_a_breach_and_else_a_cost(tmp_path):
