@@ -273,4 +273,5 @@ class Loop:
             self._sessions.event(session.number, DEVICE_FATAL, {})
         for visitor in list(self._visitors.values()):
             self._hang_up(visitor.door)
+        self._record.ended()
         self._epoll.close()

@@ -26,8 +26,10 @@ class Record:
     def __init__(self, engine: Engine, writer: EventsWriter | None) -> None:
         self._engine, self.writer = engine, writer
         self.epoch = engine.epoch
+        self.events = 0  # told to the core in this life
 
     def event(self, event: Event) -> None:
+        self.events += 1
         if self.writer:
             self.writer.note("event", self.epoch, event)
 
@@ -55,6 +57,11 @@ class Record:
         """What the shell itself has to say."""
         if self.writer:
             self.writer.line("shell", self.epoch, name, values)
+
+    def ended(self) -> None:
+        """The last line of a life that came to a clean end: a history without it has lost its tail, or was cut off."""
+        self.shell("Ended", events=self.events)
+        self.flush()
 
     def flush(self) -> None:
         if self.writer:

@@ -164,6 +164,7 @@ SAID: Mapping[str, Mapping[str, type]] = {
     "CutOff": {"session": int},
     "Defect": {"event": str},
     "DoorClosed": {},
+    "Ended": {"events": int},
     "EffectFailed": {"effect": str},
     "PutBack": {"event": str},
     "TurnedAway": {},

@@ -33,7 +33,9 @@ class Around:
             reception=SimpleNamespace(packet=lambda visitor, packet: self.came.append((visitor, packet.data)), hung_up=self.hung.append),
             steps=SimpleNamespace(waiting=1, run=lambda limit: self.loop.stop()), effects=SimpleNamespace(), timers=Timers(),
             admin=SimpleNamespace(visit=lambda point: None),
-            record=SimpleNamespace(flush=lambda: None, shell=lambda name, **values: self.lines.append((name, values))),
+            record=SimpleNamespace(
+                flush=lambda: None, ended=lambda: None, shell=lambda name, **values: self.lines.append((name, values))
+            ),
             uid=os.getuid(),
         )  # fmt: skip
 

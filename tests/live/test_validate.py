@@ -335,6 +335,77 @@ def test_a_brokers_clock_that_leaps_is_refused(history):
     refused(with_lines(history, leap))
 
 
+# ---- what is left away, and what is put a little aside
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_a_history_whose_last_lines_are_gone_is_refused(history, count):
+    assert "Ended" in str(refused(dataclasses.replace(history, events=history.events[:-count]))[0])
+
+
+def test_a_history_without_its_last_events_that_keeps_the_brokers_last_word_is_refused(history):
+    def shorten(lines):
+        last = max(at for at, line in enumerate(lines) if line["kind"] == "event")
+        return [*lines[:last], lines[-1]]
+
+    refused(with_lines(history, shorten))
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_completion_that_was_taken_away_is_refused(history, number):
+    """And the row was counted anew."""
+
+    def forget(records):
+        places = [at for at, record in enumerate(records) if record.kind == Kind.POLLED]
+        del records[places[number]]
+
+    changed = with_journal(history, "peer", forget)
+    codes = [record.code for record in changed.journals["peer"].of(Kind.POLLED)]
+    peer = {
+        **history.row["peer"],
+        "good": {"all": codes.count(0)},
+        "bad": {"all": len(codes) - codes.count(0)},
+    }
+    words = [str(why) for why in refused(dataclasses.replace(changed, row={**history.row, "peer": peer}))]
+    assert any("never completed" in why for why in words)
+
+
+@pytest.mark.parametrize("by", [-(10**9), -(10**7), 10**9])
+def test_a_peer_whose_clock_goes_wrong_is_refused(history, by):
+    def shift(records):
+        records[:] = [record._replace(time=record.time + by) for record in records]
+
+    assert any(why.where == "journals/peer.jrnl" for why in refused(with_journal(history, "peer", shift)))
+
+
+def test_a_reclaim_that_met_dma_cannot_say_that_nothing_was_in_flight(history):
+    def calm(lines):
+        for line in lines:
+            if line["type"] == "Phase":
+                line["inflight"] = 0
+
+    assert any("before and after" in str(why) for why in refused(with_lines(history, calm)))
+
+
+def test_a_control_without_dma_cannot_say_that_some_was_in_flight(runs):
+    idle = History.read(runs["mr-revoke-truncate-dax-control-no-dma"])
+    busy = edit("Phase", where={"phase": "requested"}, inflight=1)
+    assert any("none under these keys" in str(why) for why in refused(with_lines(idle, busy)))
+
+
+def test_a_log_without_one_of_its_records_is_refused(history):
+    """Whichever ended a request, and all others are numbered anew."""
+    log = history.logs[0]
+    ends = [at for at, record in enumerate(log.records) if record.op_done and record.opcode in (0, 4)]
+    assert len(ends) > 3
+    for gone in ends:
+        kept = [record for at, record in enumerate(log.records) if at != gone]
+        kept = tuple(record._replace(seq=at) for at, record in enumerate(kept))
+        refused(
+            dataclasses.replace(history, logs=[dataclasses.replace(log, written=len(kept), records=kept)])
+        )
+
+
 # ---- the files themselves
 
 FILES = (

@@ -89,7 +89,31 @@ def moved(history: History) -> list[Refusal]:
         for at, record in enumerate(log.records):
             where = f"oplog-{log.thread}.bin, record {record.seq}"
             found += [Refusal(where, why) for why in _wrong(engine, log, at, record)]
-    return found
+    return found if engine.simulated else found + list(_in_flight(history))
+
+
+def _in_flight(history: History) -> Iterator[Refusal]:
+    """What a Phase says was in flight, by the log. It was counted within its epoch: an operation that began before that one, and still
+    ran behind it, was; where a lab posts to its victim from the start, one that was had left a record.
+    """
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for _, record in history.records():
+        for key in {record.rkey, record.lkey} - {0}:
+            spans.setdefault(key, []).append(
+                (record.op_epoch, record.epoch_last if key == record.rkey else -1)
+            )
+    for line in history.of("Phase"):
+        ran = [span for key in line["keys"] for span in spans.get(key, ())]
+        where = f"line {line['n']} (Phase)"
+        if not line["inflight"] and any(begun < line["epoch"] < last for begun, last in ran):
+            yield Refusal(
+                where,
+                "it says that nothing was in flight: the log has an operation that ran before and after",
+            )
+        if line["inflight"] and history.row and not any(begun <= line["epoch"] for begun, _ in ran):
+            yield Refusal(
+                where, f"it says that {line['inflight']} were in flight: the log has none under these keys"
+            )
 
 
 def _engine(history: History) -> Engine:

@@ -55,6 +55,7 @@ class _Reading:
         self.policy = options.get("allocator", "freed-first")
         declared = (history.meta.get("declared") or {}).get("protocol")
         self.live = history.meta.get("source") == "live"
+        self.to_the_end = self.live and bool(history.row or history.meta.get("made_by"))
         self.host = str(options.get("host_protocol") or (DEFAULT if self.live else declared))
         self.scale = float(options.get("time_scale") or 1.0)
         self.at = 0
@@ -110,6 +111,23 @@ class _Reading:
                 self.step(self.take())
             else:
                 raise Refused(self.where(line), "no step of the core left this here")
+        self.end()
+
+    def end(self) -> None:
+        """A broker's last word at a clean end: nothing comes behind it, and a lab's run has one."""
+        ends = [at for at, line in enumerate(self.lines) if line["type"] == "Ended"]
+        for at in ends:
+            if at + 1 < len(self.lines) and self.lines[at + 1]["type"] != "Loaded":
+                raise Refused(self.where(self.lines[at]), "the broker's last word is not the last")
+        if not self.to_the_end:
+            return
+        if not ends or ends[-1] != len(self.lines) - 1:
+            raise Refused("the end", "it is missing: a broker that came to its end says Ended")
+        told = sum(line["kind"] == "event" for line in self.lines)
+        if self.lines[-1]["events"] != told:
+            raise Refused(
+                self.where(self.lines[-1]), f"it counts {self.lines[-1]['events']} events: there are {told}"
+            )
 
     def life(self, line: Json) -> None:
         """The broker starts with the rows that were durable; in the same history they are the last life's."""
