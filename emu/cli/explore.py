@@ -186,7 +186,8 @@ def lines_of(result: Result) -> list[str]:
     row = result.as_row()
     speed = f"{result.states:,} states, {result.transitions:,} moves, depth {result.depth}, {row['states_per_second']:,}/s"
     holders = f" with {result.holders} holders" if result.holders > 1 else ""
-    lines = [f"{result.protocol} {result.event}{holders}: {row['verdict']} ({speed})"]
+    without = f", without {' and '.join(result.left_out)}" if result.left_out else ""
+    lines = [f"{result.protocol} {result.event}{holders}{without}: {row['verdict']} ({speed})"]
     if len(result.reclaims) > 1:
         lines += [f"  reclaims side by side: {', '.join(result.reclaims)}"]
     lines += [f"  promised and checked: {', '.join(result.checked) or 'nothing'}"]

@@ -41,6 +41,7 @@ class Result:
     depth: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    left_out: tuple[str, ...] = ()  # what cannot happen in this world, and might elsewhere
     bound_hit: str = ""  # the option that set the bound
     reductions: tuple[str, ...] = ()
     memory: int = 0  # bytes of the graph
@@ -80,7 +81,7 @@ class Result:
     def as_row(self) -> dict[str, Any]:
         names = (
             *("protocol", "event", "reclaims", "holders"),
-            *("states", "transitions", "depth", "bound_hit", "reductions"),
+            *("left_out", "states", "transitions", "depth", "bound_hit", "reductions"),
         )
         plain: dict[str, Any] = {name: getattr(self, name) for name in names}
         return {

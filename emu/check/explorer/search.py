@@ -104,6 +104,7 @@ def _result(protocol: Protocol, event: str, setup: Setup, search: Search) -> Res
         len(graph),
         len(graph.target),
         graph.depth,
+        left_out=left_out(setup),
         bound_hit=search.bound_hit,
         memory=graph.bytes,
         resident=search.resident,
@@ -111,6 +112,12 @@ def _result(protocol: Protocol, event: str, setup: Setup, search: Search) -> Res
         sometimes=dict(sorted(search.met.items())),
         required=required(protocol, setup),
     )
+
+
+def left_out(setup: Setup) -> tuple[str, ...]:
+    """What a verdict of this setup says nothing about."""
+    words = ((setup.crashes, "crashes"), (setup.refusals, "refusals of the hardware"))
+    return tuple(word for number, word in words if not number)
 
 
 def promised(protocol: Protocol, setup: Setup) -> tuple[str, ...]:

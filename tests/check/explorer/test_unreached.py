@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from wrong_protocols import INTERRUPTED, wrong
 
-from emu.check.explorer.search import unreached
+from emu.check.explorer.result import Result
+from emu.check.explorer.search import left_out, setup_of, unreached
+from emu.cli.explore import lines_of, pair_of
 from emu.core.decision import END, START
 from emu.protocols.contract import apply, free, gate, go, quiesce, reply, unmap
 
@@ -36,3 +38,13 @@ def test_phases_behind_a_request_and_phases_behind_nothing_are_counted():
     fenced = go(gate(), quiesce(), to="fencing")
     assert ("fencing", "cancelled") in left_of(fenced, ROWS)
     assert ("never", "cancelled") in left_of(AT_ONCE, {**ROWS, ("never", "cancelled"): INTERRUPTED})
+
+
+def test_a_verdict_says_what_was_left_out():
+    found = left_out(pair_of("truncate"))
+    assert found == ("crashes", "refusals of the hardware")
+    line = lines_of(Result("mine", "truncate", left_out=found, holders=2))[0]
+    assert line.startswith(
+        "mine truncate with 2 holders, without crashes and refusals of the hardware: holds"
+    )
+    assert not left_out(setup_of("truncate"))
