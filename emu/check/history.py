@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["BrokenHistory", "History"]
 
 Json = dict[str, Any]
+NAMED = 5  # runs that are named
 NAMING = frozenset({"protocol", "sentence", "error"})
 T = TypeVar("T")
 
@@ -167,6 +168,18 @@ def _check_folder(place: Path) -> None:
         raise BrokenHistory(
             f"{place} is empty: a run's folder has at least meta.json, events.jsonl and oplog-0.bin"
         )
+    if not (place / "meta.json").exists() and (below := _runs_below(place)):
+        more = f" (and {len(below) - NAMED} more)" if len(below) > NAMED else ""
+        raise BrokenHistory(f"{place} is no run, it has some: check {', '.join(below[:NAMED])}{more}")
+
+
+def _runs_below(place: Path) -> list[str]:
+    """Folders of runs, as `emu compare --out` and DIR/runs hold them."""
+    try:
+        found = [path.parent for depth in ("*", "*/*") for path in place.glob(f"{depth}/meta.json")]
+    except OSError:
+        return []
+    return [str(path) for path in sorted(found)]
 
 
 def _check_manifest(place: Path, *, whole: bool) -> None:

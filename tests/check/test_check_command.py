@@ -354,3 +354,12 @@ def test_foreign_bytes_are_seen_across_a_gap(cost, tmp_path, capsys):
 def test_a_protocol_that_promises_nothing_does_not_hold_across_a_gap(cost, tmp_path):
     count = len(History.read(cost).events)
     assert main(["check", with_gap(cost, tmp_path / "run", count // 4, count // 2)]) == 2
+
+
+def test_a_folder_above_the_runs_is_2_and_names_them(tmp_path, capsys):
+    for name in ("row-a", "row-b"):
+        (tmp_path / name / "run-1").mkdir(parents=True)
+        (tmp_path / name / "run-1" / "meta.json").write_text("{}")
+    assert main(["check", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"is no run, it has some: check {tmp_path}/row-a/run-1, {tmp_path}/row-b/run-1" in error
