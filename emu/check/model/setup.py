@@ -18,6 +18,10 @@ from emu.check.model.state import KINDS, SELF_TRUNCATE
 from emu.core import requests
 from emu.core.rows import BLOCK
 
+# No world is larger: a number that nobody can have meant is refused before anything of that size is made.
+HIGH = {"holders": 64, "mrs": 64, "reclaims": 64, "blocks": 1 << 16}
+MANY = 1 << 16
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -56,10 +60,13 @@ class Setup:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reclaims", tuple(self.reclaims))
         low = {"holders": 1, "mrs": 1, "blocks": 3, "depth": 1}
+        if len(self.reclaims) > HIGH["reclaims"]:
+            raise ValueError(f"setup: {len(self.reclaims)} reclaims: use at most {HIGH['reclaims']}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (not isinstance(value, int) or value < low.get(field.name, 0)):
-                raise ValueError(f"setup: {field.name} {value!r}: use a number from {low.get(field.name, 0)}")
+            least, most = low.get(field.name, 0), HIGH.get(field.name, MANY)
+            if field.type == "int" and (not isinstance(value, int) or not least <= value <= most):
+                raise ValueError(f"setup: {field.name} {value!r:.40}: use a number from {least} to {most}")
         for number in range(len(self.reclaims)):
             self.asks(number)
 
