@@ -45,6 +45,8 @@ __all__ = ["BrokenHistory", "History"]
 Json = dict[str, Any]
 NAMED = 5  # runs that are named
 NAMING = frozenset({"protocol", "sentence", "error"})
+WITH_NAME = NAMING | {"name"}
+NESTED = frozenset({dict, list})
 T = TypeVar("T")
 
 
@@ -204,7 +206,12 @@ def _write_json(path: Path, content: Json) -> None:
 
 
 def _blind(value: Any) -> Any:
-    if isinstance(value, dict):
-        named = NAMING | {"name"} if value.get("type") == "SetProtocol" else NAMING
-        return {name: _blind(item) for name, item in value.items() if name not in named}
-    return [_blind(item) for item in value] if isinstance(value, list) else value
+    kind = type(value)
+    if kind is dict:
+        named = WITH_NAME if value.get("type") == "SetProtocol" else NAMING
+        return {
+            name: _blind(item) if type(item) in NESTED else item
+            for name, item in value.items()
+            if name not in named
+        }
+    return [_blind(item) if type(item) in NESTED else item for item in value] if kind is list else value

@@ -152,7 +152,7 @@ class Core:
 
     def snapshot(self) -> tuple[Any, ...]:
         """The committed state, for `restore`: one dict a book; the rows themselves are shared."""
-        return tuple(book.rows.copy() for book in self.books.all)
+        return tuple([book.rows.copy() for book in self.books.all])
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         for book, content in zip(self.books.all, snapshot, strict=True):

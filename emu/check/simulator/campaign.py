@@ -9,10 +9,11 @@ if not at the first decision that is asked for twice.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from concurrent.futures import as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 HOLDS, BREACH, UNKNOWN = 0, 1, 2
 WORD: Final = {HOLDS: "holds", BREACH: "breach", UNKNOWN: "unknown"}
 CHUNK: Final = 20  # seeds that a process takes at a time
+SELDOM: Final = 50_000  # objects between two collections
 SAMPLES: Final = 5  # seeds that are named for each finding
 GUARDS: Final = ("DMA in flight when the reclaim began",)
 
@@ -180,7 +182,21 @@ def _chunk(source: Source, seeds: Sequence[int], first: int) -> list[Judged]:
 
 
 def _judge_all(subject: Subject, seeds: Sequence[int], first: int) -> list[Judged]:
-    return [judge_seed(subject, seed, twice=seed == first) for seed in seeds]
+    with _seldom_collected():
+        return [judge_seed(subject, seed, twice=seed == first) for seed in seeds]
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """A story makes much and leaves few cycles: they are looked for seldom, and not among what was there before (a tenth of the time)."""
+    usual = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(SELDOM, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 def campaign(
