@@ -11,12 +11,13 @@ import pytest
 
 from emu.check.explorer.search import explore
 from emu.check.invariants import judge
+from emu.check.model.setup import Setup
 from emu.check.model.state import KINDS
 from emu.check.mutants import hunt
 from emu.check.mutants.catalogue import MUTANTS, find
 from emu.check.simulator.cast import draw_cast
 from emu.check.simulator.run import Subject, replay, simulate
-from emu.check.simulator.script import script_of
+from emu.check.simulator.script import Script, script_of
 from emu.check.validate import validate
 from emu.protocols import registry
 
@@ -95,6 +96,22 @@ def test_what_a_seed_leaves_is_a_history_that_the_model_allows(name):
     assert any(run.setup.fabric for run in runs)
     assert any(len(run.history.of("Loaded")) > 1 for run in runs), "no broker was killed"
     assert any(run.met.get("holder crashed") for run in runs)
+
+
+def test_two_reclaims_of_one_holder_are_two_requests_and_a_plug_behind_a_restart_has_a_session():
+    revoke = Subject(HERE["mr-revoke"])
+    own = Setup(("self-truncate 4096", "self-truncate 0"), crashes=0)
+    steps = (
+        *("holder1: reg_mr", "shell: install 256 (0, 1) 7", "engine: installed 256"),
+        *("holder1: self-truncate 4096", "shell: quiesce 1 (256,)", "holder1: self-truncate 0"),
+    )
+    assert validate(replay(revoke, Script("mr-revoke", own, steps)).history, PROTOCOLS) == []
+    gone = Setup(("surprise-unplug",), returns=True)
+    steps = (
+        *("reclaimer1: surprise-unplug", "shell: offline 0"),
+        *("crash: broker, and its start", "reclaimer1: plug"),
+    )
+    assert validate(replay(revoke, Script("mr-revoke", gone, steps)).history, PROTOCOLS) == []
 
 
 def test_keys_that_were_taken_back_are_tried():

@@ -96,6 +96,7 @@ class Reclaim:
         default_factory=list
     )  # those with a phase of it: whatever it commits is in one of them
     taken: set[int] = field(default_factory=set)
+    detached: int = ALWAYS  # the first epoch behind the commit that took them
     before: FileRow | None = None
     after: FileRow | None = None
 
@@ -289,6 +290,8 @@ class _Reading:
             row.aperture = self.made.aperture_of(row.life, row.before.device)
             mine = row.before.within(row.target["lo"], row.target["hi"])
             row.taken = mine - (row.after.blocks if row.after else set())
+            commits = [change.line["epoch"] for change in step.changes if change.ino == ino]
+            row.detached = min(commits, default=ALWAYS) + 1
 
     # ---- durable rows
 

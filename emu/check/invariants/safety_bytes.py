@@ -148,9 +148,7 @@ def lost(history: History) -> Iterator[Breach]:
         detached = applied["epoch"]
         moved = [one for one in _under(history, made, row) if _silent(one.record, detached)]
         told = {(one.thread, one.record.seq) for one in moved}
-        moved += [
-            one for one in _detached(history, made, row, detached) if (one.thread, one.record.seq) not in told
-        ]
+        moved += [one for one in _detached(history, made, row) if (one.thread, one.record.seq) not in told]
         count = sum(max(0, one.record.bytes - vain[one.thread].get(one.record.seq, 0)) for one in moved)
         if count:
             sentence = f"{count} bytes were acknowledged behind {row.words()}, and are not in the file"
@@ -163,14 +161,14 @@ def _silent(record: OpRecord, detached: int) -> bool:
     return written and bool(Flag(record.flags) & MISSED)
 
 
-def _detached(history: History, made: Digest, row: Reclaim, epoch: int) -> Iterator[Moved]:
-    """What was written, from this epoch on, into blocks that the reclaim had taken from their file, freed or not; of a sum, whose blocks
+def _detached(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
+    """What was written, behind the commit of it, into blocks that the reclaim had taken from their file, freed or not; of a sum, whose blocks
     nobody knows, where all that its key translates to was taken.
     """
     if not row.taken:
         return
     for thread, record in history.once(_good_writes):
-        if record.epoch_last < epoch:
+        if record.epoch_last < row.detached:
             continue
         life = made.key_at(record.rkey, record.op_epoch)
         if life is None or life.life != row.life or life.installed["n"] > row.at("applied"):
@@ -178,7 +176,7 @@ def _detached(history: History, made: Digest, row: Reclaim, epoch: int) -> Itera
         if record.kind == OpKind.QUANTUM:
             count = min(record.bytes, BLOCK * len(_written_blocks(record) & row.taken))
         else:
-            count = record.bytes if life.blocks <= row.taken and record.epoch_first >= epoch else 0
+            count = record.bytes if life.blocks <= row.taken and record.epoch_first >= row.detached else 0
         if count and life.aperture == row.aperture:
             yield Moved(thread, record._replace(bytes=count))
 
