@@ -28,7 +28,7 @@ from emu.core.decision import CONTRACT
 from emu.protocols import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from emu.check.simulator.run import Run
 
