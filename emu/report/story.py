@@ -32,8 +32,44 @@ class Step(NamedTuple):
     kind: str
 
 
+# Effects in words: the shell's labels are the core's own fields.
+EFFECTS: Final = (
+    (re.compile(r"shell: install (\d+) \(([^)]*)\) \d+$"), "installs key {0} over {1}"),
+    (re.compile(r"shell: release \(([^)]*)\)$"), "{0} become free"),
+    (re.compile(r"shell: allocate \(([^)]*)\)$"), "{0} are given out"),
+)
+
+
+def in_words(label: str) -> str:
+    """A label for people: as it is, but for effects whose fields need words."""
+    for form, words in EFFECTS:
+        found = form.match(label)
+        if found:
+            *numbers, blocks = found.groups()
+            return "shell: " + _agreed(words.format(*numbers, _blocks(blocks)), blocks)
+    return label
+
+
+def _blocks(told: str) -> str:
+    """`0, 1` as blocks 0-1."""
+    numbers = [int(number) for number in told.split(",") if number.strip()]
+    if len(numbers) == 1:
+        return f"block {numbers[0]}"
+    if numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"blocks {numbers[0]}-{numbers[-1]}"
+    return f"blocks {', '.join(map(str, numbers)) or 'none'}"
+
+
+def _agreed(words: str, blocks: str) -> str:
+    """One block becomes, several become."""
+    if len([number for number in blocks.split(",") if number.strip()]) != 1:
+        return words
+    return words.replace(" become ", " becomes ").replace(" are ", " is ")
+
+
 def step_of(label: str) -> Step:
     """Who tells whom, by the label's grammar."""
+    label = in_words(label)
     who, _, what = label.partition(": ")
     if not what:
         return (
@@ -75,14 +111,14 @@ def told(script: Mapping[str, Any]) -> str:
     """The story as text, a step a line."""
     stem, loop = _parts(script)
     lines = [title(script), f"  {broken(script)}", ""]
-    lines += [f"{at:4}. {label}" for at, label in enumerate(stem, 1)]
+    lines += [f"{at:4}. {in_words(label)}" for at, label in enumerate(stem, 1)]
     if loop is not None:
         lines += [
             "",
             "      and from there for ever:" if loop else "      and nobody owes a move any more",
             "",
         ]
-        lines += [f"{at:4}. {label}" for at, label in enumerate(loop, len(stem) + 1)]
+        lines += [f"{at:4}. {in_words(label)}" for at, label in enumerate(loop, len(stem) + 1)]
     if script.get("untold"):
         lines += ["", f"      {script['untold']}"]
     return "\n".join(lines) + "\n"
@@ -90,7 +126,7 @@ def told(script: Mapping[str, Any]) -> str:
 
 def title(script: Mapping[str, Any]) -> str:
     protocol = script["protocol"]
-    name = protocol if isinstance(protocol, str) else protocol["file"]
+    name = script.get("name") or (protocol if isinstance(protocol, str) else protocol["file"])
     return f"{name}: {', '.join(script['setup']['reclaims'])}"
 
 

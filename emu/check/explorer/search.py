@@ -89,7 +89,7 @@ def explore(
     linear = Small(Watched(protocol), setup, core, orders, engine, linear=True)
     for invariant in sorted(search.broken):
         found = search.broken[invariant]
-        result.note(_finding(search, found, linear, named or protocol.name), owed=found.owed)
+        result.note(_finding(search, found, linear, named or protocol.name, protocol.name), owed=found.owed)
     result.seconds, result.cpu_seconds = time.perf_counter() - search.began, time.process_time() - cpu
     return result
 
@@ -176,11 +176,12 @@ def _verbs_within(protocol: Protocol, setup: Setup) -> set[str]:
     return verbs
 
 
-def _finding(search: Search, broken: Broken, linear: Small, named: Any) -> Finding:
+def _finding(search: Search, broken: Broken, linear: Small, named: Any, name: str) -> Finding:
     stem, loop, untold = story_of(search, broken, linear)
     script = {
         "schema": 1,
         "protocol": named,
+        "name": name,
         "setup": linear.setup.as_json(),
         "mutant": None,
         "steps": list(stem),

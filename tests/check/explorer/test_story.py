@@ -70,7 +70,7 @@ def test_every_rendering_tells_every_step(protocol):
     for script in scripts_of(protocol).values():
         labels = [*script["steps"], *script.get("loop", ())]
         text, mermaid, page = story.told(script), story.mermaid(script), story.page(script)
-        assert all(f". {label}\n" in text for label in labels)
+        assert all(f". {story.in_words(label)}\n" in text for label in labels)
         assert sum("->>" in line or "-x" in line for line in mermaid.splitlines()) == len(labels)
         assert mermaid.startswith("sequenceDiagram\n")
         drawn = ET.fromstring(story.svg(script))
@@ -79,6 +79,16 @@ def test_every_rendering_tells_every_step(protocol):
         assert script["breaks"]["invariant"] in page
         HTMLParser().feed(page)
         assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_story_is_told_by_the_protocol_s_name_and_in_words():
+    result = explore(NONE, "truncate", named={"file": "mine.py"})
+    script = next(finding.script for finding in result.costs if finding.invariant == "S2")
+    text = story.told(script)
+    assert text.startswith("none: truncate\n")
+    assert "shell: installs key 256 over blocks 0-1\n" in text
+    assert "shell: block 1 becomes free\n" in text
+    assert "installs key 256 over blocks 0-1" in story.mermaid(script)
 
 
 def test_mermaid_keeps_its_own_signs_to_itself():
