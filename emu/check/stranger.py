@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 
 from emu.check.honest import Honest
 from emu.core.decision import CONTRACT
+from emu.core.errors import printable
 from emu.protocols.contract import Malformed, Protocol, check
 from emu.protocols.registry import Stranger
 
@@ -86,7 +87,7 @@ def _run(path: Path, source: str) -> dict[str, Any]:
 
 def _words(error: BaseException) -> str:
     try:
-        return str(error)[:300]
+        return printable(str(error)[:300])
     except Exception:  # noqa: BLE001 - its words may raise as well
         return "(it cannot be printed)"
 

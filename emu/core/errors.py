@@ -41,12 +41,18 @@ class Refused(CoreError):
         return (type(self), (self.errno, str(self)))
 
 
+def printable(text: str) -> str:
+    """One line without control characters, whatever a stranger's exception says: it is shown on terminals."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class ProtocolBroke(CoreError):
     """A protocol broke a rule of the contract (`rule` is its name in docs/protocols.md)."""
 
     errno = errno.EPROTO
 
     def __init__(self, protocol: str, rule: str, sentence: str) -> None:
+        sentence = printable(sentence)
         super().__init__(f"protocol {protocol} broke {rule}: {sentence}")
         self.protocol, self.rule, self.sentence = protocol, rule, sentence
 

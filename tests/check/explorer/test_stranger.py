@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.check.stranger import Unusable, load_protocol
+from emu.check.stranger import Unusable, introduced, load_protocol
+from emu.core.errors import ProtocolBroke
 
 GOOD = """
 from emu.core.decision import END, EVENTS, START
@@ -57,3 +58,13 @@ def test_a_file_that_is_not_there_or_is_no_text(tmp_path):
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Unusable, match="no UTF-8"):
         load_protocol(tmp_path / "bytes.py")
+
+
+def test_what_a_stranger_raises_is_shown_without_its_control_characters(tmp_path):
+    file = tmp_path / "loud.py"
+    file.write_text('raise ValueError("a\\x1b[31mred\\x07\\nnext")')
+    with pytest.raises(Unusable) as caught:
+        introduced(str(file))
+    assert r"a\x1b[31mred\x07\nnext" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert str(ProtocolBroke("loud", "no-raise", "a\x1b[2Jb\r\n")).endswith(r"a\x1b[2Jb\r\n")
