@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 # Requests: of the first session to come, of reclaimers, of the taker; of holders PD_REQUEST, SELF, and those of MRs.
 CREATE, RECLAIM, CANCEL, PLUG, TAKE = 1, 20, 21, 22, 30
-SELF: Final = 19  # of the first reclaim; 18 of the second, ...
+SELF: Final = 19  # of the first reclaim; 20 of the second, ... (in a session of a holder)
 MR_REQUESTS: Final = 100  # of the first MR: 100 reg, 101 dereg, 102 ack, and 4 more a registration
 ACCESS: Final = 7
 REFUSED: Final = ("quiesced", "unmapped")
@@ -335,7 +335,7 @@ class World:
         if not (own or row.open):
             state = self._do(state, ("opened", RECLAIMER + number, f"reclaimer{number + 1}", False))
         state = _with_reclaimer(state, number, Reclaimer("asked"))
-        request = SELF - number if own else RECLAIM
+        request = SELF + number if own else RECLAIM
         return self._step(state, ("ask", self._session_of(state, number), request, self.setup.asks(number)))
 
     def _cancel(self, state: State, number: int) -> State:
@@ -475,8 +475,8 @@ class World:
             return state
         if request == PD_REQUEST:
             return _with_holder(state, number, holder._replace(pd=handle))
-        if SELF - len(state.reclaimers) < request <= SELF:
-            return self._returned(state, SELF - request, code)
+        if SELF <= request < SELF + len(state.reclaimers):
+            return self._returned(state, request - SELF, code)
         at = (request - MR_REQUESTS) // (4 * (1 + self.setup.registrations))
         mr = holder.mrs[at]
         if request % 4 == 0:
