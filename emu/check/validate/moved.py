@@ -100,7 +100,7 @@ def _in_flight(history: History) -> Iterator[Refusal]:
     for _, record in history.records():
         for key in {record.rkey, record.lkey} - {0}:
             spans.setdefault(key, []).append(
-                (record.op_epoch, record.epoch_last if key == record.rkey else -1)
+                (record.op_epoch, record.epoch_last if key == record.rkey and record.bytes else -1)
             )
     for line in history.of("Phase"):
         ran = [span for key in line["keys"] for span in spans.get(key, ())]
