@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +136,6 @@ class Stage:
         self.names: dict[tuple[str, int], int] = {}  # (kind, the model's handle) -> the live one
         self.layouts: dict[int, Json] = {}
         self.later: Fact | None = None
-        self.loop_held = ""
         self.engine_held = ""
 
     # ---- holds
@@ -170,6 +168,15 @@ class Stage:
         self.met("after-effect")
         self.arm("before-effect")
         self.release("after-effect")
+
+    def close(self) -> None:
+        """Everybody leaves."""
+        for peer in self.peers.values():
+            peer.journal.close()
+            peer.context.close()
+        for actor in self.actors.values():
+            actor.context.close()
+        self.admin.close()
 
     def let_go(self) -> None:
         for point in ("before-effect", "after-effect", "quantum-next", "quantum-half"):
@@ -231,9 +238,8 @@ class Stage:
         try:
             result: Json = dict(pending.result(patience(LATE)).result)
             number = 0
-        except Exception as error:  # noqa: BLE001 - every refusal has an errno; what has none is told
-            number = getattr(error, "errno", None) or -1
-            result = {"error": str(error)}
+        except WireError as error:  # refused, or nothing came
+            number, result = error.errno, {"error": str(error)}
         wanted = effect.errno if isinstance(effect, do.Fail) else 0
         if number != wanted:
             raise Diverged(
@@ -295,10 +301,10 @@ class Stage:
             self.release(self.engine_held)
             self.engine_held = ""
         who = self.peers[peer + 1]
-        until = time.monotonic() + patience(LATE)
-        while not (found := who.cq.poll(1)[1]):
-            if time.monotonic() > until:
-                raise Diverged(f"the WRITE of peer{peer + 1} does not complete")
+        who.cq.wait(patience(LATE))
+        found = who.cq.poll(1)[1]
+        if not found:
+            raise Diverged(f"the WRITE of peer{peer + 1} does not complete")
         who.journal.polled(who.qp.qp_num, found[0].wr_id, int(found[0].status))
         good = found[0].status == 0
         if good != (status == "SUCCESS"):
@@ -392,6 +398,7 @@ def _carry_out(
     (folder / "pm0.img").write_bytes(image)
     stage.let_go()
     filemap = _survey(stage)
+    stage.close()
     return Forced(len(steps), folder, _corrupted(image, filemap), filemap)
 
 

@@ -13,6 +13,7 @@ Sessions and requests are numbered by the world, the same in every story, and ar
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -98,7 +99,7 @@ class Under(NamedTuple):
 NOWHERE: Final = Frozen(())
 
 
-class Driver:
+class Driver(ABC):
     """What both have in common: one core, and how a step is read."""
 
     def __init__(self, core: Core, protocol: str) -> None:
@@ -112,8 +113,9 @@ class Driver:
     def start(self) -> Frozen:
         return self._freeze()
 
+    @abstractmethod
     def step(self, core: Frozen, words: Words) -> Step:
-        raise NotImplementedError
+        """One step of the core, and what it leaves to do."""
 
     def restart(self, core: Frozen, blank: Frozen) -> Frozen:
         """What is durable, in a core that has just begun."""
@@ -134,16 +136,17 @@ class Driver:
     def books(self, snapshot: Snapshot) -> dict[str, dict[Any, Any]]:
         return dict(zip(self.names_of_books, snapshot, strict=True))
 
+    @abstractmethod
     def naming(self, core: Frozen) -> Of:
         """The names by which the state knows the core's numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def under(self, core: Frozen, order: Order = ()) -> Under:
         """The core's part of the canonical form, holders in this order, and how the state's numbers are called there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _freeze(self) -> Frozen:
-        raise NotImplementedError
+        """The core as it is now."""
 
     def _go_to(self, core: Frozen) -> None:
         if self._at is not core:
