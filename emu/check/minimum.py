@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.protocols.contract import PROMISES, rules_of
+from emu.protocols.contract import PROMISES, actions_of, disposals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,12 +167,8 @@ def minimum(name: str, kind: str = "") -> dict[str, str]:
 
 def inapplicable(protocol: Protocol) -> dict[str, str]:
     """Invariants that no history of this protocol can show to be kept or broken, each with the reason."""
-    verbs = {
-        action.verb
-        for entry in protocol.table.values()
-        for rule in rules_of(entry)
-        for action in rule.actions
-    }
+    verbs = {action.verb for action in actions_of(protocol)}
+    careful = disposals(protocol) == ("after-unmap",)
     found = {
         "V7": "nothing that it does gives memory back",
         "V8": "nothing that it does gives memory back",
@@ -180,11 +176,11 @@ def inapplicable(protocol: Protocol) -> dict[str, str]:
     }
     if "notify" not in verbs:
         found["V2"] = "it tells nobody anything"
-    if "quiesce" not in verbs and protocol.disposal == "after-unmap":
+    if "quiesce" not in verbs and careful:
         found["V12"] = "its reclaims take no key back"
     if "unmap" not in verbs:
         found |= dict.fromkeys(("V6", "V16"), "it waits for no unmap")
-        if protocol.disposal == "after-unmap":
+        if careful:
             found["V18"] = "it takes nothing from under a pin, so that it never waits"
     if "unmap" not in verbs or "deferred-unmap" not in protocol.importers:
         found["V5"] = "it waits for no importer that unmaps later"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.core.decision import CONTRACT
-from emu.protocols.contract import declaration, rules_of
+from emu.protocols.contract import actions_of, declaration
 from emu.protocols.registry import Registry, load
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def declared(protocol: str) -> dict[str, object]:
 
 def tells_holders(protocol: str) -> bool:
     """Whether any rule of it notifies holders: else a prompt one does what a deaf one does. Raises UnknownProtocol."""
-    table = known().get(protocol).table.values()
-    return any(
-        action.verb == "notify" for entry in table for rule in rules_of(entry) for action in rule.actions
-    )
+    return any(action.verb == "notify" for action in actions_of(known().get(protocol)))
 
 
 def is_breach(rule: str, promises: Sequence[str]) -> bool:

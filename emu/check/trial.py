@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.stranger import DONE, MEMORY, RAISED, Unusable, load_protocol
-from emu.core.decision import EVENTS, START, Decision, Facts
+from emu.core.decision import EVENTS, KINDS, START, Decision, Facts
 from emu.protocols.contract import phases
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 BYTES: Final = 4 << 30  # of address space
 MOST: Final = 200  # phases that are asked about
 FACTS: Final = tuple(
-    Facts(kind, pins, holders)
-    for kind in ("truncate", "punch", "unlink", "unplug", "surprise")
-    for pins, holders in ((0, 0), (1, 1), (2, 1), (2, 2))
+    Facts(kind, pins, holders, own, leased, "dax")
+    for kind in KINDS
+    for pins, holders, own in ((0, 0, False), (1, 1, False), (2, 1, True), (2, 2, False))
+    for leased in (False, True)
 )
 
 

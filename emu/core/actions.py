@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from emu.core import allocator, files, scope, teardown
 from emu.core.asking import alive, answer
-from emu.core.decision import Action
+from emu.core.decision import DISPOSALS, Action
 from emu.core.effects import (
     Arm,
     CloseHandle,
@@ -179,7 +179,7 @@ def _host_token(b: Books, number: int) -> int:
     return token
 
 
-def do_free(b: Books, number: int, _action: Action) -> bool:
+def do_free(b: Books, number: int, action: Action) -> bool:
     row = b.reclaims[number]
     if row.kind == "surprise":
         return False
@@ -187,7 +187,9 @@ def do_free(b: Books, number: int, _action: Action) -> bool:
         raise scope.broke(
             row, "free-after-apply", "freed before it was applied" if not row.applied else "freed twice"
         )
-    disposal = b.protocols[row.protocol].disposal
+    disposal = action.text or b.protocols[row.protocol].disposal
+    if disposal not in DISPOSALS:
+        raise scope.broke(row, "known-answer", f"free with the disposal {disposal!r}, which is none")
     mine = tuple(key for key, run in b.quarantine.items() if run.reclaim == number)
     pinned = tuple(key for key in mine if scope.pins_on(b, key))
     if pinned and disposal == "after-unmap":

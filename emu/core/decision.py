@@ -17,6 +17,34 @@ if TYPE_CHECKING:
 START: Final = "start"
 END: Final = "end"
 
+# What a reclaim may be. A protocol is told `requested` for all but `surprise`; `excepts` takes these words.
+KINDS: Mapping[str, str] = {
+    "truncate": "a file is made shorter",
+    "punch": "a hole in the middle of a file",
+    "unlink": "the last name of a file goes",
+    "unplug": "orderly removal of a device, or of all that is on it",
+    "surprise": "the device is gone: a fact, told and not asked",
+    "collapse": "a range of a file is cut out, what lies behind it moves down",
+    "insert": "a hole is put in, what lies behind it moves up",
+    "zero": "a range of a file is to read as zeros",
+    "reflink": "a clone comes to share the file's blocks",
+    "cow-write": "a write to shared blocks moves the data to new ones",
+    "migrate": "the file's data moves to other blocks",
+    "poison": "the memory of one block has failed",
+    "umount": "the filesystem goes away, its files stay on the device",
+    "writeback": "a page is written to the device and write-protected",
+    "memory-pressure": "memory is short: pages are to be taken",
+    "move": "the exporter moves its buffer",
+    "revoke": "the exporter takes its buffer back",
+}
+
+# What a row may ask, as {fact: (word where it holds, word where it does not)}.
+FACTS: Mapping[str, tuple[str, str]] = {
+    "pinned": ("pinned", "free"),
+    "own": ("own", "not own"),
+    "leased": ("leased", "not leased"),
+}
+
 # What a protocol is told.
 EVENTS: Mapping[str, str] = {
     "requested": "somebody asks for the range",
@@ -38,7 +66,7 @@ VERBS: Mapping[str, str] = {
     "quiesce": "no new work under the keys that pin the range now; answered by quiesced or quiesce_failed",
     "unmap": "forget the translations of quiesced keys; answered by unmapped",
     "apply": "carry out the truncate, punch, unlink or unplug; an error of the host ends the reclaim with it",
-    "free": "give the blocks back to the allocator, as the protocol's disposal says",
+    "free": "give the blocks back to the allocator, as the protocol's disposal says (text: another one, for this time)",
     "deny": "answer the request with an error (text: the errno's name); nothing may have been applied",
     "reply": "answer the request with success",
     "arm": "start the timer (number: seconds); answered by deadline",
@@ -70,6 +98,13 @@ DISPOSALS: Mapping[str, str] = {
     "keep": "blocks stay out of use until their last pin is gone",
 }
 
+# What a registration may need first, with the way to get it.
+NEEDS: Mapping[str, str] = {
+    "mark": "the file must be marked immutable first (fs_mark; emu fs mark PATH on)",
+    "lease": "take a layout lease on the file first (fs_lease; emu fs lease PATH shared|exclusive)",
+    "signal": "its protocol must be able to signal whoever holds it: open the context from a process of this node's pid namespace",
+}
+
 IMPORTERS: Mapping[str, int] = {"sync-revocable": 0, "deferred-unmap": 1, "dynamic": 2, "non-revocable": 3}
 
 
@@ -87,9 +122,16 @@ class Decision(NamedTuple):
 class Facts(NamedTuple):
     """What a protocol may know when it decides."""
 
-    kind: str
+    kind: str  # of KINDS
     pins: int  # MRs that pin the range now
     holders: int  # sessions that have them
+    own: bool = False  # there are pins, and all are of the session that asks
+    leased: bool = False  # somebody other than who asks has a layout lease on the file
+    backing: str = ""  # of the range
+
+    @property
+    def pinned(self) -> bool:
+        return self.pins > 0
 
 
 class Deciding(Protocol):
@@ -105,4 +147,12 @@ class Deciding(Protocol):
     def backings(self) -> tuple[str, ...]: ...
     @property
     def disposal(self) -> str: ...
+    @property
+    def refuses(self) -> Mapping[str, str]: ...
+    @property
+    def needs(self) -> str: ...
+    @property
+    def on_demand(self) -> bool: ...
+    @property
+    def queues_pins(self) -> bool: ...
     def decide(self, phase: str, event: str, facts: Facts) -> Decision | None: ...

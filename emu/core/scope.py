@@ -11,7 +11,7 @@ from emu.core.decision import Facts
 from emu.core.effects import Phase
 from emu.core.errors import ProtocolBroke
 from emu.core.pins import pins_over
-from emu.core.rows import BLOCK, Reclaim, Run
+from emu.core.rows import BLOCK, HOST, Reclaim, Run
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -107,7 +107,12 @@ def pins_on(b: Books, key: int) -> bool:
 
 def facts_of(b: Books, row: Reclaim) -> Facts:
     keys = pinned(b, row)
-    return Facts(row.kind, len(keys), len(dict.fromkeys(b.mrs[key].session for key in keys)))
+    holders = tuple(dict.fromkeys(b.mrs[key].session for key in keys))
+    return Facts(row.kind, len(keys), len(holders), holders == (row.session,), backing=backing_of(b, row))
+
+
+def backing_of(_b: Books, row: Reclaim) -> str:
+    return HOST if row.host else "dax"
 
 
 def phase(b: Books, number: int, phase: str, detail: dict[str, object] | None = None) -> None:

@@ -11,16 +11,30 @@ runs at load and names what is missing. Words: emu.core.decision.EVENTS, VERBS, 
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from emu.core.decision import DISPOSALS, END, EVENTS, IMPORTERS, START, VERBS, Action, Decision, Facts
+from emu.core.decision import (
+    DISPOSALS,
+    END,
+    EVENTS,
+    FACTS,
+    IMPORTERS,
+    KINDS,
+    NEEDS,
+    START,
+    VERBS,
+    Action,
+    Decision,
+    Facts,
+)
 from emu.protocols import runner
 from emu.protocols.runner import Choice, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ANY = "*"
 BACKINGS = ("dax", "host")
@@ -28,6 +42,7 @@ LOSSES = ("none", "page", "mr", "qp", "context", "process", "device")
 NAME_MAX, TABLE_MAX = 64, 10_000
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
 LARGEST = 1e18  # seconds
+WRITING = ":write"  # behind a backing, in `refuses`: only a registration that may write
 PROMISES = (*(f"S{n}" for n in range(1, 11)), *(f"V{n}" for n in range(1, 26)))
 
 
@@ -39,8 +54,13 @@ def go(*actions: Action, to: str) -> Rule:
     return Rule(actions, to)
 
 
-def when_pinned(pinned: Rule, otherwise: Rule) -> Choice:
-    return Choice(pinned, otherwise)
+def when(fact: str, yes: Rule | Choice, no: Rule | Choice) -> Choice:
+    """fact: of FACTS. Looking and acting are one step: nothing comes between them."""
+    return Choice(fact, yes, no)
+
+
+def when_pinned(pinned: Rule | Choice, otherwise: Rule | Choice) -> Choice:
+    return when("pinned", pinned, otherwise)
 
 
 def gate() -> Action:
@@ -63,8 +83,8 @@ def apply() -> Action:
     return Action("apply")
 
 
-def free() -> Action:
-    return Action("free")
+def free(disposal: str = "") -> Action:
+    return Action("free", disposal)
 
 
 def deny(errno: str) -> Action:
@@ -89,7 +109,10 @@ class Protocol:
 
     promises: names of CONTRACT's invariants. excepts: kind of reclaim -> promises that it does not keep there.
     importers: classes whose memory it can take back; others are refused at registration (EOPNOTSUPP).
-    backings: "dax", "host". disposal: see DISPOSALS. loss: what a holder loses (LOSSES). ignored, impossible: by phase.
+    backings: BACKINGS. disposal: see DISPOSALS. loss: what a holder loses (LOSSES). ignored, impossible: by phase.
+    refuses: backing -> errno's name of a registration there ("page-cache:write": only of one that may write).
+    needs: what a registration needs first (NEEDS; EPERM without). on_demand: MRs of files are of the class dynamic, whatever was asked.
+    queues_pins: a registration that meets a gate waits until the reclaim has ended, in place of EBUSY.
     """
 
     name: str
@@ -105,6 +128,10 @@ class Protocol:
     ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     impossible: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    needs: str = ""
+    on_demand: bool = False
+    queues_pins: bool = False
 
     def decide(self, phase: str, event: str, facts: Facts) -> Decision | None:
         return runner.decide(self, phase, event, facts)
@@ -126,6 +153,16 @@ def declaration(protocol: Protocol) -> dict[str, object]:
     }
 
 
+def admission(protocol: Protocol) -> dict[str, object]:
+    """What a registration meets."""
+    return {
+        "refuses": dict(protocol.refuses),
+        "needs": protocol.needs,
+        "on_demand": protocol.on_demand,
+        "queues_pins": protocol.queues_pins,
+    }
+
+
 def phases(protocol: Protocol) -> tuple[str, ...]:
     """All phases but END, in order of appearance."""
     found: dict[str, None] = {START: None}
@@ -137,7 +174,21 @@ def phases(protocol: Protocol) -> tuple[str, ...]:
 
 
 def rules_of(entry: Rule | Choice) -> tuple[Rule, ...]:
-    return (entry,) if isinstance(entry, Rule) else (entry.pinned, entry.free)
+    """All that it may come to."""
+    return (entry,) if isinstance(entry, Rule) else (*rules_of(entry.yes), *rules_of(entry.no))
+
+
+def actions_of(protocol: Protocol) -> Iterator[Action]:
+    """Every action that its table names."""
+    for entry in protocol.table.values():
+        for rule in rules_of(entry):
+            yield from rule.actions
+
+
+def disposals(protocol: Protocol) -> tuple[str, ...]:
+    """Every way in which it may free."""
+    named = (action.text for action in actions_of(protocol) if action.verb == "free" and action.text)
+    return tuple(dict.fromkeys((protocol.disposal, *named)))
 
 
 def check(protocol: Protocol) -> Protocol:
@@ -186,6 +237,15 @@ def shape(protocol: Protocol) -> list[str]:
             and all(type(key) is str and _words(value) for key, value in lists.items())
         )
     ]
+    if not (isinstance(protocol.refuses, dict) and _words((*protocol.refuses, *protocol.refuses.values()))):
+        found.append(f"refuses must be {{backing: errno's name}}, not {_shown(protocol.refuses)}")
+    if type(protocol.needs) is not str:
+        found.append(f"needs must be a string, not {_shown(protocol.needs)}")
+    found += [
+        f"{field} must be True or False, not {_shown(value)}"
+        for field, value in (("on_demand", protocol.on_demand), ("queues_pins", protocol.queues_pins))
+        if not _flag(value)
+    ]
     if not isinstance(table, dict):
         return [*found, f"table must be a dict {{(phase, event): go(...)}}, not {_shown(table)}"]
     if len(table) > TABLE_MAX:
@@ -201,8 +261,8 @@ def _row_problem(key: Any, entry: Any) -> str:
     """Why this is no row of a table, or nothing."""
     if not (type(key) is tuple and len(key) == 2 and all(type(word) is str and word for word in key)):
         return "its key must be (phase, event), two strings"
-    if type(entry) not in {Rule, Choice}:
-        return f"use go(...) or when_pinned(...), not {_shown(entry)}"
+    if problem := _choice_problem(entry):
+        return problem
     for rule in rules_of(entry):
         if type(rule) is not Rule or type(rule.to) is not str or not rule.to:
             return f"to={_shown(getattr(rule, 'to', rule))} must name a phase, a string"
@@ -216,8 +276,26 @@ def _row_problem(key: Any, entry: Any) -> str:
     return ""
 
 
+def _choice_problem(entry: Any, asked: tuple[str, ...] = ()) -> str:
+    """Why this is neither a rule nor a choice between two, or nothing. asked: the facts above it."""
+    if type(entry) is Rule:
+        return ""
+    if type(entry) is not Choice:
+        return f"use go(...), when(...) or when_pinned(...), not {_shown(entry)}"
+    if type(entry.fact) is not str or entry.fact not in FACTS:
+        return f"when({_shown(entry.fact)}) asks what nobody knows: use {', '.join(FACTS)}"
+    if entry.fact in asked:
+        return f"when({entry.fact!r}) stands under another: the answer is known there"
+    below = (*asked, entry.fact)
+    return _choice_problem(entry.yes, below) or _choice_problem(entry.no, below)
+
+
 def _words(value: Any) -> bool:
     return type(value) is tuple and all(type(word) is str for word in value)
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
 
 
 def _shown(value: Any) -> str:
@@ -235,9 +313,18 @@ def _meaning(protocol: Protocol) -> list[str]:
             ("backing", protocol.backings, BACKINGS),
             ("disposal", (protocol.disposal,), tuple(DISPOSALS)),
             ("loss", (protocol.loss,), LOSSES),
+            ("kind of reclaim in excepts", tuple(protocol.excepts), tuple(KINDS)),
+            ("need", (protocol.needs,) if protocol.needs else (), tuple(NEEDS)),
+            ("disposal", disposals(protocol)[1:], tuple(DISPOSALS)),
+            ("backing in refuses", [name.removesuffix(WRITING) for name in protocol.refuses], BACKINGS),
         )
         for name in names
         if name not in known
+    ]
+    found += [
+        f"errno {name!r} in refuses[{backing!r}] is unknown: use EOPNOTSUPP, EFAULT and their like"
+        for backing, name in protocol.refuses.items()
+        if not (name.startswith("E") and hasattr(errno, name))
     ]
     known_phases = phases(protocol)
     for (phase, event), entry in protocol.table.items():

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emu.protocols.contract import declaration, phases
-from emu.protocols.runner import Choice
+from emu.protocols.contract import admission, declaration, phases
+from emu.protocols.runner import arms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.core.decision import Action
     from emu.protocols.contract import Protocol
-    from emu.protocols.runner import Rule
 
 
 def listing(protocol: Protocol) -> dict[str, Any]:
     """{"schema": 1, "protocol", "summary", ..., "rows": [{"phase", "event", "if", "actions": [[verb, text, number], ...], "to"}, ...]}.
 
-    "if" is "pinned", "free", or "" where the row does not ask. Rows are in the order of the file.
+    "if" is "pinned", "free", "pinned, not own" and their like (emu.core.decision.FACTS), or "" where the row does not ask. Rows are in the
+    order of the file.
     """
     return {
         "schema": 1,
@@ -28,6 +28,7 @@ def listing(protocol: Protocol) -> dict[str, Any]:
         "aliases": list(protocol.aliases),
         "backings": list(protocol.backings),
         "disposal": protocol.disposal,
+        **admission(protocol),
         "phases": list(phases(protocol)),
         "rows": list(_rows(protocol)),
         "ignored": {phase: list(events) for phase, events in protocol.ignored.items()},
@@ -37,7 +38,7 @@ def listing(protocol: Protocol) -> dict[str, Any]:
 
 def _rows(protocol: Protocol) -> Iterator[dict[str, Any]]:
     for (phase, event), entry in protocol.table.items():
-        for arm, rule in _arms(entry):
+        for arm, rule in arms(entry):
             yield {
                 "phase": phase,
                 "event": event,
@@ -45,10 +46,6 @@ def _rows(protocol: Protocol) -> Iterator[dict[str, Any]]:
                 "actions": [_action(action) for action in rule.actions],
                 "to": rule.to,
             }
-
-
-def _arms(entry: Rule | Choice) -> tuple[tuple[str, Rule], ...]:
-    return (("pinned", entry.pinned), ("free", entry.free)) if isinstance(entry, Choice) else (("", entry),)
 
 
 def _action(action: Action) -> list[Any]:

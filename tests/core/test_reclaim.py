@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,6 +29,9 @@ from emu.protocols.contract import (
     unmap,
     when_pinned,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BLOCK = 4096
 
@@ -763,6 +768,9 @@ class Strange:
     importers = ("sync-revocable",)
     backings = ("dax",)
     disposal = "after-unmap"
+    refuses: Mapping[str, str] = MappingProxyType({})
+    needs = ""
+    on_demand = queues_pins = False
 
     def __init__(self, answer):
         self.answer = answer

@@ -21,10 +21,13 @@ from emu.protocols.contract import (
     gate,
     go,
     reply,
+    when,
     when_pinned,
 )
+from emu.protocols.runner import arm_of, arms
 
 LOADED = registry.load()
+GO_ON = go(apply(), free(), reply(), to=END)
 ALL = sorted({protocol.name for protocol in LOADED.protocols.values()})
 
 
@@ -54,6 +57,21 @@ def test_a_sound_declaration_is_given_back():
         ({"backings": ("paper",)}, "paper"),
         ({"disposal": "burn"}, "burn"),
         ({"loss": "face"}, "face"),
+        ({"excepts": {"tidy": ("S1",)}}, "tidy"),
+        ({"refuses": {"paper": "EFAULT"}}, "paper"),
+        ({"refuses": {"dax": "ENOSUCH"}}, "ENOSUCH"),
+        ({"refuses": ("dax",)}, "refuses must be"),
+        ({"needs": "money"}, "money"),
+        ({"needs": 1}, "needs must be"),
+        ({"on_demand": 1}, "on_demand must be"),
+        ({"queues_pins": "yes"}, "queues_pins must be"),
+        ({"table": {(START, "requested"): go(apply(), free("burn"), reply(), to=END)}}, "burn"),
+        ({"table": {(START, "requested"): contract.Choice("late", GO_ON, GO_ON)}}, "late"),
+        (
+            {"table": {(START, "requested"): when("own", when("own", GO_ON, GO_ON), GO_ON)}},
+            "the answer is known",
+        ),
+        ({"table": {(START, "requested"): when("own", GO_ON, "else")}}, "'else'"),
         ({"table": {(START, "rain"): go(reply(), to=END)}}, "rain"),
         ({"table": {(START, "requested"): go(Action("pray"), to=END)}}, "pray"),
         ({"table": {(START, "requested"): go(gate(), to="limbo")}}, "limbo"),
@@ -90,6 +108,33 @@ def test_the_runner_decides_ignores_and_breaks():
     assert protocol.decide(START, "deadline", Facts("truncate", 0, 0)) is None
     with pytest.raises(ProtocolBroke, match="total"):
         protocol.decide(START, "unmapped", Facts("truncate", 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("pins", "own", "leased", "verb", "way"),
+    [
+        (0, False, False, "apply", "free"),
+        (0, False, True, "apply", "free"),
+        (1, False, True, "arm", "pinned, leased"),
+        (1, True, True, "arm", "pinned, leased"),
+        (2, True, False, "reply", "pinned, not leased, own"),
+        (2, False, False, "deny", "pinned, not leased, not own"),
+    ],
+)
+def test_facts_are_asked_in_the_order_of_the_choices(pins, own, leased, verb, way):
+    denied, later = go(deny("EBUSY"), to=END), go(arm(1), to="later")
+    entry = when("pinned", when("leased", later, when("own", go(reply(), to=END), denied)), GO_ON)
+    protocol = make(table={(START, "requested"): entry, ("later", "deadline"): denied})
+    assert contract.problems(protocol) == []
+    facts = Facts("truncate", pins, pins, own, leased, "dax")
+    assert protocol.decide(START, "requested", facts).actions[0].verb == verb
+    assert arm_of(entry, facts) == way
+    assert way in [words for words, _rule in arms(entry)]
+
+
+def test_what_it_may_free_names_every_disposal():
+    table = {(START, "requested"): when_pinned(go(apply(), free("keep"), reply(), to=END), GO_ON)}
+    assert contract.disposals(make(table=table)) == ("after-unmap", "keep")
 
 
 @pytest.mark.parametrize("name", ALL)

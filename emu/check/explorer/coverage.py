@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from emu.core.errors import ProtocolBroke
 from emu.core.reclaim import well_formed
-from emu.protocols.runner import Choice
+from emu.protocols.runner import arm_of, arms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 
 class Watched:
-    """A protocol as the core sees it, with `rows`: (phase, event, arm) that were decided; arm is "pinned", "free" or ""."""
+    """A protocol as the core sees it, with `rows`: (phase, event, arm) that were decided; arm is "pinned", "free", "leased, own" or ""."""
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
         self.name, self.promises, self.importers = protocol.name, protocol.promises, protocol.importers
         self.backings, self.disposal = protocol.backings, protocol.disposal
+        self.refuses, self.needs = protocol.refuses, protocol.needs
+        self.on_demand, self.queues_pins = protocol.on_demand, protocol.queues_pins
         self.rows: dict[tuple[str, str, str], int] = {}
         self._said: dict[tuple[str, str, Facts], Decision | None] = {}
 
@@ -42,7 +44,7 @@ class Watched:
             )
         entry = self.protocol.table.get((phase, event))
         if entry is not None:
-            arm = "" if not isinstance(entry, Choice) else "pinned" if facts.pins else "free"
+            arm = arm_of(entry, facts)
             self.rows[phase, event, arm] = self.rows.get((phase, event, arm), 0) + 1
         return answer
 
@@ -50,7 +52,7 @@ class Watched:
 def rows_of(protocol: Protocol) -> Iterator[tuple[str, str, str]]:
     """All that Watched could note of this table."""
     for (phase, event), entry in protocol.table.items():
-        for arm in ("pinned", "free") if isinstance(entry, Choice) else ("",):
+        for arm, _rule in arms(entry):
             yield phase, event, arm
 
 
