@@ -15,7 +15,7 @@ BLOCK = 4096
 _SIZE = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]{0,63})=([^,]+)((?:,[^,]*)*)")
+_MOUNT = re.compile(r"((?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,63}){1,4})=([^,]+)((?:,[^,]*)*)")
 RESERVED = {"door", "zmq", "lock", "books", "runs"}
 
 
@@ -40,6 +40,7 @@ class MountPoint:
     device: str
     dax: bool = False
     protocol: str = ""  # empty: the node's default
+    raw: bool = False  # device-dax
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Options:
     mounts: tuple[MountPoint, ...] = ()
     listen: tuple[str, ...] = ()
     host_protocol: str = ""
+    anon_protocol: str = ""
+    dmabuf_protocol: str = ""
     allocator: str = "freed-first"
     threads: int = 1
     quantum: int = 65536
@@ -88,21 +91,27 @@ def parse_pmem(text: str) -> Pmem:
 
 
 def parse_mount(text: str) -> MountPoint:
-    """/MNT=NAME[,dax][,protocol=P]."""
+    """/MNT=NAME[,dax|devdax][,protocol=P]."""
     match = _MOUNT.fullmatch(text)
     if not match:
         raise OptionError(
-            f"--mount {text}: expected /MNT=NAME[,dax][,protocol=P], as /mnt=pm0,dax,protocol=ebusy"
+            f"--mount {text}: expected /MNT=NAME[,dax|devdax][,protocol=P], as /mnt=pm0,dax,protocol=ebusy"
         )
-    dax, protocol = False, ""
+    dax, raw, protocol = False, False, ""
     for word in filter(None, match[3].split(",")):
         if word == "dax":
             dax = True
+        elif word == "devdax":
+            raw = True
         elif word.startswith("protocol=") and len(word) > len("protocol="):
             protocol = word.removeprefix("protocol=")
         else:
-            raise OptionError(f"--mount {text}: unknown property {word!r}; there are dax and protocol=P")
-    return MountPoint(match[1], match[2], dax, protocol)
+            raise OptionError(
+                f"--mount {text}: unknown property {word!r}; there are dax, devdax and protocol=P"
+            )
+    if dax and raw:
+        raise OptionError(f"--mount {text}: dax is a filesystem, devdax the bare device: choose one")
+    return MountPoint(match[1], match[2], dax, protocol, raw)
 
 
 def check(options: Options) -> Options:

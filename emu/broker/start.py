@@ -38,6 +38,7 @@ from emu.broker.worker import Worker
 from emu.core.errors import CoreError
 from emu.core.events import DeviceAdded, MountAdded, Requested
 from emu.core.machine import Core
+from emu.core.rows import PSEUDO
 from emu.engine.broker import Engine
 from emu.history.events import EventsWriter
 from emu.history.runs import new_run
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DEFAULT_PROTOCOL = "mr-revoke"
-HOST = "host"  # a backing
 LAST_WORDS_MS = 500  # how long DEVICE_FATAL may take to leave
 OPLOG_RECORD = 192
 OPLOG_SHARE = (
@@ -211,9 +211,9 @@ class _Broker:
             print(f"emu: broker {self.directory}: protocol {why}", file=sys.stderr)
         for name in (mount.protocol for mount in self.options.mounts if mount.protocol):
             known.get(name)
-        host = _host_protocol(self.options, known)
-        self.options = replace(self.options, host_protocol=host)  # the history says what was chosen
-        return Core(known.protocols, policy=self.options.allocator, host_protocol=host, broken=known.broken)
+        chosen = {f"{backing}_protocol": pseudo_protocol(self.options, known, backing) for backing in PSEUDO}
+        self.options = replace(self.options, **chosen)  # type: ignore[arg-type]  # the history says what was chosen
+        return Core(known.protocols, policy=self.options.allocator, broken=known.broken, **chosen)
 
     def _recover(self, core: Core, steps: Steps) -> None:
         for warning in images.agree(self.directory, core.books, self.options.pmem, self.options.mounts):
@@ -222,7 +222,7 @@ class _Broker:
             steps.strict(DeviceAdded(pmem.name, pmem.blocks))
         for mount in self.options.mounts:
             protocol = mount.protocol or DEFAULT_PROTOCOL
-            steps.strict(MountAdded(mount.path, mount.device, mount.dax, protocol))
+            steps.strict(MountAdded(mount.path, mount.device, mount.dax, protocol, mount.raw))
 
     # ---- history
 
@@ -321,18 +321,19 @@ def _refuser(sessions: Sessions) -> Callable[[Requested, int, str], None]:
     return refuse
 
 
-def _host_protocol(options: Options, known: registry.Registry) -> str:
-    """As asked for; else the one that all mounts have, if it can serve host files; else the default."""
-    if options.host_protocol:
-        if HOST not in known.get(options.host_protocol).backings:
+def pseudo_protocol(options: Options, known: registry.Registry, backing: str) -> str:
+    """Of host files, anonymous memory or buffers: as asked for; else the one that all mounts have, if it can serve them; else the default."""
+    asked: str = getattr(options, f"{backing}_protocol")
+    if asked:
+        if backing not in known.get(asked).backings:
             raise StartError(
                 errno.EOPNOTSUPP,
-                f"--host-protocol {options.host_protocol} cannot serve host files: name another, or none at all",
+                f"--{backing}-protocol {asked} cannot serve {backing} memory: name another, or none at all",
             )
-        return options.host_protocol
+        return asked
     names = {known.get(mount.protocol or DEFAULT_PROTOCOL).name for mount in options.mounts}
     shared = names.pop() if len(names) == 1 else DEFAULT_PROTOCOL
-    return shared if HOST in known.get(shared).backings else DEFAULT_PROTOCOL
+    return shared if backing in known.get(shared).backings else DEFAULT_PROTOCOL
 
 
 def _declared(options: Options, known: registry.Registry) -> dict[str, Any] | None:

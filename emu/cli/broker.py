@@ -30,10 +30,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mount",
-        metavar="/MNT=NAME[,dax][,protocol=P]",
+        metavar="/MNT=NAME[,dax|devdax][,protocol=P]",
         action="append",
         default=[],
-        help="a filesystem on a device",
+        help="a filesystem on a device; devdax: the bare device, without files",
     )
     parser.add_argument(
         "--listen",
@@ -55,6 +55,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="protocol of host files (default: the one that all mounts have, if it can serve them; else mr-revoke)",
     )
+    for backing, what in (("anon", "clients' memory"), ("dmabuf", "exporters' buffers")):
+        parser.add_argument(
+            f"--{backing}-protocol",
+            metavar="P",
+            default="",
+            help=f"protocol of {what} (default: chosen as that of host files)",
+        )
     parser.add_argument(
         "--allocator",
         choices=["freed-first", "fifo"],
@@ -92,6 +99,8 @@ def options(args: argparse.Namespace) -> Options:
             mounts=tuple(parse_mount(text) for text in args.mount),
             listen=tuple(args.listen),
             host_protocol=args.host_protocol,
+            anon_protocol=args.anon_protocol,
+            dmabuf_protocol=args.dmabuf_protocol,
             allocator=args.allocator,
             threads=args.threads,
             quantum=parse_size(args.quantum),

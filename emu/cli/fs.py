@@ -131,7 +131,7 @@ def ls(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         tables = (
             (found["files"], ("path", "ino", "size", "blocks", "pins")),
-            (found["mounts"], ("path", "device", "dax", "protocol")),
+            (found["mounts"], ("path", "device", "dax", "raw", "protocol")),
             (found["devices"], ("name", "blocks", "free", "online", "namespace")),
         )
         print("\n\n".join(table(*each) for each in (tables[:1] if args.path else tables)))

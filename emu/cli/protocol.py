@@ -1,4 +1,5 @@
-"""`emu protocol MOUNT [NAME]`: show or change how a mount takes memory back. MOUNT `host` is for host files.
+"""`emu protocol MOUNT [NAME]`: show or change how a mount takes memory back. MOUNT `host` is for host files, `anon` for clients' memory, `dmabuf` for
+exporters' buffers.
 
 `emu protocol --diagram NAME` (or `--protocol FILE`) needs no node: the protocol's table as a state diagram in Mermaid; with --json, as data.
 """
@@ -38,7 +39,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="print the table of protocol NAME as a Mermaid state diagram",
     )
     parser.add_argument("--protocol", metavar="FILE", help="with --diagram: the protocol in this Python file")
-    parser.add_argument("mount", metavar="MOUNT", nargs="?", default="", help="a mount's path, or `host`")
+    parser.add_argument(
+        "mount", metavar="MOUNT", nargs="?", default="", help="a mount's path, or `host`, `anon`, `dmabuf`"
+    )
     parser.add_argument("name", metavar="NAME", nargs="?", default="", help="the protocol from now on")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from emu.core.effects import Fail, Reply
 from emu.core.errors import Refused
-from emu.core.rows import FOREVER, File
+from emu.core.rows import FOREVER, PSEUDO, File
 
 if TYPE_CHECKING:
     from emu.core.books import Book, Books
@@ -139,3 +139,11 @@ def host_file(event: Requested, what: str) -> HostFile:
 def mount_on(b: Books, device: str) -> str:
     """The mount whose protocol speaks for a device, "" without one."""
     return next((path for path, row in b.mounts.items() if row.device == device), "")
+
+
+def backing_of(b: Books, mount: str) -> str:
+    """What registrations on this mount are made of: one of contract.BACKINGS."""
+    row = b.mounts[mount]
+    if mount in PSEUDO:
+        return mount
+    return "devdax" if row.raw else "dax" if row.dax else "page-cache"

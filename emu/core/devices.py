@@ -10,7 +10,7 @@ from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice
 from emu.core.errors import Refused, errno_name, shown
-from emu.core.rows import BLOCK, HOST, Device, Mount, Token
+from emu.core.rows import BLOCK, Device, Mount, Token
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -53,7 +53,19 @@ def mount_added(b: Books, event: MountAdded) -> None:
             errno.EBUSY,
             f"mount {event.path} or device {event.device} is in use: one mount a device, each path once",
         )
-    b.mounts.put(event.path, Mount(event.device, event.dax, known_protocol(b, event.protocol)))
+    name = known_protocol(b, event.protocol)
+    b.mounts.put(event.path, Mount(event.device, event.dax, name, event.raw))
+    _check_serves(b, event.path, name)
+
+
+def _check_serves(b: Books, mount: str, name: str) -> None:
+    """Refuse a protocol on a mount whose memory it cannot take back."""
+    backing, served = asking.backing_of(b, mount), b.protocols[name].backings
+    if backing not in served:
+        refuse(
+            errno.EOPNOTSUPP,
+            f"protocol {name} cannot serve {backing} memory: it serves {', '.join(served)}; name another protocol for {mount}",
+        )
 
 
 def known_protocol(b: Books, name: str) -> str:
@@ -72,13 +84,7 @@ def set_protocol(b: Books, event: Requested, op: SetProtocol) -> None:
         refuse(errno.ENOENT, f"mount {shown(op.mount)} does not exist: the mounts are {', '.join(b.mounts)}")
     if op.name:
         name = known_protocol(b, op.name)
-        backing = "host" if op.mount == HOST else "dax"
-        if backing not in b.protocols[name].backings:
-            refuse(
-                errno.EOPNOTSUPP,
-                f"protocol {name} cannot serve {backing} files: it needs blocks that outlive their file, which only "
-                f"{', '.join(b.protocols[name].backings)} has",
-            )
+        _check_serves(b, op.mount, name)
         row = row._replace(protocol=name)
         b.mounts.put(op.mount, row)
     reply(b, event, {"protocol": row.protocol, "known": sorted(b.protocols)})

@@ -28,10 +28,13 @@ class DeviceAdded(Event):
 
 @dataclass(frozen=True, slots=True)
 class MountAdded(Event):
+    """A filesystem on a device, `dax` or over a page cache; `raw`: device-dax, which has no files."""
+
     path: str
     device: str
     dax: bool
     protocol: str
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)

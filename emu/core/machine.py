@@ -32,7 +32,7 @@ from emu.core.books import Books
 from emu.core.canonical import Names, canonical_rows
 from emu.core.effects import CloseHandle, Fail
 from emu.core.errors import CoreError, Refused
-from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, HOST, Mount
+from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, PSEUDO, Mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +44,8 @@ Change = tuple[str, Any, tuple[Any, ...] | None]
 
 
 class Core:
-    """One node's state and its only door, `step`. `protocols`: by name, aliases too. `host_protocol`: of host files.
+    """One node's state and its only door, `step`. `protocols`: by name, aliases too. `host_protocol`: of host files; `anon_protocol`, `dmabuf_protocol`:
+    of clients' memory and of buffers, as of host files unless named.
 
     `broken`: names that are installed and cannot be used, with the reason: whoever asks for one is told.
     """
@@ -55,6 +56,8 @@ class Core:
         *,
         policy: str = "freed-first",
         host_protocol: str = "mr-revoke",
+        anon_protocol: str = "",
+        dmabuf_protocol: str = "",
         broken: Mapping[str, str] | None = None,
     ) -> None:
         if policy not in allocator.POLICIES:
@@ -62,8 +65,9 @@ class Core:
                 errno.EINVAL, f"policy {policy!r} is unknown: use {' or '.join(allocator.POLICIES)}"
             )
         self.books = Books(protocols, policy, broken)
-        name = devices.known_protocol(self.books, host_protocol)
-        self.books.mounts.put(HOST, Mount("", False, name))
+        for mount, name in zip(PSEUDO, (host_protocol, anon_protocol, dmabuf_protocol), strict=True):
+            known = devices.known_protocol(self.books, name or host_protocol)
+            self.books.mounts.put(mount, Mount("", False, known))
         self.books.log.clear()
 
     def step(self, event: events.Event) -> tuple[Effect, ...]:

@@ -218,7 +218,7 @@ class Acknowledge(Request):
 @dataclass(frozen=True, slots=True)
 class SetProtocol(Request):
     """Read (name empty) or change a mount's protocol, for reclaims that begin afterwards. Result: {protocol}. mount `host`: the protocol of
-    host files.
+    host files; `anon`: of clients' memory; `dmabuf`: of buffers.
     """
 
     mount: str

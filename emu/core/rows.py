@@ -20,6 +20,9 @@ BLOCK: Final = 4096
 FOREVER: Final = 1 << 63  # one past every offset that a file can have
 
 HOST: Final = "host"  # the name of the mount that stands for host files, and of their backing
+ANON: Final = "anon"  # the same for memory of clients
+DMABUF: Final = "dmabuf"  # the same for buffers of exporters
+PSEUDO: Final = (HOST, ANON, DMABUF)  # mounts without a device: there from the start, each is a backing
 
 Extent = tuple[
     int, int, int, int
@@ -45,6 +48,7 @@ class Mount(NamedTuple):
     device: str
     dax: bool
     protocol: str
+    raw: bool = False  # device-dax: no files, only the device
 
 
 class File(NamedTuple):
@@ -206,7 +210,7 @@ GHOST: Final = "ghost"
 FIELDS: Mapping[type, Mapping[str, str]] = {
     Session: {"name": GHOST, "door": VALUE, "wants": VALUE, "dying": VALUE},
     Device: {"aperture": "aperture", "blocks": VALUE, "online": VALUE, "namespace": GHOST},
-    Mount: {"device": VALUE, "dax": VALUE, "protocol": VALUE},
+    Mount: {"device": VALUE, "dax": VALUE, "protocol": VALUE, "raw": VALUE},
     File: {
         "path": VALUE,
         "device": VALUE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import extents
+from emu.core import asking, extents
 from emu.core.asking import fail
 from emu.core.decision import Facts
 from emu.core.effects import Phase
@@ -111,8 +111,12 @@ def facts_of(b: Books, row: Reclaim) -> Facts:
     return Facts(row.kind, len(keys), len(holders), holders == (row.session,), backing=backing_of(b, row))
 
 
-def backing_of(_b: Books, row: Reclaim) -> str:
-    return HOST if row.host else "dax"
+def backing_of(b: Books, row: Reclaim) -> str:
+    """Of the range. A device that nothing is mounted on is a filesystem's, as far as anybody can tell."""
+    if row.host:
+        return HOST
+    mount = asking.mount_on(b, device_of(b, row))
+    return asking.backing_of(b, mount) if mount else "dax"
 
 
 def phase(b: Books, number: int, phase: str, detail: dict[str, object] | None = None) -> None:

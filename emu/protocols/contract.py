@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ANY = "*"
-BACKINGS = ("dax", "host")
+BACKINGS = ("dax", "page-cache", "anon", "host", "devdax", "dmabuf")
 LOSSES = ("none", "page", "mr", "qp", "context", "process", "device")
 NAME_MAX, TABLE_MAX = 64, 10_000
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
@@ -109,7 +109,7 @@ class Protocol:
 
     promises: names of CONTRACT's invariants. excepts: kind of reclaim -> promises that it does not keep there.
     importers: classes whose memory it can take back; others are refused at registration (EOPNOTSUPP).
-    backings: BACKINGS. disposal: see DISPOSALS. loss: what a holder loses (LOSSES). ignored, impossible: by phase.
+    backings: whose memory it can take back (BACKINGS). disposal: see DISPOSALS. loss: what a holder loses (LOSSES). ignored, impossible: by phase.
     refuses: backing -> errno's name of a registration there ("page-cache:write": only of one that may write).
     needs: what a registration needs first (NEEDS; EPERM without). on_demand: MRs of files are of the class dynamic, whatever was asked.
     queues_pins: a registration that meets a gate waits until the reclaim has ended, in place of EBUSY.

@@ -10,7 +10,7 @@ kept: a deregistered key is dead, a pin has an owner. (Not S9: DMA goes on into 
 """
 
 from emu.core.decision import END, START
-from emu.protocols.contract import Protocol, apply, free, go, reply
+from emu.protocols.contract import BACKINGS, Protocol, apply, free, go, reply
 
 PROTOCOL = Protocol(
     name="none",
@@ -49,7 +49,9 @@ PROTOCOL = Protocol(
         "V24",
         "V25",
     ),
-    backings=("dax",),  # a host file's blocks are not ours to free under a pin: real orphans would be needed
+    backings=tuple(
+        name for name in BACKINGS if name != "host"
+    ),  # a host file's blocks are not ours to free under a pin: real orphans would be needed
     disposal="now",
     loss="none",
 )

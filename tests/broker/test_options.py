@@ -63,7 +63,7 @@ def test_mounts():
 
 
 @pytest.mark.parametrize(
-    "text", ["/mnt", "mnt=pm0", "/=pm0", "/mnt=", "/mnt=pm0,dux", "/mnt=pm0,protocol=", "/a/b=pm0"]
+    "text", ["/mnt", "mnt=pm0", "/=pm0", "/mnt=", "/mnt=pm0,dux", "/mnt=pm0,protocol=", "/a//b=pm0"]
 )
 def test_no_mounts(text):
     with pytest.raises(OptionError):
@@ -93,3 +93,10 @@ def test_combinations_that_cannot_be(changes, says):
 
 def test_good_options_pass():
     assert check(options()) == options()
+
+
+def test_a_mount_is_dax_or_devdax_or_neither():
+    assert parse_mount("/dev/dax0=pm0,devdax") == MountPoint("/dev/dax0", "pm0", raw=True)
+    assert parse_mount("/dev/dax0=pm0,dax") == MountPoint("/dev/dax0", "pm0", dax=True)
+    with pytest.raises(OptionError, match="choose one"):
+        parse_mount("/dax0=pm0,dax,devdax")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from emu.broker.options import Options, parse_mount
-from emu.broker.start import StartError, _host_protocol
+from emu.broker.start import StartError, pseudo_protocol
 from emu.protocols import registry
 
 
 def chosen(*mounts, host=""):
     options = Options(Path("n"), mounts=tuple(map(parse_mount, mounts)), host_protocol=host)
-    return _host_protocol(options, registry.load())
+    return pseudo_protocol(options, registry.load(), "host")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,6 @@ def test_host_files_have_the_protocol_of_all_mounts_if_it_can_serve_them(mounts,
 
 
 def test_a_protocol_that_cannot_serve_host_files_is_refused_for_them():
-    with pytest.raises(StartError, match="cannot serve host files") as caught:
+    with pytest.raises(StartError, match="cannot serve host memory") as caught:
         chosen(host="none")
     assert caught.value.errno == errno.EOPNOTSUPP

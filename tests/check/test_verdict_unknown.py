@@ -108,7 +108,7 @@ def test_a_file_map_that_names_no_image_there_is_unknown(world):
 def labelled(world, label):
     """A history that names its protocol wherever a broker's does."""
     world.extra_lines = [
-        {"kind": "event", "type": "MountAdded", "path": "/mnt", "device": "pm0", "dax": True, "protocol": label},
+        {"kind": "event", "type": "MountAdded", "path": "/mnt", "device": "pm0", "dax": True, "protocol": label, "raw": False},
         {"kind": "event", "type": "Requested", "session": 1, "request": 9, "op": {"type": "SetProtocol", "mount": "/mnt", "name": label}},
         {"kind": "effect", "type": "Fail", "session": 1, "request": 9, "errno": 16, "sentence": f"{label} refuses"},
         {"kind": "shell", "type": "EffectFailed", "effect": "Zero", "errno": 5, "error": f"{label}: it failed"},

@@ -148,7 +148,7 @@ def test_ls_lists_files_devices_and_mounts(node):
         ("/mnt/d/b", 1, 0),
     ]
     assert [row["name"] for row in listed["devices"]] == ["pm0", "pm1"]
-    assert [row["path"] for row in listed["mounts"]] == ["/cold", "/mnt", "host"]
+    assert [row["path"] for row in listed["mounts"]] == ["/cold", "/mnt", "anon", "dmabuf", "host"]
     assert [row["path"] for row in node.ask(rq.FsLs("/mnt/d/b"))["files"]] == ["/mnt/d/b"]
     assert node.ask(rq.FsLs("/cold/"))["files"] == []
     assert node.refused(rq.FsLs("cold"))[0] == "EINVAL"

@@ -766,7 +766,7 @@ class Strange:
     name = "own"
     promises = ()
     importers = ("sync-revocable",)
-    backings = ("dax",)
+    backings = ("dax", "page-cache")
     disposal = "after-unmap"
     refuses: Mapping[str, str] = MappingProxyType({})
     needs = ""

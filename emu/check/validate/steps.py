@@ -20,6 +20,7 @@ from emu.core import effects as do
 from emu.core import events
 from emu.core.errors import CoreError
 from emu.core.machine import Core
+from emu.core.rows import PSEUDO
 from emu.history.events import plain
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class _Reading:
         declared = (history.meta.get("declared") or {}).get("protocol")
         self.live = history.meta.get("source") == "live"
         self.to_the_end = self.live and bool(history.row or history.meta.get("made_by"))
-        self.host = str(options.get("host_protocol") or (DEFAULT if self.live else declared))
+        host = str(options.get("host_protocol") or (DEFAULT if self.live else declared))
+        self.pseudo: dict[str, Any] = {f"{name}_protocol": str(options.get(f"{name}_protocol") or host) for name in PSEUDO}
         self.scale = float(options.get("time_scale") or 1.0)
         self.at = 0
         self.epoch = 0
@@ -65,7 +67,7 @@ class _Reading:
         self.asked = Outstanding()
         if not self.lines or self.lines[0].get("type") != "Loaded":
             raise Unusable("its first line is not the Loaded line of a broker's life")
-        for protocol in {self.host, *(line["protocol"] for line in history.of("MountAdded"))}:
+        for protocol in {*self.pseudo.values(), *(line["protocol"] for line in history.of("MountAdded"))}:
             if protocol not in protocols:
                 raise Unusable(f"protocol {protocol!r} is not here to run it again")
 
@@ -134,7 +136,7 @@ class _Reading:
         rows = plain(line["delta"])
         if self.core is not None and plain(self.core.durable()) != rows:
             raise Refused(self.where(line), "these are not the rows that the life before had made durable")
-        self.core = Core(self.protocols, policy=self.policy, host_protocol=self.host)
+        self.core = Core(self.protocols, policy=self.policy, **self.pseudo)
         try:
             self.core.load([tuple(row) for row in rows])
         except (CoreError, TypeError, ValueError, KeyError, IndexError) as error:
