@@ -13,6 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from emu.broker.guards import Guards
 from emu.core import effects as fx
 from emu.core.events import Answered, KeyInstalled, Quiesced, Unmapped
 from emu.host.files import punch
@@ -48,6 +49,7 @@ class Effects:
         ] = {}  # object -> token, for objects that go before the reply
         self._grace: dict[int, int] = {}  # our cookie -> token
         self._last_grace = _GRACE
+        self.guards = Guards()
         self.failures = 0
         self._table: dict[type[fx.Effect], Callable[[Any], None]] = {
             kind: getattr(self, f"_{name}") for kind, name in TABLE.items()
@@ -167,10 +169,15 @@ class Effects:
     def _open_host(self, e: fx.OpenHost) -> None:
         self._memory.open_host(e.aperture, self._files.fd(e.handle), e.bytes)
         self._numbered(e.aperture)
-        self._submit(Answered(e.token))
+        guarded = self.guards.take(e.aperture, self._files.fd(e.handle)) if e.guard else {}
+        self._submit(Answered(e.token, value=guarded))
+
+    def _yield_lease(self, e: fx.YieldLease) -> None:
+        self.guards.give_back(e.aperture)
 
     def _drop_aperture(self, e: fx.DropAperture) -> None:
         self._give_up("aperture", e.aperture)
+        self.guards.give_back(e.aperture)
         self._memory.drop(e.aperture)
 
     def _host_truncate(self, e: fx.HostTruncate) -> None:
@@ -314,6 +321,7 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.Online: "online",
     fx.OpenAnon: "open_anon",
     fx.OpenHost: "open_host",
+    fx.YieldLease: "yield_lease",
     fx.DropAperture: "drop_aperture",
     fx.HostTruncate: "host_truncate",
     fx.HostPunch: "host_punch",

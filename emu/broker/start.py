@@ -255,12 +255,12 @@ class _Broker:
     # ---- signals, lifeline, readiness
 
     def _catch_signals(self) -> socket.socket:
-        """SIGTERM, SIGINT and SIGHUP arrive as bytes."""
+        """SIGTERM, SIGINT, SIGHUP, and SIGIO (a guarded host file) arrive as bytes."""
         ours, pythons = socket.socketpair()
         for end in (ours, pythons):
             end.setblocking(False)
             self._stack.callback(end.close)
-        for number in ENDING:
+        for number in (*ENDING, signal.SIGIO):
             signal.signal(number, lambda _number, _frame: None)
         signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, -1)
@@ -273,7 +273,10 @@ class _Broker:
 
     def _signalled(self, signals: socket.socket) -> None:
         """Each byte is a signal's number; others than these are not for the loop (a stranger's protocol that was stopped)."""
-        if any(number in ENDING for number in signals.recv(4096)):
+        numbers = signals.recv(4096)
+        if signal.SIGIO in numbers:
+            self._steps.effects.guards.broken(self._steps.submit)
+        if any(number in ENDING for number in numbers):
             self.loop.stop()
 
     def _lifeline(self, _mask: int) -> None:

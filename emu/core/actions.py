@@ -21,6 +21,7 @@ from emu.core.effects import (
     Offline,
     Quiesce,
     Unmap,
+    YieldLease,
 )
 from emu.core.rows import Cookie, Reclaim, Token
 
@@ -160,6 +161,12 @@ def _apply_unplug_device(b: Books, number: int, row: Reclaim) -> bool:
 
 def _apply_unplug_host(b: Books, _number: int, row: Reclaim) -> bool:
     b.hosts.put(row.host, b.hosts[row.host]._replace(gone=True))
+    return False
+
+
+def _apply_foreign(b: Books, _number: int, row: Reclaim) -> bool:
+    """The foreign program does it; ours is to let it."""
+    b.emit(YieldLease(b.hosts[row.host].aperture))
     return False
 
 
@@ -351,6 +358,7 @@ APPLYING: Mapping[tuple[str, str], Callable[[Books, int, Reclaim], bool]] = {
     ("unplug", "file"): _apply_unplug_file,
     ("unplug", "device"): _apply_unplug_device,
     ("unplug", "host"): _apply_unplug_host,
+    ("foreign", "host"): _apply_foreign,
     ("truncate", "host"): _apply_host_truncate,
     ("punch", "host"): _apply_host_punch,
 }

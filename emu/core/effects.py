@@ -129,12 +129,20 @@ class OpenAnon(Effect):
 
 @dataclass(frozen=True, slots=True)
 class OpenHost(Effect):
-    """Map the host file behind `handle`. Answered(token)."""
+    """Map the host file behind `handle`. Answered(token, value={"guarded", "why"} if a guard was asked for)."""
 
     token: int
     aperture: int
     handle: int
     bytes: int
+    guard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class YieldLease(Effect):
+    """The guard of this host file ends: the foreign program that waits for it goes on."""
+
+    aperture: int
 
 
 @dataclass(frozen=True, slots=True)

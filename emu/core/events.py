@@ -134,3 +134,13 @@ class MemoryFaulted(Event):
 
     aperture: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseBroken(Event):
+    """A foreign program wants a guarded host file, and the kernel lets it wait for us: to truncate it or to open it for writing
+    (`taken`), or to read it.
+    """
+
+    aperture: int
+    taken: bool

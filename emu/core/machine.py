@@ -20,6 +20,7 @@ from emu.core import (
     devices,
     events,
     files,
+    guards,
     queues,
     reclaim,
     registration,
@@ -234,6 +235,7 @@ EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
     events.QpReported: queues.qp_reported,
     events.CqReported: queues.cq_reported,
     events.MemoryFaulted: registration.faulted,
+    events.LeaseBroken: guards.lease_broken,
 }
 
 REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any], None]] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, keys
+from emu.core import asking, extents, files, guards, keys
 from emu.core.asking import alive, answer, check_range, check_span, fail, owned, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
@@ -66,6 +66,10 @@ def _check(b: Books, event: Requested, op: RegMr) -> None:
         refuse(errno.EINVAL, f"access {op.access:#x} has a remote write without LOCAL_WRITE: add LOCAL_WRITE")
     if op.importer not in IMPORTERS:
         refuse(errno.EINVAL, f"importer {shown(op.importer)} is unknown: use {', '.join(IMPORTERS)}")
+    if op.guard and op.backing != HOST:
+        refuse(
+            errno.EINVAL, f"guard: only host files have a kernel to guard them from, not {op.backing} memory"
+        )
     if len(b.mrs_of.of(event.session)) >= MAX_MR:
         refuse(errno.ENOMEM, f"this context has {MAX_MR} MRs already: deregister some first")
 
@@ -195,7 +199,7 @@ def _pin_host(b: Books, event: Requested, op: RegMr) -> None:
         token, Token("open_memory", event.session, event.request, key=key, host=host, handle=file.handle)
     )
     b.kept = file.handle
-    b.emit(OpenHost(token, aperture, file.handle, file.size))
+    b.emit(OpenHost(token, aperture, file.handle, file.size, op.guard))
 
 
 def host_row(b: Books, device: int, inode: int, label: str) -> int:
@@ -214,9 +218,8 @@ def memory_opened(b: Books, _number: int, token: Token, event: Answered) -> None
     files.close(b, token.handle)
     if token.host and b.hosts[token.host].aperture == aperture:
         row = b.hosts[token.host]
-        b.hosts.put(
-            token.host, row._replace(opened=True) if not event.errno else row._replace(aperture=0, bytes=0)
-        )
+        opened = guards.noted(row, event.value)._replace(opened=True)
+        b.hosts.put(token.host, row._replace(aperture=0, bytes=0) if event.errno else opened)
     for key in b.mrs_via.of(aperture):
         _opened(b, key, event.errno)
 
@@ -272,7 +275,7 @@ def _result(b: Books, key: int, row: Mr) -> dict[str, object]:
     pages = [[offset, extents.blocks_up(length) * BLOCK] for offset, length in row.runs]
     result: dict[str, object] = {"handle": key, "lkey": key, "rkey": key, "length": row.length, "map": pages}
     device = b.files[row.ino].device if row.ino in b.files else ""
-    return {**result, "ino": row.ino, "layout": row.layout, "device": device}
+    return {**result, "ino": row.ino, "layout": row.layout, "device": device, **guards.told(b, row)}
 
 
 def _descriptors(row: Mr) -> int:

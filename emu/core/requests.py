@@ -44,7 +44,7 @@ class RegMr(Request):
 
     backing `anon`: a new memfd of `length` bytes. `dax`: bytes offset..offset+length of the file `path` on a mount (offset a
     multiple of 4096). `host`: the descriptor sent along, same ranges. `iova` is the address by which work requests
-    name the first byte. map: [[offset, bytes], ...] in the returned descriptor, page multiples covering the range.
+    name the first byte. `guard` (host only): a kernel lease on that descriptor; result {guarded, unguarded}: why not. map: [[offset, bytes], ...] in the returned descriptor, page multiples covering the range.
     """
 
     pd: int
@@ -55,6 +55,7 @@ class RegMr(Request):
     path: str = ""
     offset: int = 0
     importer: str = "sync-revocable"
+    guard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,8 @@ class HostRow(NamedTuple):
     label: str
     opened: bool = False
     gone: bool = False
+    guarded: bool = False  # a kernel lease tells us before a foreign program truncates it
+    unguarded: str = ""  # why not, if a guard was asked for
 
 
 class Pd(NamedTuple):
@@ -230,6 +232,8 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "label": GHOST,
         "opened": VALUE,
         "gone": VALUE,
+        "guarded": VALUE,
+        "unguarded": GHOST,
     },
     Pd: {"session": "session"},
     Cq: {"session": "session", "cqe": VALUE, "number": GHOST, "made": VALUE},

@@ -397,6 +397,7 @@ class ibv_event_type(IntEnum):  # noqa: N801 - its name in C
     EMU_EVENT_MR_REVOKED = 1001
     EMU_EVENT_MR_RESTORED = 1002
     EMU_EVENT_MEMORY_FAULT = 1003
+    EMU_EVENT_UNGUARDED = 1010
 
 
 (
@@ -424,4 +425,5 @@ class ibv_event_type(IntEnum):  # noqa: N801 - its name in C
     EMU_EVENT_MR_REVOKED,
     EMU_EVENT_MR_RESTORED,
     EMU_EVENT_MEMORY_FAULT,
+    EMU_EVENT_UNGUARDED,
 ) = ibv_event_type

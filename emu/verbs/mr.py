@@ -61,6 +61,7 @@ class MR(PyverbsCM):
         offset: int = 0,
         iova: int | None = None,
         importer: str = "sync-revocable",
+        guard: bool = False,
     ) -> None:
         self._handle: int | None = None
         self._buffer: Any = None
@@ -82,6 +83,7 @@ class MR(PyverbsCM):
             "access": self.access,
             "offset": offset,
             "importer": importer,
+            **({"guard": True} if guard else {}),
         }
         self._register(memory, {**asked, "iova": self.iova}, file, path)
         self._address, self._buffer = memory.addr, _buffer(memory)
@@ -116,6 +118,7 @@ class MR(PyverbsCM):
         self.lkey, self.rkey = int(result["lkey"]), int(result["rkey"])
         self.ino, self.layout = int(result.get("ino", 0)), int(result.get("layout", 0))
         self.device = str(result.get("device", ""))
+        self.guarded, self.unguarded = bool(result.get("guarded", False)), str(result.get("unguarded", ""))
 
     @property
     def handle(self) -> int:

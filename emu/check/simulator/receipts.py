@@ -25,6 +25,7 @@ NOTICES: Final[Mapping[str, int]] = {
     "MR_REVOKED": 1001,
     "MR_RESTORED": 1002,
     "MEMORY_FAULT": 1003,
+    "UNGUARDED": 1010,
 }
 ORDINAL: Final = {kind: number for number, kind in enumerate(REQUESTS.values(), 1)}
 
