@@ -277,6 +277,19 @@ class Effects:
     def _notify(self, e: fx.Notify) -> None:
         self._sessions.event(e.session, e.name, e.fields)
 
+    def _signal(self, e: fx.Signal) -> None:
+        session = self._sessions.get(e.session)
+        try:
+            if session is None or session.opener is None:
+                raise ProcessLookupError(errno.ESRCH, "nobody to signal")
+            session.opener.signal(e.number)
+        except (
+            OSError
+        ) as error:  # it has ended meanwhile, which will be told, or has: a signal to nobody does nothing
+            self._record.shell(
+                "SignalLost", session=e.session, number=e.number, errno=error.errno or errno.ESRCH
+            )
+
     def _reply(self, e: fx.Reply) -> None:
         kept = self._kept.pop(e.descriptors, -1) if e.descriptors > 0 else -1
         lent = [self._memory.descriptor(-e.descriptors)] if e.descriptors < 0 else []
@@ -340,6 +353,7 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.Arm: "arm",
     fx.Disarm: "disarm",
     fx.Notify: "notify",
+    fx.Signal: "signal",
     fx.Reply: "reply",
     fx.Fail: "fail",
     fx.Phase: "phase",

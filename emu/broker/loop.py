@@ -20,10 +20,11 @@ from emu.broker.reception import Visitor
 from emu.broker.steps import RETRY_TIMER
 from emu.core.events import Answered, CqReported, MemoryFaulted, QpReported, Quiesced, TimerFired, Unmapped
 from emu.engine.broker import EventKind
+from emu.host.opener import Opener
 from emu.host.times import scaled
 from emu.wire import codec
 from emu.wire.client import DEVICE_FATAL, SILENCE_LIMIT
-from emu.wire.door import DoorConnection, peer_credentials
+from emu.wire.door import DoorConnection, hung_up, peer_credentials
 
 if TYPE_CHECKING:
     import socket
@@ -172,15 +173,41 @@ class Loop:
             )
             connection.close()
             return
-        visitor = Visitor(connection)
+        visitor = Visitor(connection, Opener.of(sock))
         try:
             self.watch(connection.fd, lambda mask: self._at_door(visitor, mask), _READ)
         except OSError as error:  # the host watches no more: whoever is kept would never be heard
             self._record.shell("TurnedAway", errno=error.errno, error=str(error))
+            self._let_go(visitor)
             connection.close()
             return
         self._visitors[connection.fd] = visitor
         self._masks[connection.fd] = _READ
+        self._watch_opener(visitor)
+
+    def _watch_opener(self, visitor: Visitor) -> None:
+        """A process that cannot be watched cannot be held to its end: it counts as one that no signal reaches."""
+        if visitor.opener is None:
+            return
+        try:
+            self.watch(visitor.opener.fd, lambda _mask: self._opener_ended(visitor))
+        except OSError:
+            visitor.opener.close()
+
+    def _opener_ended(self, visitor: Visitor) -> None:
+        """Its own descriptors were closed before: a door that is open now is open in other hands; one that is not says so itself."""
+        if visitor.opener is None or not visitor.opener.ended():
+            return  # news of another, whose descriptor had this number before
+        self._let_go(visitor)
+        if not hung_up(visitor.door.sock):
+            self._reception.opener_ended(visitor)
+
+    def _let_go(self, visitor: Visitor) -> None:
+        if visitor.opener is None or visitor.opener.fd < 0:
+            return
+        if self._sources.pop(visitor.opener.fd, None) is not None:
+            self._epoll.unregister(visitor.opener.fd)
+        visitor.opener.close()
 
     def _at_door(self, visitor: Visitor, mask: int) -> None:
         try:
@@ -228,6 +255,7 @@ class Loop:
             return
         self._epoll.unregister(door.fd)
         del self._visitors[door.fd], self._sources[door.fd], self._masks[door.fd]
+        self._let_go(visitor)
         door.close()
         self._reception.hung_up(visitor)
 

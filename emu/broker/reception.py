@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emu.broker.hostfiles import wants_descriptor
-from emu.core.events import Requested, SessionLost, SessionOpened
+from emu.core.events import OwnerEnded, Requested, SessionLost, SessionOpened
 from emu.core.requests import DOOR_ONLY, LS_BYTES, FsLs, FsRead, FsWrite, Request
 from emu.wire import codec
 from emu.wire.codec import NAMES, Bind, Hello, HoldArm, HoldRelease, HoldWait, Ping, Stats
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from emu.broker.sessions import Session, Sessions, Way
     from emu.core.events import Event, HostFile
     from emu.engine.broker import Engine
+    from emu.host.opener import Opener
     from emu.wire.door import DoorConnection, Packet
     from emu.wire.router import Router
 
@@ -39,6 +40,7 @@ class Visitor:
     """Somebody at the door; a session once it has said hello."""
 
     door: DoorConnection
+    opener: Opener | None = None
     session: Session | None = None
 
 
@@ -95,8 +97,9 @@ class Reception:
         except OSError as error:
             raise Malformed(error.errno or errno.EIO, f"op hello: {error.strerror}") from None
         session = self._sessions.open(op.name, wants=op.wants, door=visitor.door, slot=context.slot)
-        visitor.session = session
-        self._submit(SessionOpened(session.number, op.name, door=True, wants=op.wants))
+        visitor.session, session.opener = session, visitor.opener
+        signalable = session.opener is not None and session.opener.signalable
+        self._submit(SessionOpened(session.number, op.name, door=True, wants=op.wants, signalable=signalable))
         raw = codec.encode_reply(request, {**self._greeting(session), "ctx": context.slot})
         self._sessions.say(visitor.door, request, raw, (context.ctx_fd, context.bell_fd))
         os.close(context.ctx_fd)
@@ -106,6 +109,11 @@ class Reception:
         """The door's other end is gone."""
         if visitor.session is not None:
             self.lost(visitor.session)
+
+    def opener_ended(self, visitor: Visitor) -> None:
+        """The process that connected has ended; somebody else has its end of the door."""
+        if visitor.session is not None:
+            self._submit(OwnerEnded(visitor.session.number))
 
     def lost(self, session: Session) -> None:
         if not session.mute:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from emu.host.opener import Opener
     from emu.wire.door import DoorConnection
     from emu.wire.router import Router
 
@@ -38,6 +39,7 @@ class Session:
     token: bytes
     door: DoorConnection | None
     slot: int = -1  # of its context in the engine
+    opener: Opener | None = None  # the process that opened the door
     identity: bytes | None = None
     heard: float = 0.0
     mute: bool = False  # lost: nothing is said to it any more

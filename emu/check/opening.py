@@ -166,6 +166,7 @@ SAID: Mapping[str, Mapping[str, type]] = {
     "DoorClosed": {},
     "Ended": {"events": int},
     "EffectFailed": {"effect": str},
+    "SignalLost": {"session": int, "number": int},
     "PutBack": {"event": str},
     "TurnedAway": {},
     "Undone": {"event": str},

@@ -307,6 +307,16 @@ class Notify(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class Signal(Effect):
+    """A real signal, `number` as on Linux, to the process that opened the session's door, whoever has the door now. Nobody answers: what
+    comes of it is told by SessionLost, OwnerEnded, or by what the process does.
+    """
+
+    session: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reply(Effect):
     """descriptors: what travels along. N > 0: those kept for token N; -N: the memory of aperture N (an MR over a dax file: the device);
     0: none (an MR over a host file: the client has the descriptor already).

@@ -39,17 +39,27 @@ class MountAdded(Event):
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened(Event):
-    """`door`: has a door connection, so it may own memory. `wants`: asked for MR_REVOKING, MR_REVOKED, MR_RESTORED."""
+    """`door`: has a door connection, so it may own memory. `wants`: asked for MR_REVOKING, MR_REVOKED, MR_RESTORED. `signalable`:
+    the shell holds the process that opened the door, and can signal it.
+    """
 
     session: int
     name: str
     door: bool
     wants: bool
+    signalable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLost(Event):
     """The door hung up (or a remote control client's heartbeats stopped)."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerEnded(Event):
+    """The process that opened the session's door has ended, and the door is open all the same: its descriptor was handed on."""
 
     session: int
 

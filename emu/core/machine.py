@@ -226,6 +226,7 @@ EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
     events.MountAdded: devices.mount_added,
     events.SessionOpened: sessions.opened,
     events.SessionLost: sessions.lost,
+    events.OwnerEnded: sessions.owner_ended,
     events.Requested: requested,
     events.KeyInstalled: registration.key_installed,
     events.Quiesced: quiesced,

@@ -35,6 +35,11 @@ class Session(NamedTuple):
     door: bool
     wants: bool
     dying: bool = False
+    signalable: bool = False  # the shell can signal the process that opened the door
+    orphaned: bool = (
+        False  # that process has ended, and the door is still open: somebody else has its descriptor
+    )
+    dead: bool = False  # its context was destroyed: EIO but for what gives back
 
 
 class Device(NamedTuple):
@@ -210,7 +215,15 @@ GHOST: Final = "ghost"
 # Everything else below is the name of an identity's domain; "key*" is a tuple of identities.
 
 FIELDS: Mapping[type, Mapping[str, str]] = {
-    Session: {"name": GHOST, "door": VALUE, "wants": VALUE, "dying": VALUE},
+    Session: {
+        "name": GHOST,
+        "door": VALUE,
+        "wants": VALUE,
+        "dying": VALUE,
+        "signalable": VALUE,
+        "orphaned": VALUE,
+        "dead": VALUE,
+    },
     Device: {"aperture": "aperture", "blocks": VALUE, "online": VALUE, "namespace": GHOST},
     Mount: {"device": VALUE, "dax": VALUE, "protocol": VALUE, "raw": VALUE},
     File: {

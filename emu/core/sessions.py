@@ -16,7 +16,7 @@ from emu.core.rows import Session
 
 if TYPE_CHECKING:
     from emu.core.books import Books
-    from emu.core.events import SessionLost, SessionOpened
+    from emu.core.events import OwnerEnded, SessionLost, SessionOpened
 
 
 def opened(b: Books, event: SessionOpened) -> None:
@@ -24,7 +24,15 @@ def opened(b: Books, event: SessionOpened) -> None:
         raise ValueError(
             f"session {event.session} exists already or is not positive: number sessions from 1, once"
         )
-    b.sessions.put(event.session, Session(event.name[:255], event.door, event.wants))
+    row = Session(event.name[:255], event.door, event.wants, signalable=event.signalable)
+    b.sessions.put(event.session, row)
+
+
+def owner_ended(b: Books, event: OwnerEnded) -> None:
+    """The door lives on in other hands: the session stays, with all it holds."""
+    row = b.sessions.get(event.session)
+    if row is not None and not row.dying:
+        b.sessions.put(event.session, row._replace(orphaned=True))
 
 
 def lost(b: Books, event: SessionLost) -> None:

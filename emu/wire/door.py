@@ -133,13 +133,13 @@ def receive(sock: socket.socket) -> Packet | None:
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
-    if not data and not descriptors and _hung_up(sock):
+    if not data and not descriptors and hung_up(sock):
         return None
     return Packet(data, tuple(descriptors), bool(flags & socket.MSG_TRUNC))
 
 
-def _hung_up(sock: socket.socket) -> bool:
-    """An empty read is either the end or an empty packet."""
+def hung_up(sock: socket.socket) -> bool:
+    """The other end is gone: nobody has it open. (An empty read is either that or an empty packet.)"""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))

@@ -252,3 +252,17 @@ def test_a_session_number_is_used_once(node):
         node.step(ev.SessionOpened(1, "again", door=True, wants=False))
     with pytest.raises(ValueError, match="session 0"):
         node.step(ev.SessionOpened(0, "zero", door=True, wants=False))
+
+
+def test_an_opener_that_ends_leaves_the_session_as_it_is(node):
+    node.file()
+    handle = node.mr()
+    assert node.step(ev.OwnerEnded(1)) == ()
+    assert node.books.sessions[1].orphaned
+    node.ask(rq.DeregMr(handle))
+    assert node.step(ev.OwnerEnded(77)) == (), "nobody's"
+
+
+def test_the_shell_says_whom_a_signal_can_reach(node):
+    node.step(ev.SessionOpened(4, "near", door=True, wants=False, signalable=True))
+    assert [node.books.sessions[number].signalable for number in (1, 4)] == [False, True]

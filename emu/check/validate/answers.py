@@ -20,6 +20,7 @@ class Outstanding:
 
     sessions: set[int] = field(default_factory=set)
     ever: set[int] = field(default_factory=set)
+    orphans: set[int] = field(default_factory=set)
     requests: set[tuple[int, int]] = field(
         default_factory=set
     )  # open; a number may come again once it was answered
@@ -68,6 +69,15 @@ def _lost(all_: Outstanding, event: events.SessionLost, _time: int) -> str:
     if event.session not in all_.sessions:
         return f"session {event.session} is lost and was not open"
     all_.sessions.discard(event.session)
+    return ""
+
+
+def _owner_ended(all_: Outstanding, event: events.OwnerEnded, _time: int) -> str:
+    if event.session not in all_.sessions:
+        return f"the opener of session {event.session} ends, and the session was not open"
+    if event.session in all_.orphans:
+        return f"the opener of session {event.session} ends a second time"
+    all_.orphans.add(event.session)
     return ""
 
 
@@ -121,6 +131,7 @@ def _reported(all_: Outstanding, event: events.QpReported, _time: int) -> str:
 CHECKS: Mapping[type[events.Event], Callable[[Outstanding, Any, int], str]] = {
     events.SessionOpened: _opened,
     events.SessionLost: _lost,
+    events.OwnerEnded: _owner_ended,
     events.Requested: _requested,
     events.Quiesced: _cookie("Quiesce"),
     events.Unmapped: _cookie("Unmap"),
