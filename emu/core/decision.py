@@ -36,14 +36,16 @@ KINDS: Mapping[str, str] = {
     "memory-pressure": "memory is short: pages are to be taken",
     "move": "the exporter moves its buffer",
     "revoke": "the exporter takes its buffer back",
+    "foreign": "another program wants a guarded host file",
 }
 
-# What a row may ask, as {fact: (word where it holds, word where it does not)}.
+# What a row may ask, as {fact: (word where it holds, word where it does not)}; beside these "kind=K" and "backing=B" (VALUED).
 FACTS: Mapping[str, tuple[str, str]] = {
     "pinned": ("pinned", "free"),
     "own": ("own", "not own"),
     "leased": ("leased", "not leased"),
 }
+VALUED: Final = ("kind", "backing")
 
 # What a protocol is told.
 EVENTS: Mapping[str, str] = {
@@ -132,6 +134,11 @@ class Facts(NamedTuple):
     @property
     def pinned(self) -> bool:
         return self.pins > 0
+
+    def holds(self, fact: str) -> bool:
+        """fact: one of FACTS, or as "kind=unplug"."""
+        name, valued, value = fact.partition("=")
+        return bool(getattr(self, name) == value if valued else getattr(self, name))
 
 
 class Deciding(Protocol):

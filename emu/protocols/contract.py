@@ -55,7 +55,7 @@ def go(*actions: Action, to: str) -> Rule:
 
 
 def when(fact: str, yes: Rule | Choice, no: Rule | Choice) -> Choice:
-    """fact: of FACTS. Looking and acting are one step: nothing comes between them."""
+    """fact: of FACTS, or "kind=punch", "backing=anon" and their like. Looking and acting are one step: nothing comes between them."""
     return Choice(fact, yes, no)
 
 
@@ -282,12 +282,18 @@ def _choice_problem(entry: Any, asked: tuple[str, ...] = ()) -> str:
         return ""
     if type(entry) is not Choice:
         return f"use go(...), when(...) or when_pinned(...), not {_shown(entry)}"
-    if type(entry.fact) is not str or entry.fact not in FACTS:
-        return f"when({_shown(entry.fact)}) asks what nobody knows: use {', '.join(FACTS)}"
+    if type(entry.fact) is not str or not _fact(entry.fact):
+        known = (*FACTS, "kind=" + "|".join(KINDS), "backing=" + "|".join(BACKINGS))
+        return f"when({_shown(entry.fact)}) asks what nobody knows: use {', '.join(known)}"
     if entry.fact in asked:
         return f"when({entry.fact!r}) stands under another: the answer is known there"
     below = (*asked, entry.fact)
     return _choice_problem(entry.yes, below) or _choice_problem(entry.no, below)
+
+
+def _fact(text: str) -> bool:
+    name, valued, value = text.partition("=")
+    return value in {"kind": KINDS, "backing": BACKINGS}.get(name, ()) if valued else text in FACTS
 
 
 def _words(value: Any) -> bool:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from emu.protocols.contract import Protocol
 
 
+Path = tuple[tuple[str, bool], ...]  # facts, and whether they hold
+
+
 class Rule(NamedTuple):
     """Actions in order, then the next phase."""
 
@@ -38,24 +41,37 @@ def decide(protocol: Protocol, phase: str, event: str, facts: Facts) -> Decision
             protocol.name, "total", f"{event} in phase {phase} was declared impossible, and it came"
         )
     while not isinstance(entry, Rule):
-        entry = entry.yes if getattr(facts, entry.fact) else entry.no
+        entry = entry.yes if facts.holds(entry.fact) else entry.no
     return Decision(entry.actions, entry.to)
+
+
+def words_for(fact: str) -> tuple[str, str]:
+    """Where it holds, where it does not: `pinned`, `free`; `unplug`, `not unplug`."""
+    value = fact.partition("=")[2]
+    return (value, f"not {value}") if value else FACTS[fact]
+
+
+def words_of(path: Path) -> str:
+    return ", ".join(words_for(fact)[0 if holds else 1] for fact, holds in path)
 
 
 def arm_of(entry: Rule | Choice, facts: Facts) -> str:
     """Which way it goes, in words: `pinned, not own`; "" where the row does not ask."""
-    words = []
-    while not isinstance(entry, Rule):
-        holds = bool(getattr(facts, entry.fact))
-        words.append(FACTS[entry.fact][0 if holds else 1])
-        entry = entry.yes if holds else entry.no
-    return ", ".join(words)
+    return next(
+        words_of(path) for path, _rule in paths(entry) if all(facts.holds(f) == holds for f, holds in path)
+    )
 
 
-def arms(entry: Rule | Choice, before: tuple[str, ...] = ()) -> Iterator[tuple[str, Rule]]:
-    """All its ways, each with its words, in the order of the file."""
+def paths(entry: Rule | Choice, before: Path = ()) -> Iterator[tuple[Path, Rule]]:
+    """All its ways, each with the facts that it takes and whether they hold."""
     if isinstance(entry, Rule):
-        yield ", ".join(before), entry
+        yield before, entry
         return
-    for word, then in zip(FACTS[entry.fact], (entry.yes, entry.no), strict=True):
-        yield from arms(then, (*before, word))
+    for holds, then in ((True, entry.yes), (False, entry.no)):
+        yield from paths(then, (*before, (entry.fact, holds)))
+
+
+def arms(entry: Rule | Choice) -> Iterator[tuple[str, Rule]]:
+    """The same, each with its words."""
+    for path, rule in paths(entry):
+        yield words_of(path), rule

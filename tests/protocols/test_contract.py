@@ -72,6 +72,8 @@ def test_a_sound_declaration_is_given_back():
             "the answer is known",
         ),
         ({"table": {(START, "requested"): when("own", GO_ON, "else")}}, "'else'"),
+        ({"table": {(START, "requested"): when("kind=tuncate", GO_ON, GO_ON)}}, "kind=truncate|punch"),
+        ({"table": {(START, "requested"): when("backing=", GO_ON, GO_ON)}}, "backing=dax|page-cache"),
         ({"table": {(START, "rain"): go(reply(), to=END)}}, "rain"),
         ({"table": {(START, "requested"): go(Action("pray"), to=END)}}, "pray"),
         ({"table": {(START, "requested"): go(gate(), to="limbo")}}, "limbo"),
@@ -208,3 +210,18 @@ def test_one_that_does_not_meet_the_contract_is_left_out(monkeypatch):
 def test_nobody_can_take_a_built_in_name():
     loaded = registry.load([point("none", "emu.protocols.ebusy:PROTOCOL")])
     assert loaded.get("none").name == "none"
+
+
+def test_a_row_may_ask_for_the_kind_and_for_the_memory():
+    entry = when("kind=unplug", go(deny("EBUSY"), to=END), when("backing=dax", go(reply(), to=END), GO_ON))
+    protocol = make(table={(START, "requested"): entry})
+    assert contract.problems(protocol) == []
+
+    def verbs(kind, backing):
+        return [
+            a.verb for a in protocol.decide(START, "requested", Facts(kind, 1, 1, backing=backing)).actions
+        ]
+
+    assert verbs("unplug", "anon") == ["deny"]
+    assert verbs("punch", "dax") == ["reply"]
+    assert verbs("punch", "anon") == [action.verb for action in GO_ON.actions]

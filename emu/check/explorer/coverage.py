@@ -9,15 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.check.model.state import KINDS
+from emu.core.decision import START
 from emu.core.errors import ProtocolBroke
 from emu.core.reclaim import well_formed
-from emu.protocols.runner import arm_of, arms
+from emu.protocols.runner import arm_of, paths, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from emu.core.decision import Decision, Facts
     from emu.protocols.contract import Protocol
+
+
+BACKING = "dax"
+WORLD_KINDS = frozenset("surprise" if kind == "surprise-unplug" else kind for kind in KINDS)
 
 
 class Watched:
@@ -50,10 +56,41 @@ class Watched:
 
 
 def rows_of(protocol: Protocol) -> Iterator[tuple[str, str, str]]:
-    """All that Watched could note of this table."""
+    """All that Watched could note of this table in the small world, whose memory is dax and which knows some kinds of reclaim only."""
+    elsewhere = _reached(protocol, lambda _fact, _holds: True) - _reached(protocol, _possible)
     for (phase, event), entry in protocol.table.items():
-        for arm, _rule in arms(entry):
-            yield phase, event, arm
+        for path, _rule in paths(entry):
+            if phase not in elsewhere and all(_possible(fact, holds) for fact, holds in path):
+                yield phase, event, words_of(path)
+
+
+def leads_to(protocol: Protocol, first: str) -> set[str]:
+    """Phases that the table can lead to, in the small world, from this event at the start."""
+    return _reached(protocol, _possible, first) - {START}
+
+
+def _reached(protocol: Protocol, possible: Callable[[str, bool], bool], first: str = "") -> set[str]:
+    found, left = {START}, [START]
+    while left:
+        phase = left.pop()
+        for (here, event), entry in protocol.table.items():
+            if here == phase and (not first or phase != START or event == first):
+                ways = {
+                    rule.to
+                    for path, rule in paths(entry)
+                    if all(possible(fact, holds) for fact, holds in path)
+                }
+                left += sorted(ways - found)
+                found |= ways
+    return found
+
+
+def _possible(fact: str, holds: bool) -> bool:
+    """Whether a reclaim of the small world can meet this."""
+    name, _, value = fact.partition("=")
+    if name == "backing":
+        return holds == (value == BACKING)
+    return not (name == "kind" and holds) or value in WORLD_KINDS
 
 
 def named(row: tuple[str, str, str]) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.explorer.breadth import DEADLINE, Bounds, Search
-from emu.check.explorer.coverage import Watched, rows_of
+from emu.check.explorer.coverage import Watched, leads_to, rows_of
 from emu.check.explorer.result import BOUND_BY, BREACH, HOLDS, UNKNOWN, WORD, Finding, Result
 from emu.check.explorer.small import Small
 from emu.check.explorer.symmetry import Orders
@@ -197,27 +197,12 @@ def _finding(search: Search, broken: Broken, linear: Small, named: Any, name: st
 def unreached(protocol: Protocol, results: list[Result]) -> list[tuple[str, str, str]]:
     """Rows of the table that no search has executed, and that the core could ask for: nobody can cancel a surprise."""
     seen = {row for result in results for row in result.rows}
-    asked = _behind(protocol, "requested")
-    surprised = _behind(protocol, "surprise") - asked
+    surprised = leads_to(protocol, "surprise") - leads_to(protocol, "requested")
     return [
         row
         for row in rows_of(protocol)
         if row not in seen and not (row[1] == "cancelled" and row[0] in surprised)
     ]
-
-
-def _behind(protocol: Protocol, first: str) -> set[str]:
-    """Phases that the table can lead to from this event at the start."""
-    found: set[str] = set()
-    left = [START]
-    while left:
-        phase = left.pop()
-        for (here, event), entry in protocol.table.items():
-            if here == phase and (phase != START or event == first):
-                more = {rule.to for rule in rules_of(entry)} - found
-                found |= more
-                left += sorted(more)
-    return found
 
 
 __all__ = [

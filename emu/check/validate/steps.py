@@ -58,7 +58,9 @@ class _Reading:
         self.live = history.meta.get("source") == "live"
         self.to_the_end = self.live and bool(history.row or history.meta.get("made_by"))
         host = str(options.get("host_protocol") or (DEFAULT if self.live else declared))
-        self.pseudo: dict[str, Any] = {f"{name}_protocol": str(options.get(f"{name}_protocol") or host) for name in PSEUDO}
+        self.pseudo: dict[str, Any] = {
+            f"{name}_protocol": str(options.get(f"{name}_protocol") or host) for name in PSEUDO
+        }
         self.scale = float(options.get("time_scale") or 1.0)
         self.at = 0
         self.epoch = 0

@@ -8,7 +8,7 @@ from emu.check.explorer.result import Result
 from emu.check.explorer.search import left_out, setup_of, unreached
 from emu.cli.explore import lines_of, pair_of
 from emu.core.decision import END, START
-from emu.protocols.contract import apply, free, gate, go, quiesce, reply, unmap
+from emu.protocols.contract import apply, free, gate, go, quiesce, reply, unmap, when
 
 AT_ONCE = go(gate(), apply(), free(), reply(), to=END)
 ROWS = {
@@ -38,6 +38,16 @@ def test_phases_behind_a_request_and_phases_behind_nothing_are_counted():
     fenced = go(gate(), quiesce(), to="fencing")
     assert ("fencing", "cancelled") in left_of(fenced, ROWS)
     assert ("never", "cancelled") in left_of(AT_ONCE, {**ROWS, ("never", "cancelled"): INTERRUPTED})
+
+
+def test_what_only_other_memory_or_other_kinds_lead_to_is_not_counted_in_a_world_that_has_neither():
+    elsewhere = when(
+        "kind=umount", go(gate(), quiesce(), to="leaving"), when("backing=dax", AT_ONCE, AT_ONCE)
+    )
+    rows = {**ROWS, ("leaving", "quiesced"): AT_ONCE, ("leaving", "cancelled"): INTERRUPTED}
+    left = left_of(elsewhere, rows)
+    assert not {row for row in left if row[0] == "leaving"}
+    assert (START, "requested") in left, "the way of dax memory is there to be met"
 
 
 def test_a_verdict_says_what_was_left_out():
