@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from emu.core import (
     actions,
     allocator,
+    backings,
     devices,
     events,
     files,
@@ -243,7 +244,7 @@ REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any
     requests.QueryDevice: devices.query_device,
     requests.AllocPd: queues.alloc_pd,
     requests.DeallocPd: queues.dealloc_pd,
-    requests.RegMr: registration.reg_mr,
+    requests.RegMr: backings.reg_mr,
     requests.DeregMr: teardown.dereg_mr,
     requests.CreateCq: queues.create_cq,
     requests.DestroyCq: queues.destroy_cq,

@@ -12,11 +12,10 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from emu.core import asking, extents, files, guards, keys
-from emu.core.asking import alive, answer, check_range, check_span, fail, owned, refuse
+from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
 from emu.core.errors import errno_name, shown
-from emu.core.queues import need_door
 from emu.core.rows import BLOCK, HOST, HostRow, Mr, Run, Token
 from emu.core.teardown import forget, tear_down
 
@@ -39,21 +38,7 @@ KNOWN_ACCESS: Final = 15
 OPTIONAL_ACCESS: Final = 0x3FF00000  # IBV_ACCESS_OPTIONAL_RANGE: may be ignored
 
 
-def reg_mr(b: Books, event: Requested, op: RegMr) -> None:
-    need_door(b, event, "memory")
-    owned(b.pds, event, op.pd, "PD")
-    _check(b, event, op)
-    if op.backing == "anon":
-        _pin_anon(b, event, op)
-    elif op.backing == "dax":
-        _pin_file(b, event, op)
-    elif op.backing == HOST:
-        _pin_host(b, event, op)
-    else:
-        refuse(errno.EOPNOTSUPP, f"backing {shown(op.backing)} is not there: use anon, dax or host")
-
-
-def _check(b: Books, event: Requested, op: RegMr) -> None:
+def check_asked(b: Books, event: Requested, op: RegMr) -> None:
     check_span(op.offset, op.length, least=1)
     check_range("iova", op.iova, 0, (1 << 64) - op.length)
     extra = op.access & ~(KNOWN_ACCESS | OPTIONAL_ACCESS)
@@ -74,7 +59,7 @@ def _check(b: Books, event: Requested, op: RegMr) -> None:
         refuse(errno.ENOMEM, f"this context has {MAX_MR} MRs already: deregister some first")
 
 
-def _admit(b: Books, protocol: str, importer: str) -> None:
+def admit(b: Books, protocol: str, importer: str) -> None:
     accepted = b.protocols[protocol].importers
     if importer not in accepted:
         refuse(
@@ -83,7 +68,7 @@ def _admit(b: Books, protocol: str, importer: str) -> None:
         )
 
 
-def _row(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[Run, ...]) -> Mr:
+def row_of(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[Run, ...]) -> Mr:
     access = op.access & KNOWN_ACCESS
     state = "pinned"
     return Mr(
@@ -102,16 +87,16 @@ def _row(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[Run
     )
 
 
-def _pin_anon(b: Books, event: Requested, op: RegMr) -> None:
+def pin_anon(b: Books, event: Requested, op: RegMr) -> None:
     if op.offset:
         refuse(errno.EINVAL, f"offset {op.offset} in memory that does not exist yet: anon memory starts at 0")
     aperture, token, key = b.number("aperture"), b.number("token"), keys.issue_key(b)
-    b.mrs.put(key, _row(event, op, aperture, aperture, ((0, op.length),))._replace(token=token))
+    b.mrs.put(key, row_of(event, op, aperture, aperture, ((0, op.length),))._replace(token=token))
     b.tokens.put(token, Token("open_memory", event.session, event.request, key=key))
     b.emit(OpenAnon(token, aperture, extents.blocks_up(op.length) * BLOCK))
 
 
-def _pin_file(b: Books, event: Requested, op: RegMr) -> None:
+def pin_file(b: Books, event: Requested, op: RegMr) -> None:
     ino, row = asking.file_at(b, op.path)
     path, mount = asking.mount_of(b, op.path)
     if not mount.dax:
@@ -119,9 +104,9 @@ def _pin_file(b: Books, event: Requested, op: RegMr) -> None:
             errno.EOPNOTSUPP,
             f"mount {path} is not dax, and an MR over a file's page cache is not there yet: mount it with dax",
         )
-    _check_within(op, row.size, op.path)
-    _admit(b, mount.protocol, op.importer)
-    _check_gate(b, op.path, ino=ino, device=row.device, lo=op.offset, hi=op.offset + op.length)
+    check_within(op, row.size, op.path)
+    admit(b, mount.protocol, op.importer)
+    check_gate(b, op.path, ino=ino, device=row.device, lo=op.offset, hi=op.offset + op.length)
     row = files.fill(b, ino, op.offset, op.length)
     aperture = b.devices[row.device].aperture
     runs = extents.runs(row.extents, op.offset, op.length)
@@ -131,11 +116,11 @@ def _pin_file(b: Books, event: Requested, op: RegMr) -> None:
             f"the range lies in {len(runs)} extents, an answer carries {MAX_RUNS}: register it in pieces",
         )
     key = keys.issue_key(b)
-    b.mrs.put(key, _row(event, op, aperture, aperture, runs)._replace(ino=ino, layout=row.layout))
-    _install(b, key)
+    b.mrs.put(key, row_of(event, op, aperture, aperture, runs)._replace(ino=ino, layout=row.layout))
+    install(b, key)
 
 
-def _check_within(op: RegMr, size: int, label: str) -> None:
+def check_within(op: RegMr, size: int, label: str) -> None:
     if op.offset % BLOCK:
         refuse(
             errno.EINVAL, f"offset {op.offset} is not a multiple of {BLOCK}: register from a block's start"
@@ -147,7 +132,7 @@ def _check_within(op: RegMr, size: int, label: str) -> None:
         )
 
 
-def _check_gate(
+def check_gate(
     b: Books, label: str, *, lo: int, hi: int, ino: int = 0, device: str = "", host: int = 0
 ) -> None:
     for number, row in b.reclaims.items():
@@ -167,7 +152,7 @@ def covers(row: Reclaim, ino: int, device: str, host: int) -> bool:
     )
 
 
-def _pin_host(b: Books, event: Requested, op: RegMr) -> None:
+def pin_host(b: Books, event: Requested, op: RegMr) -> None:
     file = asking.host_file(event, "reg_mr")
     label = file.label or f"host file {file.device}:{file.inode}"
     if not file.writable and op.access & LOCAL_WRITE:
@@ -175,8 +160,8 @@ def _pin_host(b: Books, event: Requested, op: RegMr) -> None:
             errno.EACCES,
             f"{label} was opened for reading only: open it for writing, or register without writes",
         )
-    _check_within(op, file.size, label)
-    _admit(b, b.mounts[HOST].protocol, op.importer)
+    check_within(op, file.size, label)
+    admit(b, b.mounts[HOST].protocol, op.importer)
     host = host_row(b, file.device, file.inode, label)
     row = b.hosts[host]
     if row.gone:
@@ -184,17 +169,17 @@ def _pin_host(b: Books, event: Requested, op: RegMr) -> None:
             errno.ENODEV,
             f"{label} was taken away by unplug: it can be registered when nobody refers to it any more",
         )
-    _check_gate(b, label, host=host, lo=op.offset, hi=op.offset + op.length)
+    check_gate(b, label, host=host, lo=op.offset, hi=op.offset + op.length)
     key = keys.issue_key(b)
     runs = ((op.offset, op.length),)
     if row.aperture and row.bytes >= op.offset + op.length:
-        b.mrs.put(key, _row(event, op, host, row.aperture, runs))
+        b.mrs.put(key, row_of(event, op, host, row.aperture, runs))
         if row.opened:
-            _install(b, key)
+            install(b, key)
         return
     aperture, token = b.number("aperture"), b.number("token")
     b.hosts.put(host, row._replace(aperture=aperture, bytes=file.size, opened=False))
-    b.mrs.put(key, _row(event, op, host, aperture, runs))
+    b.mrs.put(key, row_of(event, op, host, aperture, runs))
     b.tokens.put(
         token, Token("open_memory", event.session, event.request, key=key, host=host, handle=file.handle)
     )
@@ -234,19 +219,19 @@ def _opened(b: Books, key: int, refusal: int) -> None:
         fail(b, row.session, row.request, refusal, f"reg_mr: {why}")
     elif row.revoked or not alive(b, row.session):
         forget(b, key)
-        _taken_back(b, row)
+        taken_back(b, row)
     else:
-        _install(b, key)
+        install(b, key)
 
 
-def _install(b: Books, key: int) -> None:
+def install(b: Books, key: int) -> None:
     row = b.mrs[key]
     b.mrs.put(key, row._replace(state="installing"))
     number = IMPORTERS[row.importer]
     b.emit(InstallKey(key, row.pd, row.access, number, row.aperture, row.iova, row.length, row.runs))
 
 
-def _taken_back(b: Books, row: Mr) -> None:
+def taken_back(b: Books, row: Mr) -> None:
     sentence = (
         "reg_mr: the range was taken back while it was registered: register again when the reclaim has ended"
     )
@@ -265,7 +250,7 @@ def key_installed(b: Books, event: KeyInstalled) -> None:
     settled_row = row._replace(state="live" if row.state == "installing" else row.state, request=0, token=0)
     b.mrs.put(event.key, settled_row)
     if row.revoked or not alive(b, row.session):
-        _taken_back(b, row)
+        taken_back(b, row)
         tear_down(b, (event.key,), row.session)
         return
     answer(b, row.session, row.request, _result(b, event.key, row), descriptors=_descriptors(row))
