@@ -61,6 +61,14 @@ EVENTS: Mapping[str, str] = {
     "cancelled": "whoever asked has interrupted the request, or is gone; nothing has been applied",
 }
 
+# Events that answer a verb: they cannot come where it is never said.
+ANSWERS: Mapping[str, str] = {
+    "quiesced": "quiesce",
+    "quiesce_failed": "quiesce",
+    "unmapped": "unmap",
+    "deadline": "arm",
+}
+
 # What a protocol may do. The word is the method of emu.protocols.contract; the argument's type follows it.
 VERBS: Mapping[str, str] = {
     "gate": "until the end nobody pins, maps or registers the range",

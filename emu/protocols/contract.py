@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emu.core.decision import (
+    ANSWERS,
     DISPOSALS,
     END,
     EVENTS,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ANY = "*"
+FIRST = ("requested", "surprise")
 BACKINGS = ("dax", "page-cache", "anon", "host", "devdax", "dmabuf")
 LOSSES = ("none", "page", "mr", "qp", "context", "process", "device")
 NAME_MAX, TABLE_MAX = 64, 10_000
@@ -344,7 +346,7 @@ def _meaning(protocol: Protocol) -> list[str]:
             ]
     found += [
         f"event {event!r} in phase {START!r} must have a rule: nothing else would ever answer the request"
-        for event in ("requested", "surprise")
+        for event in FIRST
         if (START, event) not in protocol.table
     ]
     for phase in known_phases:
@@ -354,10 +356,23 @@ def _meaning(protocol: Protocol) -> list[str]:
             f"event {event!r} in phase {phase!r} is not decided: put it in the table, in ignored or in impossible"
             for event in EVENTS
             if (phase, event) not in protocol.table
+            and can_come(protocol, phase, event)
             and not listed(protocol.ignored, phase, event)
             and not listed(protocol.impossible, phase, event)
         ]
     return found
+
+
+def can_come(protocol: Protocol, phase: str, event: str) -> bool:
+    """Whether the core could ask this at all: nothing comes at the start but the request, which comes nowhere else, and an answer follows
+    its verb. What cannot come need not be listed.
+    """
+    rules = [rule for entry in protocol.table.values() for rule in rules_of(entry)]
+    if any(rule.to == START for rule in rules):
+        return True
+    if (phase == START) != (event in FIRST):
+        return False
+    return event not in ANSWERS or any(a.verb == ANSWERS[event] for rule in rules for a in rule.actions)
 
 
 def listed(lists: Mapping[str, tuple[str, ...]], phase: str, event: str) -> bool:

@@ -38,7 +38,7 @@ def decide(protocol: Protocol, phase: str, event: str, facts: Facts) -> Decision
         if event in protocol.ignored.get(phase, ()) or event in protocol.ignored.get("*", ()):
             return None
         raise ProtocolBroke(
-            protocol.name, "total", f"{event} in phase {phase} was declared impossible, and it came"
+            protocol.name, "total", f"{event} in phase {phase} was not to be possible, and it came"
         )
     while not isinstance(entry, Rule):
         entry = entry.yes if facts.holds(entry.fact) else entry.no

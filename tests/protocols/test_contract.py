@@ -28,6 +28,7 @@ from emu.protocols.runner import arm_of, arms
 
 LOADED = registry.load()
 GO_ON = go(apply(), free(), reply(), to=END)
+STUCK = {(START, "requested"): go(gate(), to="stuck"), ("stuck", "cancelled"): go(deny("EINTR"), to=END)}
 ALL = sorted({protocol.name for protocol in LOADED.protocols.values()})
 
 
@@ -77,8 +78,8 @@ def test_a_sound_declaration_is_given_back():
         ({"table": {(START, "rain"): go(reply(), to=END)}}, "rain"),
         ({"table": {(START, "requested"): go(Action("pray"), to=END)}}, "pray"),
         ({"table": {(START, "requested"): go(gate(), to="limbo")}}, "limbo"),
-        ({"ignored": {}}, "acknowledged"),
-        ({"ignored": {"elsewhere": tuple(EVENTS)}}, "acknowledged"),
+        ({"table": STUCK, "ignored": {}}, "acknowledged"),
+        ({"table": STUCK, "ignored": {"elsewhere": tuple(EVENTS)}}, "acknowledged"),
     ],
 )
 def test_what_is_wrong_is_named(change, word):
@@ -203,7 +204,7 @@ def test_one_that_cannot_be_loaded_is_left_out_and_told_when_asked_for(value, wo
 
 
 def test_one_that_does_not_meet_the_contract_is_left_out(monkeypatch):
-    monkeypatch.setattr("emu.protocols.none.OTHER", make(ignored={}), raising=False)
+    monkeypatch.setattr("emu.protocols.none.OTHER", make(table=STUCK, ignored={}), raising=False)
     assert "not decided" in registry.load([point("own", "emu.protocols.none:OTHER")]).broken["own"]
 
 
@@ -225,3 +226,21 @@ def test_a_row_may_ask_for_the_kind_and_for_the_memory():
     assert verbs("unplug", "anon") == ["deny"]
     assert verbs("punch", "dax") == ["reply"]
     assert verbs("punch", "anon") == [action.verb for action in GO_ON.actions]
+
+
+def test_what_cannot_come_need_not_be_listed():
+    """Nothing comes at the start but the request; an answer follows its verb; the request comes once."""
+    table = {
+        (START, "requested"): go(gate(), arm(1), to="waiting"),
+        ("waiting", "deadline"): GO_ON,
+        ("waiting", "cancelled"): go(deny("EINTR"), to=END),
+    }
+    brief = make(table=table, ignored={"waiting": ("acknowledged", "unpinned", "holder_lost")})
+    assert contract.problems(brief) == []
+    with pytest.raises(ProtocolBroke, match="unmapped in phase waiting"):
+        brief.decide("waiting", "unmapped", Facts("truncate", 1, 1))
+    again = {**table, ("waiting", "cancelled"): go(to=START)}
+    assert any(
+        "'deadline' in phase 'start'" in problem
+        for problem in contract.problems(make(table=again, ignored={}))
+    )

@@ -212,7 +212,7 @@ DoubleFree = mutated(Patch(allocator, "release", _release_twice))
 
 # ---- the gate is there, and nobody looks at it
 
-GateIgnored = mutated(Patch(registration, "_check_gate", lambda *_args, **_more: None))
+GateIgnored = mutated(Patch(registration, "check_gate", lambda *_args, **_more: None))
 
 
 # ---- the gate opens when the DMA is fenced
