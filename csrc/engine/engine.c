@@ -123,6 +123,7 @@ int emu_engine_new(const struct emu_engine_config *config, struct emu_engine **o
 		e->threads[i].bell_fd = -1;
 	pthread_mutex_init(&e->graces.lock, NULL);
 	e->graces.last = &e->graces.first;
+	pthread_mutex_init(&e->parks.lock, NULL);
 	pthread_mutex_init(&e->hold_lock, NULL);
 	pthread_cond_init(&e->hold_change, NULL);
 	err = events_open(&e->events);
@@ -265,6 +266,7 @@ void emu_engine_free(struct emu_engine *e)
 	pthread_cond_destroy(&e->hold_change);
 	pthread_mutex_destroy(&e->hold_lock);
 	pthread_mutex_destroy(&e->graces.lock);
+	pthread_mutex_destroy(&e->parks.lock);
 	free(e);
 }
 
@@ -297,7 +299,7 @@ void emu_engine_stats(struct emu_engine *e, struct emu_engine_stats *out)
 {
 	*out = (struct emu_engine_stats){ .events_lost = emu_peek(&e->events.lost), .mrs = e->n_mrs,
 		.qps = emu_peek(&e->n_qps), .cqs = e->n_cqs, .contexts = e->n_ctxs, .apertures = e->n_apertures,
-		.gens_lost = e->gens_lost };
+		.gens_lost = e->gens_lost, .parked = emu_peek(&e->parks.count) };
 	for (unsigned i = 0; i < e->n_threads; i++) {
 		struct emu_thread *t = &e->threads[i];
 
@@ -308,6 +310,7 @@ void emu_engine_stats(struct emu_engine *e, struct emu_engine_stats *out)
 		out->sleeps += emu_peek(&t->n_sleeps);
 		out->bells += emu_peek(&t->n_bells);
 		out->log_lost += emu_peek(&t->log.lost);
+		out->faults += emu_peek(&t->n_faults);
 		out->sections += emu_peek(&t->section) / 2;
 	}
 }

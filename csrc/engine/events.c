@@ -22,7 +22,7 @@ int events_open(struct events *q)
 	if (!q->pool)
 		return -ENOMEM;
 	for (unsigned i = 0; i < LOSSY_EVENTS; i++) {
-		q->pool[i].pooled = 1;
+		q->pool[i].kind = NOTE_POOLED;
 		q->pool[i].next = q->free;
 		q->free = &q->pool[i];
 	}
@@ -35,7 +35,7 @@ void events_close(struct events *q)
 		struct note *note = q->first;
 
 		q->first = note->next;
-		if (!note->pooled)
+		if (note->kind == NOTE_ASKED)
 			free(note);
 	}
 	free(q->pool);
@@ -79,15 +79,44 @@ void events_tell(struct events *q, const struct emu_engine_event *event)
 	pthread_mutex_unlock(&q->lock);
 }
 
+void events_keep(struct events *q, struct note *note, const struct emu_engine_event *event)
+{
+	pthread_mutex_lock(&q->lock);
+	note->event = *event;
+	if (!note->queued) {
+		note->kind = NOTE_KEPT;
+		note->queued = 1;
+		append(q, note);
+	}
+	pthread_mutex_unlock(&q->lock);
+}
+
+void events_withdraw(struct events *q, struct note *note)
+{
+	pthread_mutex_lock(&q->lock);
+	for (struct note **link = &q->first; note->queued && *link; link = &(*link)->next) {
+		if (*link != note)
+			continue;
+		*link = note->next;
+		if (q->last == &note->next)
+			q->last = link;
+		note->queued = 0;
+		break;
+	}
+	pthread_mutex_unlock(&q->lock);
+}
+
 /* Precondition: lock. */
 static void recycle(struct events *q, struct note *note)
 {
-	if (!note->pooled) {
+	if (note->kind == NOTE_ASKED) {
 		free(note);
-		return;
+	} else if (note->kind == NOTE_POOLED) {
+		note->next = q->free;
+		q->free = note;
+	} else {
+		note->queued = 0;
 	}
-	note->next = q->free;
-	q->free = note;
 }
 
 int events_take(struct events *q, struct emu_engine_event *out, unsigned n)

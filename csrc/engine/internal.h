@@ -8,11 +8,11 @@
  *   queues.c    contexts, CQs, QPs: the books            oplog.c    the operation log
  *   qp.c        a queue pair's state, flush, completions hold.c     hold points
  *   op.c        one work request, from WQE to CQE        events.c   what the control thread is told
- *   respond.c   its other half, at the responder
+ *   respond.c   its other half, at the responder          park.c     operations that wait for memory
  *
  * Who may touch what: fields marked [control] belong to the control thread, [owner] to the QP's engine thread, [lock] are
  * under the struct's own lock, [section] are read by any engine thread inside a section and freed after a grace period.
- * Locks nest only so: qp -> cq -> events, qp -> kicks, graces -> events. No lock is held at a hold point or over a copy.
+ * Locks nest only so: qp -> cq -> events, qp -> parks -> kicks, parks -> events, graces -> events. No lock is held at a hold point or over a copy.
  */
 #ifndef EMU_ENGINE_INTERNAL_H
 #define EMU_ENGINE_INTERNAL_H
@@ -37,10 +37,13 @@
 
 /* ---- events.c */
 
+enum note_kind { NOTE_ASKED, NOTE_POOLED, NOTE_KEPT }; /* whose memory it is: events_take's, the pool's, its owner's */
+
 struct note {
 	struct note *next;
 	struct emu_engine_event event;
-	int pooled;
+	enum note_kind kind;
+	int queued; /* [lock] of a kept one */
 };
 
 struct events {
@@ -57,6 +60,9 @@ void events_close(struct events *q);
 /* Never lost: the note was allocated by whoever asked; events_take frees it. */
 void events_put(struct events *q, struct note *note);
 void events_tell(struct events *q, const struct emu_engine_event *event);
+/* Never lost either: a note that its owner keeps. Once more while it is still there: it says the new thing. */
+void events_keep(struct events *q, struct note *note, const struct emu_engine_event *event);
+void events_withdraw(struct events *q, struct note *note);
 int events_take(struct events *q, struct emu_engine_event *out, unsigned n);
 
 /* ---- grace.c */
@@ -131,7 +137,7 @@ struct emu_thread {
 	uint32_t loops, quiet_sleeps;
 	struct oplog log;
 	/* figures, read by anybody */
-	uint64_t n_ops, n_bytes, n_errors, n_quanta, n_sleeps, n_bells;
+	uint64_t n_ops, n_bytes, n_errors, n_quanta, n_sleeps, n_bells, n_faults;
 };
 
 /* ---- apertures */
@@ -167,6 +173,7 @@ struct extent {
 struct translation { /* [section] */
 	uint32_t n;
 	uint32_t instance;
+	struct emu_aperture *aperture;
 	uint32_t *gens; /* at registration, one a block, extent by extent */
 	struct extent extents[];
 };
@@ -174,11 +181,14 @@ struct translation { /* [section] */
 struct emu_mr { /* [section] */
 	uint32_t key, pd, access, importer;
 	uint64_t iova, length, serial;
-	struct emu_aperture *aperture;
+	struct emu_aperture *aperture; /* [control] that of its translation, or of its last one */
 	struct translation *translation;
 	uint32_t state;
 	uint32_t inflight;
-	uint64_t ticket; /* [control] of the grace period that fenced it */
+	uint64_t ticket;   /* [control] of the grace period that fenced or parked it */
+	uint64_t sequence; /* invalidations. Writer: control, before the state */
+	uint64_t turns;    /* [lock of parks] attempts to remap it */
+	uint64_t answers;  /* [lock of parks] those that were accepted */
 };
 
 /* One contiguous piece of memory, as a quantum sees it. */
@@ -192,11 +202,16 @@ struct place {
 	uint64_t bytes;  /* contiguous from there */
 };
 
-/* In a section. 0, or -EACCES: unknown, other PD, right missing, out of range, revoked. */
+enum whereabouts { HERE = 0, VACANT = 1, GONE = 2 }; /* memory is there, has to be asked for, was said to be gone */
+
+/* In a section. HERE, VACANT (of a dynamic importer: no translation now), or -EACCES: unknown, other PD, right missing, out of
+ * range, revoked. */
 int mr_check(struct emu_engine *e, uint32_t key, uint32_t pd, uint64_t addr, uint64_t bytes, uint32_t rights,
 	     struct emu_mr **out);
-/* In a section, the range checked, bytes > 0. */
-void mr_place(const struct emu_mr *mr, uint64_t addr, struct place *out);
+/* In a section, the range checked and HERE, bytes > 0. HERE, or what else the byte at addr is. */
+enum whereabouts mr_place(const struct emu_mr *mr, uint64_t addr, struct place *out);
+/* In a section. The same looked at anew; HERE also for a key that has no access any more, which whoever looks at it finds out. */
+enum whereabouts mr_look(const struct emu_mr *mr, uint64_t addr);
 
 /* ---- queues */
 
@@ -236,7 +251,7 @@ struct ref {
 	uint64_t serial;
 };
 
-enum op_phase { OP_NONE, OP_BEGIN, OP_MOVING, OP_MOVED, OP_WAITING };
+enum op_phase { OP_NONE, OP_BEGIN, OP_MOVING, OP_MOVED, OP_WAITING, OP_PARKED };
 
 /* The head work request of a send queue while it is carried out. [owner] */
 struct op {
@@ -251,6 +266,16 @@ struct op {
 	struct emu_sge sge[EMU_MAX_SGE], rsge[EMU_MAX_SGE];
 	uint64_t recv_wr_id;
 	struct ref refs[MAX_REFS];
+};
+
+/* Where an operation waits for memory. [owner], the links under the lock of parks */
+struct parking {
+	struct emu_qp *prev, *next;
+	int linked;
+	uint32_t key;
+	uint64_t serial, done;   /* of the key, and of the message: what was asked for */
+	uint64_t turns, answers; /* of the key, when it was */
+	struct note note;
 };
 
 struct emu_qp { /* [section] */
@@ -279,6 +304,7 @@ struct emu_qp { /* [section] */
 	int armed, due;
 	struct op op;
 	struct log_state log;
+	struct parking parking;
 };
 
 /* ---- holds */
@@ -286,6 +312,14 @@ struct emu_qp { /* [section] */
 struct hold {
 	uint32_t armed, held, key, skip;
 	uint64_t releases;
+};
+
+/* ---- operations that wait for memory */
+
+struct parks {
+	pthread_mutex_t lock;
+	struct emu_qp *first; /* [lock] */
+	uint64_t count;       /* [lock] */
 };
 
 /* ---- all of it */
@@ -299,6 +333,7 @@ struct emu_engine {
 	struct emu_thread threads[MAX_THREADS];
 	struct events events;
 	struct graces graces;
+	struct parks parks;
 
 	pthread_mutex_t hold_lock;
 	pthread_cond_t hold_change;
@@ -404,6 +439,26 @@ uint32_t respond_end(struct emu_qp *qp);
 /* Give the claimed receive WQE back. */
 void respond_release(struct emu_qp *qp);
 int op_uses_recv(uint32_t opcode);
+
+/* ---- park.c */
+
+struct miss {
+	uint64_t addr;
+	uint32_t bytes; /* wanted from there */
+	int write;
+};
+
+enum parked { PARK_LOOK_AGAIN, PARK_WAITS, PARK_FAILED };
+
+/* [owner] In a section. Wait for memory under this key, unless something has changed (LOOK_AGAIN), or the answer is here and there
+ * is none (FAILED). */
+enum parked park(struct emu_qp *qp, struct emu_mr *mr, const struct miss *miss);
+/* [owner] It waits no more. */
+void park_leave(struct emu_qp *qp);
+/* [control] A remap of this key was tried, or the key is on its way out. Precondition: published. */
+void park_wake(struct emu_engine *e, struct emu_mr *mr, int tried, int accepted);
+/* Precondition: the QP's lock, or it is unpublished; its gen has grown. Whoever waits in an operation with it looks again. */
+void park_wake_peers(struct emu_engine *e, uint32_t qp_num);
 
 /* ---- copy.c */
 

@@ -5,6 +5,7 @@
  *   take -> [hold op-start] -> begin -> quantum, quantum, ... -> [hold completion] -> end
  *             ^                  |         |                                           |
  *             +------ timer -----+---------+---- not ready, no answer: wait -----------+
+ *                                    +-> no memory under a dynamic key: parked (park.c) -> the same quantum again
  *
  * begin, each quantum and end are one section each, and look up QP, peer and keys anew: nothing found in one section is
  * used in the next. Between two quanta the thread may serve other queue pairs; the progress is kept here.
@@ -13,7 +14,10 @@
 
 #include "internal.h"
 
-#define OUT_VOID 100u /* beyond enum emu_outcome: the QP has moved on, this operation is nobody's any more */
+/* Beyond enum emu_outcome. */
+#define OUT_VOID 100u   /* the QP has moved on, this operation is nobody's any more */
+#define OUT_PARKED 101u /* it waits for memory */
+#define OUT_AGAIN 102u  /* something has changed: look again */
 
 void op_take(struct emu_qp *qp)
 {
@@ -48,6 +52,7 @@ static void drop_refs(struct emu_qp *qp)
 void op_forget(struct emu_qp *qp)
 {
 	section_enter(qp->thread);
+	park_leave(qp);
 	respond_release(qp);
 	drop_refs(qp);
 	section_leave(qp->thread);
@@ -83,7 +88,7 @@ static uint32_t check_local(struct emu_qp *qp, uint32_t rights)
 
 		if (s->length == 0)
 			continue;
-		if (mr_check(qp->thread->e, s->lkey, qp->pd, s->addr, s->length, rights, &mr))
+		if (mr_check(qp->thread->e, s->lkey, qp->pd, s->addr, s->length, rights, &mr) < 0)
 			return EMU_OUT_LOC_PROT;
 		emu_count(&mr->inflight, 1);
 		op->refs[op->n_refs++] = (struct ref){ mr->key, mr->serial };
@@ -284,23 +289,49 @@ static uint32_t refused(struct emu_qp *qp, struct quantum *q)
 	return respond_refuse(qp, q->peer, scatters ? EMU_OUT_LOC_PROT : EMU_OUT_REM_ACCESS);
 }
 
+/* Rights are in order, the memory is not there. */
+static uint32_t missed(struct emu_qp *qp, struct emu_mr *mr, const struct emu_sge *wanted, int write)
+{
+	switch (park(qp, mr, &(struct miss){ wanted->addr, wanted->length, write })) {
+	case PARK_LOOK_AGAIN:
+		return OUT_AGAIN;
+	case PARK_WAITS:
+		qp->op.fresh_time = 0;
+		return OUT_PARKED;
+	case PARK_FAILED:
+		break;
+	}
+	return EMU_OUT_LOC_PROT;
+}
+
 static uint32_t find_local(struct emu_qp *qp, struct quantum *q, uint32_t rights)
 {
 	struct emu_mr *mr;
+	int where = mr_check(qp->thread->e, q->mine.lkey, qp->pd, q->mine.addr, q->n, rights, &mr);
 
-	if (mr_check(qp->thread->e, q->mine.lkey, qp->pd, q->mine.addr, q->n, rights, &mr))
+	if (where < 0)
 		return EMU_OUT_LOC_PROT;
-	mr_place(mr, q->mine.addr, &q->local);
+	if (where == HERE)
+		where = (int)mr_place(mr, q->mine.addr, &q->local);
+	if (__builtin_expect(where != HERE, 0))
+		return missed(qp, mr, &q->mine, rights != 0);
 	return rights && q->local.map->readonly ? EMU_OUT_LOC_PROT : EMU_OUT_OK;
 }
 
 static uint32_t find_remote(struct emu_qp *qp, struct quantum *q, uint32_t rights)
 {
 	struct emu_mr *mr;
+	int where = mr_check(qp->thread->e, q->theirs.lkey, q->peer->pd, q->theirs.addr, q->n, rights, &mr);
 
-	if (mr_check(qp->thread->e, q->theirs.lkey, q->peer->pd, q->theirs.addr, q->n, rights, &mr))
+	if (where < 0)
 		return refused(qp, q);
-	mr_place(mr, q->theirs.addr, &q->remote);
+	if (where == HERE)
+		where = (int)mr_place(mr, q->theirs.addr, &q->remote);
+	if (__builtin_expect(where != HERE, 0)) {
+		uint32_t outcome = missed(qp, mr, &q->theirs, rights != EMU_ACCESS_REMOTE_READ);
+
+		return outcome == EMU_OUT_LOC_PROT ? refused(qp, q) : outcome;
+	}
 	return rights != EMU_ACCESS_REMOTE_READ && q->remote.map->readonly ? refused(qp, q) : EMU_OUT_OK;
 }
 
@@ -455,6 +486,7 @@ static uint32_t quantum(struct emu_qp *qp, int64_t *left)
 	outcome = carry(qp, &q);
 	section_leave(t);
 	if (outcome == EMU_OUT_OK) {
+		park_leave(qp);
 		qp->op.done += q.n;
 		*left -= (int64_t)q.n;
 		figures_add(&t->n_bytes, q.n);
@@ -517,6 +549,7 @@ static int end(struct emu_qp *qp, uint32_t outcome)
 		op_forget(qp);
 		return 1;
 	}
+	park_leave(qp);
 	if (!waits(outcome))
 		stop_outside(qp, EMU_HOLD_COMPLETION);
 	section_enter(qp->thread);
@@ -532,6 +565,8 @@ static int end(struct emu_qp *qp, uint32_t outcome)
 }
 
 /* ---- all of it */
+
+#define AGAIN_COSTS 64 /* of a turn's budget: memory that comes and goes holds up nobody else */
 
 static uint32_t start(struct emu_qp *qp)
 {
@@ -576,9 +611,17 @@ int op_push(struct emu_qp *qp, int64_t *left)
 	if (op->phase == OP_BEGIN)
 		outcome = start(qp);
 	while (outcome == EMU_OUT_OK && op->done < op->total) {
+		op->phase = OP_MOVING;
 		if (*left <= 0)
 			return 1;
 		outcome = quantum(qp, left);
+		if (outcome == OUT_AGAIN) {
+			*left -= AGAIN_COSTS;
+			outcome = EMU_OUT_OK;
+		}
 	}
-	return end(qp, outcome);
+	if (outcome != OUT_PARKED)
+		return end(qp, outcome);
+	op->phase = OP_PARKED;
+	return 0;
 }

@@ -193,6 +193,7 @@ void qp_apply(struct emu_qp *qp, const struct emu_rule_out *out)
 		emu_count(&qp->gen, 1);
 		emu_handshake(); /* with emu_ring_post_recv: publishes, handshakes, looks at state */
 		thread_kick(qp);
+		park_wake_peers(qp->thread->e, qp->num);
 	}
 }
 

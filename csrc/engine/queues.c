@@ -365,6 +365,7 @@ void qp_free(struct emu_engine *e, void *object)
 	struct emu_qp *qp = object;
 
 	emu_count(&e->n_qps, -1);
+	events_withdraw(&e->events, &qp->parking.note);
 	emu_fetch_add(&qp->send_cq->users, -1);
 	emu_fetch_add(&qp->recv_cq->users, -1);
 	emu_fetch_and(&qp->ctx->used[qp->slot / 64], ~(1ull << qp->slot % 64));
@@ -388,6 +389,7 @@ int emu_qp_remove(struct emu_engine *e, uint32_t qp_num, uint64_t cookie)
 	emu_publish(&qp->ctx->qps[qp->slot], (struct emu_qp *)NULL);
 	qp->goodbye = g;
 	emu_count(&qp->gen, 1);
+	park_wake_peers(e, qp_num);
 	thread_remove(qp);
 	return 0;
 }

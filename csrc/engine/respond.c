@@ -50,7 +50,7 @@ static uint32_t check_scatter(struct emu_qp *qp, struct emu_qp *peer)
 
 		if (s->length == 0)
 			continue;
-		if (mr_check(qp->thread->e, s->lkey, peer->pd, s->addr, s->length, EMU_ACCESS_LOCAL_WRITE, &mr))
+		if (mr_check(qp->thread->e, s->lkey, peer->pd, s->addr, s->length, EMU_ACCESS_LOCAL_WRITE, &mr) < 0)
 			return EMU_OUT_LOC_PROT;
 		note_ref(op, mr);
 	}
@@ -65,7 +65,7 @@ static uint32_t check_remote(struct emu_qp *qp, struct emu_qp *peer)
 
 	if (op->total == 0) /* the specification does not look at the key of an empty message */
 		return EMU_OUT_OK;
-	if (mr_check(qp->thread->e, op->wqe.rkey, peer->pd, op->wqe.remote_addr, op->total, right, &mr))
+	if (mr_check(qp->thread->e, op->wqe.rkey, peer->pd, op->wqe.remote_addr, op->total, right, &mr) < 0)
 		return EMU_OUT_REM_ACCESS;
 	note_ref(op, mr);
 	return EMU_OUT_OK;

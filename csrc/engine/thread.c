@@ -110,6 +110,8 @@ static int has_news(const struct emu_qp *qp)
 {
 	if (qp->attention)
 		return 1;
+	if (qp->op.phase == OP_PARKED)
+		return 0; /* who brings memory kicks */
 	return qp->op.phase == OP_WAITING ? qp->due : emu_observe(qp->sq.shared_prod) != qp->sq.seen;
 }
 
@@ -303,7 +305,7 @@ static int serve(struct emu_thread *t)
 
 	for (struct emu_qp *qp = t->first, *next; qp; qp = next) {
 		next = qp->next;
-		if (qp->op.phase == OP_NONE || qp->op.phase == OP_WAITING) {
+		if (qp->op.phase == OP_NONE || qp->op.phase == OP_WAITING || qp->op.phase == OP_PARKED) {
 			if (!has_news(qp)) {
 				if (t->polled > POLLED_WHILE_IDLE)
 					poll_stop(t, qp);

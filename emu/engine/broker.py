@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Run = tuple[int, int]
 
+GONE, VACANT = -1, -2  # in place of an extent's offset: EMU_GONE, EMU_VACANT
+
 QP_ATTRIBUTES = (
     "state", "cur_state", "access", "pkey_index", "port", "path_mtu", "dest_qpn", "rq_psn", "sq_psn", "timeout",
     "retry_cnt", "rnr_retry", "min_rnr_timer", "max_rd_atomic", "max_dest_rd_atomic", "dlid",
@@ -37,6 +39,7 @@ class EventKind(IntEnum):
     ASYNC = 4  # id = qp or cq number, code = IBV_EVENT_*
     SIGBUS = 5  # id = aperture, offset
     HELD = 6  # id = thread, code = hold point, cookie = key, offset = wr_id
+    FAULT = 7  # id = key, code = 1: a write, cookie = sequence, offset and bytes in the MR
 
 
 class MrState(IntEnum):
@@ -44,6 +47,8 @@ class MrState(IntEnum):
     LIVE = 1
     FENCED = 2
     UNMAPPED = 3
+    PARKED = 4
+    ABSENT = 5
 
 
 class EngineEvent(NamedTuple):
@@ -52,6 +57,7 @@ class EngineEvent(NamedTuple):
     code: int
     cookie: int
     offset: int
+    bytes: int = 0
 
 
 class NewContext(NamedTuple):
@@ -147,7 +153,7 @@ class Engine:
         """Take up to `limit` events, oldest first."""
         out = ffi.new("struct emu_engine_event[]", limit)
         count = _checked(lib.emu_events_take(self._live(), out, limit), "take engine events")
-        return [EngineEvent(EventKind(o.kind), o.id, o.code, o.cookie, o.offset) for o in out[0:count]]
+        return [EngineEvent(EventKind(o.kind), o.id, o.code, o.cookie, o.offset, o.bytes) for o in out[0:count]]
 
     def epoch_advance(self) -> int:
         """A phase changes: the next epoch begins. Returns its number."""
@@ -222,7 +228,7 @@ class Engine:
         extents: Sequence[Run],
     ) -> None:  # fmt: skip
         """A key begins to work. Extents are (offset, bytes) in the aperture and add up to `length`."""
-        runs = ffi.new("struct emu_extent[]", [{"offset": o, "bytes": n} for o, n in extents])
+        runs = _extents(extents)
         desc = ffi.new(
             "struct emu_mr_desc *",
             {"key": key, "pd": pd, "access": access, "importer": importer, "aperture": aperture,
@@ -247,6 +253,24 @@ class Engine:
         """Forget the translations of quiesced keys; UNMAPPED(cookie). EBUSY, and no change, unless all are quiesced."""
         numbers = ffi.new("uint32_t[]", list(keys))
         _checked(lib.emu_unmap(self._live(), numbers, len(numbers), cookie), f"unmap {len(numbers)} keys")
+
+    def invalidate(self, keys: Iterable[int], cookie: int) -> None:
+        """As `quiesce`, of keys of dynamic importers (else EINVAL): work that comes afterwards waits, and FAULT tells of it."""
+        numbers = ffi.new("uint32_t[]", list(keys))
+        what = f"invalidate {len(numbers)} keys"
+        _checked(lib.emu_invalidate(self._live(), numbers, len(numbers), cookie), what)
+
+    def remap(self, key: int, sequence: int, aperture: int, extents: Sequence[Run]) -> None:
+        """A new translation: of a dynamic importer's key, in answer to the fault with this sequence (ESTALE: it was invalidated since, and
+        the fault is told again), GONE and VACANT among the offsets; or of another key that is quiesced, which lives again.
+        """
+        runs = _extents(extents)
+        result = lib.emu_remap(self._live(), key, sequence, aperture, runs, len(extents))
+        _checked(result, f"remap key {key:#x} to {len(extents)} extents")
+
+    def mr_sequence(self, key: int) -> int:
+        """How often the key was invalidated."""
+        return _checked(lib.emu_mr_sequence(self._live(), key), f"key {key:#x}")
 
     def mr_remove(self, key: int) -> None:
         """The slot is free again. EBUSY unless the key is unmapped."""
@@ -324,6 +348,12 @@ class Engine:
     def hold_release(self, point: str | int) -> None:
         """Disarm, and let go whoever is held there."""
         _checked(lib.emu_hold_release(self._live(), _point(point)), f"release {point}")
+
+
+def _extents(extents: Sequence[Run]) -> Any:
+    return ffi.new(
+        "struct emu_extent[]", [{"offset": o if o >= 0 else (1 << 64) + o, "bytes": n} for o, n in extents]
+    )
 
 
 def _point(point: str | int) -> int:

@@ -11,6 +11,10 @@
  * too, so a thread may use what it found for as long as its section lasts.
  *
  *   MR state:  LIVE --quiesce--> FENCED --unmap--> UNMAPPED --remove--> (slot free)
+ *   dynamic:   LIVE --invalidate--> PARKED --unmap--> ABSENT --remap--> LIVE      (and quiesce from any of them)
+ *
+ * Under a key of a dynamic importer an access whose memory is not there waits: its queue pair's operation is parked, the
+ * thread goes on with others, and EMU_ENG_FAULT asks for the memory. emu_remap answers (park.c).
  *
  * Threads: the functions below are called from one control thread (the broker's loop) and never wait for an engine
  * thread: what takes time is answered by an event (emu_events_take, readable descriptor emu_engine_eventfd).
@@ -42,10 +46,11 @@ enum emu_engine_event_kind {
 	EMU_ENG_ASYNC = 4,    /* id = qp or cq number, code = enum emu_async_event */
 	EMU_ENG_SIGBUS = 5,   /* id = aperture, offset = byte that faulted (latched: once an aperture and change of its file) */
 	EMU_ENG_HELD = 6,     /* id = thread, code = enum emu_hold_point, cookie = key, offset = wr_id */
+	EMU_ENG_FAULT = 7,    /* id = key, code = 1: a write, cookie = sequence of the key, offset = in the MR, bytes from there */
 };
 
 struct emu_engine_event {
-	uint32_t kind, id, code, reserved;
+	uint32_t kind, id, code, bytes;
 	uint64_t cookie, offset;
 };
 
@@ -54,7 +59,7 @@ int emu_engine_start(struct emu_engine *e);
 /* Ends the threads (held ones are released), unmaps everything. */
 void emu_engine_free(struct emu_engine *e);
 int emu_engine_eventfd(struct emu_engine *e);
-/* Up to n events; QUIESCED, UNMAPPED and QP_GONE are never lost, the others are counted in stats.events_lost when nobody
+/* Up to n events; QUIESCED, UNMAPPED, QP_GONE and FAULT are never lost, the others are counted in stats.events_lost when nobody
  * takes them. */
 int emu_events_take(struct emu_engine *e, struct emu_engine_event *out, unsigned n);
 
@@ -115,7 +120,13 @@ enum emu_mr_state {
 	EMU_MR_LIVE = 1,
 	EMU_MR_FENCED = 2,
 	EMU_MR_UNMAPPED = 3,
+	EMU_MR_PARKED = 4, /* of a dynamic importer: drained, or about to be; new work waits */
+	EMU_MR_ABSENT = 5, /* and its translation is gone; the next access asks for another */
 };
+
+/* In place of an extent's offset, under the key of a dynamic importer. */
+#define EMU_GONE UINT64_MAX           /* no memory: whoever waits for it fails; who comes later asks again */
+#define EMU_VACANT (UINT64_MAX - 1)   /* not there yet: an access asks for it */
 
 struct emu_extent {
 	uint64_t offset, bytes; /* in the aperture */
@@ -136,8 +147,20 @@ int emu_mr_state(struct emu_engine *e, uint32_t key);
 /* No new work starts under the keys; EMU_ENG_QUIESCED(cookie) when no byte will ever be moved under them again. Idempotent; keys
  * that are unknown are skipped; n = 0 is a plain grace period. */
 int emu_quiesce(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie);
-/* Forget the translations; -EBUSY and no change unless all are FENCED and quiesced (or UNMAPPED already). */
+/* The same for keys of dynamic importers, but work that comes from now on waits (PARKED) in place of failing, and the key's
+ * sequence grows by one. -EINVAL and no change when one of them is of another importer. */
+int emu_invalidate(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie);
+/* Forget the translations; -EBUSY and no change unless all are FENCED or PARKED and quiesced (or without one already). */
 int emu_unmap(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie);
+/* A new translation, generations noted now; whoever waits for it goes on, or fails where it says GONE.
+ *
+ * Dynamic: LIVE, PARKED or ABSENT -> LIVE. sequence is that of the fault which is answered: -ESTALE and no change when an
+ * invalidation came in between; the faults that wait are then reported again. Other importers: FENCED and quiesced -> LIVE,
+ * all extents present, sequence ignored. -ENOENT, -ENODEV, -EACCES, -EINVAL as for install; -EBUSY: the key's state forbids it. */
+int emu_remap(struct emu_engine *e, uint32_t key, uint64_t sequence, uint32_t aperture, const struct emu_extent *extents,
+	      uint32_t n_extents);
+/* Invalidations so far; -ENOENT. */
+int64_t emu_mr_sequence(struct emu_engine *e, uint32_t key);
 /* Give the slot back: -EBUSY unless UNMAPPED. */
 int emu_mr_remove(struct emu_engine *e, uint32_t key);
 
@@ -196,6 +219,8 @@ struct emu_engine_stats {
 	uint64_t mrs, qps, cqs, contexts, apertures;
 	uint64_t gens_lost; /* changes of generations that a truncated file could not take */
 	uint64_t log_lost;  /* quanta that a truncated operation log could not take */
+	uint64_t faults;    /* reported */
+	uint64_t parked;    /* operations that wait for memory now */
 };
 
 void emu_engine_stats(struct emu_engine *e, struct emu_engine_stats *out);
