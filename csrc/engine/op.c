@@ -507,9 +507,9 @@ static void settle(struct emu_qp *qp, const struct emu_rule_out *out)
 		op->phase = OP_BEGIN;
 		op->fresh_time = 0;
 	} else if (out->actions & EMU_ACT_COMPLETE) {
-		qp_complete_send(qp, out->status);
-		figures_add(&qp->thread->n_ops, 1);
+		figures_add(&qp->thread->n_ops, 1); /* first: who has seen the completion finds it counted */
 		figures_add(&qp->thread->n_errors, out->status != EMU_WC_SUCCESS);
+		qp_complete_send(qp, out->status);
 	} else if (out->actions & (EMU_ACT_ARM_ACK | EMU_ACT_ARM_RNR)) {
 		op->phase = OP_WAITING;
 		timer_arm(qp, out->actions & EMU_ACT_ARM_RNR ? emu_rnr_timer_ns(out->rnr_timer)

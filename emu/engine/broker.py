@@ -153,7 +153,9 @@ class Engine:
         """Take up to `limit` events, oldest first."""
         out = ffi.new("struct emu_engine_event[]", limit)
         count = _checked(lib.emu_events_take(self._live(), out, limit), "take engine events")
-        return [EngineEvent(EventKind(o.kind), o.id, o.code, o.cookie, o.offset, o.bytes) for o in out[0:count]]
+        return [
+            EngineEvent(EventKind(o.kind), o.id, o.code, o.cookie, o.offset, o.bytes) for o in out[0:count]
+        ]
 
     def epoch_advance(self) -> int:
         """A phase changes: the next epoch begins. Returns its number."""

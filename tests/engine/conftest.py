@@ -10,7 +10,7 @@ import pytest
 
 PRELUDE = """
 import os, select
-from emu.engine.broker import Engine, EventKind, MrState, hold_points, memfd
+from emu.engine.broker import GONE, VACANT, Engine, EventKind, MrState, hold_points, memfd
 from emu.engine.ring import CompletionQueue, ContextPage, Memory, PostError, QueuePair, Sge, WorkRequest, stamp_fill
 
 INIT = (1 | 8 | 16 | 32, {"state": 1, "port": 1, "access": 0xF})

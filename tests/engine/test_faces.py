@@ -73,6 +73,37 @@ def test_revocation_is_two_steps_and_an_error_at_the_peer(in_process):
     """)
 
 
+def test_an_access_under_an_invalidated_key_waits_for_memory(in_process):
+    in_process("""
+        with Engine() as engine:
+            engine.start()
+            a, b = pair(engine)
+            src, _ = memory(engine, 0x100)
+            dst, aperture = memory(engine, 0x200)
+            engine.mr_install(key=0x300, pd=1, access=7, importer=2, aperture=aperture, iova=0, length=4096,
+                              extents=[(0, 4096)])
+            write = WorkRequest(1, [Sge(src.addr, 64, 0x100)], opcode=WRITE, flags=SIGNALED, remote_addr=128, rkey=0x300)
+            engine.invalidate([0x300], 5)
+            assert event(engine, EventKind.QUIESCED).cookie == 5
+            a.qp.post_one(write)
+            fault = event(engine, EventKind.FAULT)
+            assert fault == (EventKind.FAULT, 0x300, 1, 1, 128, 64), fault
+            for number, call in ((116, lambda: engine.remap(0x300, 0, aperture, [(0, 4096)])),
+                                 (22, lambda: engine.invalidate([0x200], 6)), (2, lambda: engine.mr_sequence(0x999))):
+                try:
+                    call()
+                except OSError as error:
+                    assert error.errno == number, error
+                else:
+                    raise AssertionError("was not refused")
+            assert event(engine, EventKind.FAULT) == fault and engine.stats()["parked"] == 1
+            engine.remap(0x300, 1, aperture, [(GONE, 64), (0, 64), (VACANT, 4096 - 128)])
+            assert event(engine, EventKind.FAULT) == fault  # of these bytes nothing was said yet
+            engine.remap(0x300, 1, aperture, [(0, 128), (4096, 64), (GONE, 4096 - 192)])
+            assert a.next().status == 0 and dst.view[4096:4160] == src.view[:64]
+    """)
+
+
 def test_posting_says_which_request_was_not_posted(in_process):
     in_process("""
         with Engine() as engine:
