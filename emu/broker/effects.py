@@ -126,6 +126,11 @@ class Effects:
         for offset, length in e.runs:
             self._engine.blocks_release(number, offset, length)
 
+    def _claim(self, e: fx.Claim) -> None:
+        number = self._memory.number(e.aperture)
+        for offset, length in e.runs:
+            self._engine.blocks_allocate(number, offset, length, recover=True)
+
     def _blank(self, e: fx.Blank) -> None:
         self._zeros(e.aperture, e.runs)
 
@@ -326,6 +331,7 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.OpenDevice: "open_device",
     fx.Allocate: "allocate",
     fx.Release: "release",
+    fx.Claim: "claim",
     fx.Blank: "blank",
     fx.Zero: "zero",
     fx.Store: "store",

@@ -107,6 +107,11 @@ def mount_of(b: Books, path: str) -> tuple[str, Mount]:
             errno.ENOENT,
             f"path {path!r} is under no mount: the mounts are {', '.join(m for m in b.mounts if m[0] == '/') or 'none'}",
         )
+    if b.mounts[best].raw:
+        refuse(
+            errno.EOPNOTSUPP,
+            f"{best} is device-dax, which has no files: register the device itself (backing devdax), or mount another one with dax",
+        )
     return best, b.mounts[best]
 
 

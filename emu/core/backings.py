@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import registration
+from emu.core import rawdev, registration
 from emu.core.asking import owned, refuse
 from emu.core.errors import shown
 from emu.core.queues import need_door
@@ -33,4 +33,5 @@ PINNING: Mapping[str, Callable[[Books, Requested, RegMr], None]] = {
     "dax": registration.pin_file,
     ANON: registration.pin_anon,
     HOST: registration.pin_host,
+    "devdax": rawdev.pin,
 }

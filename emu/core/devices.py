@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, asking, extents, files, queues, registration
+from emu.core import allocator, asking, extents, files, queues, rawdev, registration
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice
@@ -56,6 +56,12 @@ def mount_added(b: Books, event: MountAdded) -> None:
     name = known_protocol(b, event.protocol)
     b.mounts.put(event.path, Mount(event.device, event.dax, name, event.raw))
     _check_serves(b, event.path, name)
+    if event.raw:
+        if b.files_on.has(event.device):
+            refuse(
+                errno.EBUSY, f"device {event.device} has files: mount it without devdax and unlink them first"
+            )
+        rawdev.claim(b, event.device)
 
 
 def _check_serves(b: Books, mount: str, name: str) -> None:
@@ -116,6 +122,8 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
     b.devices.put(op.device, row._replace(online=True, namespace=namespace))
     b.tokens.put(token, Token("plugged", event.session, event.request, device=op.device))
     b.emit(Online(token, row.aperture, op.device, namespace))
+    if rawdev.is_raw(b, op.device):
+        rawdev.claim(b, op.device)
 
 
 def plugged(b: Books, _number: int, token: Token, event: Answered) -> None:
@@ -164,6 +172,8 @@ def blocks_of(b: Books, name: str) -> dict[str, int]:
     """Where the blocks of a device are; free + owned + quarantined = total. Limbo counts as quarantined."""
     row = b.devices[name]
     owned = sum(extents.count(b.files[ino].extents) for ino in b.files_on.of(name))
+    if rawdev.is_raw(b, name):
+        owned = row.blocks
     held = [
         run.blocks
         for book in (b.limbo, b.quarantine)

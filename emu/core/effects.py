@@ -57,6 +57,14 @@ class Release(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim(Effect):
+    """A raw device: all blocks are owned, their bytes stay what they are."""
+
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Blank(Effect):
     """The CPU zeroes bytes that nobody can read yet: those past the end of a file that is about to grow, and at a restart what
     an earlier life has left of a Zero. Doing it for nothing does no harm.

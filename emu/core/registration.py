@@ -16,7 +16,7 @@ from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
 from emu.core.errors import errno_name, shown
-from emu.core.rows import BLOCK, HOST, HostRow, Mr, Run, Token
+from emu.core.rows import ANON, BLOCK, HOST, SHARED, HostRow, Mr, Run, Token
 from emu.core.teardown import forget, tear_down
 
 if TYPE_CHECKING:
@@ -259,12 +259,18 @@ def key_installed(b: Books, event: KeyInstalled) -> None:
 def _result(b: Books, key: int, row: Mr) -> dict[str, object]:
     pages = [[offset, extents.blocks_up(length) * BLOCK] for offset, length in row.runs]
     result: dict[str, object] = {"handle": key, "lkey": key, "rkey": key, "length": row.length, "map": pages}
-    device = b.files[row.ino].device if row.ino in b.files else ""
+    device = b.files[row.ino].device if row.ino in b.files else _raw_device(b, row)
     return {**result, "ino": row.ino, "layout": row.layout, "device": device, **guards.told(b, row)}
 
 
 def _descriptors(row: Mr) -> int:
-    return {"anon": row.token, "dax": -row.aperture}.get(row.backing, 0)
+    return row.token if row.backing == ANON else -row.aperture if row.backing in SHARED else 0
+
+
+def _raw_device(b: Books, row: Mr) -> str:
+    """The device whose bare memory it is."""
+    named = (name for name, device in b.devices.items() if device.aperture == row.aperture)
+    return next(named, "") if row.backing == "devdax" else ""
 
 
 def faulted(b: Books, event: MemoryFaulted) -> None:

@@ -22,6 +22,7 @@ FOREVER: Final = 1 << 63  # one past every offset that a file can have
 HOST: Final = "host"  # the name of the mount that stands for host files, and of their backing
 ANON: Final = "anon"  # the same for memory of clients
 DMABUF: Final = "dmabuf"  # the same for buffers of exporters
+SHARED: Final = ("dax", "devdax", DMABUF)  # backings whose memory is a device's, and stays when an MR goes
 PSEUDO: Final = (HOST, ANON, DMABUF)  # mounts without a device: there from the start, each is a backing
 
 Extent = tuple[

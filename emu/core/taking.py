@@ -6,6 +6,7 @@ Here they are checked and become a reclaim row; what follows is reclaim.py's.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emu.core import asking, devices, files, reclaim, registration
@@ -55,6 +56,9 @@ def fs_unlink(b: Books, event: Requested, op: FsUnlink) -> None:
 
 
 def fs_unplug(b: Books, event: Requested, op: FsUnplug) -> None:
+    raw = b.mounts.get(op.target)
+    if raw is not None and raw.raw:  # a raw device goes by its mount's name, too
+        op = replace(op, target=raw.device)
     if op.surprise and (op.host or op.target.startswith("/")):
         refuse(
             errno.EINVAL,

@@ -16,7 +16,7 @@ from emu.core import keys
 from emu.core.asking import alive, answer, fail, owned, refuse
 from emu.core.effects import Arm, DropAperture, Quiesce, RemoveKey, Unmap
 from emu.core.errors import errno_name
-from emu.core.rows import HOST, Cookie, Mr, Teardown
+from emu.core.rows import HOST, SHARED, Cookie, Mr, Teardown
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -140,7 +140,7 @@ def forget(b: Books, key: int, opened: bool = True) -> None:
     keys.return_key(b, key)
     if row.state != "unmapped":
         b.went.append(key)
-    if row.backing == "dax" or b.mrs_via.has(row.aperture):
+    if row.backing in SHARED or b.mrs_via.has(row.aperture):
         return
     if row.backing == HOST:
         host = b.hosts[row.space]

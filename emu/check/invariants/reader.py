@@ -142,7 +142,7 @@ class Reader:
         if op.get("type") != "RegMr" or person.lost is not None:
             return
         path = str(op.get("path", ""))
-        mount = max((mount for mount in self.mounts if path.startswith(mount)), key=len, default="")
+        mount = max((mount for mount in self.mounts if f"{path}/".startswith(mount)), key=len, default="")
         device = self.mounts.get(mount, "")
         host = _label(line.get("host"))
         made = Registration(
