@@ -3,6 +3,8 @@
     MR(pd, length, access)                           memory of its own (a sealed memfd)
     MR(pd, length, access, file="/mnt/a")            bytes of a file on a mount of the node: the file's very blocks
     MR(pd, length, access, path="host/file")         bytes of an ordinary file of this host
+    MR(pd, length, access, device="/dev/dax0")       bytes of a device-dax mount of the node: the bare device
+    MR(pd, length, access, dmabuf="name")            bytes of a buffer that an exporter made (ctx.dmabuf)
 
 The memory is mapped here, at `mr.buf`, and registered under that very address unless `iova` says otherwise: address space is
 reserved first, its address is the registered one, then what the broker hands back is placed there. Loads and stores of
@@ -41,9 +43,9 @@ WRITABLE = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_R
 class MR(PyverbsCM):
     """A registered region of `length` bytes.
 
-    access: IBV_ACCESS_*. file, path: what is registered (neither: memory of its own). offset: in that file; on a mount a multiple of
-    4096. iova: the address by which work requests name its first byte. importer: what it promises when its memory is taken back
-    (docs/protocols.md). implicit and user addresses need memory that the NIC cannot reach here: EOPNOTSUPP.
+    access: IBV_ACCESS_*. file, path, device, dmabuf: what is registered (none: memory of its own). offset: in that; on a mount a multiple
+    of 4096. iova: the address by which work requests name its first byte. importer: what it promises when its memory is taken back
+    (docs/protocols.md); bound: of a deferred-unmap one, seconds within which it says `acknowledge()` behind its fence. implicit and user addresses need memory that the NIC cannot reach here: EOPNOTSUPP.
 
     buf, lkey, rkey, length, handle: as in pyverbs. ino, layout: of the file, at registration.
     """
@@ -61,7 +63,10 @@ class MR(PyverbsCM):
         offset: int = 0,
         iova: int | None = None,
         importer: str = "sync-revocable",
+        bound: float = 0.0,
         guard: bool = False,
+        device: str | None = None,
+        dmabuf: str | None = None,
     ) -> None:
         self._handle: int | None = None
         self._buffer: Any = None
@@ -70,8 +75,12 @@ class MR(PyverbsCM):
             raise PyverbsRDMAError(
                 "memory of the program's own, and implicit regions, cannot be registered", errno.EOPNOTSUPP
             )
-        if file is not None and path is not None:
-            raise PyverbsUserError("give file= (on a mount of the node) or path= (of this host), not both")
+        where = {"dax": file, "host": path, "devdax": device, "dmabuf": dmabuf}
+        named = [(backing, os.fspath(name)) for backing, name in where.items() if name is not None]
+        if len(named) > 1:
+            raise PyverbsUserError(
+                "give one of file= (on a mount of the node), path= (of this host), device= (of the node) and dmabuf="
+            )
         self.length, self.access = length, int(access)
         self._skew = offset % PAGE
         with _no_room(length):
@@ -83,25 +92,21 @@ class MR(PyverbsCM):
             "access": self.access,
             "offset": offset,
             "importer": importer,
+            **({"bound": float(bound)} if bound else {}),
             **({"guard": True} if guard else {}),
         }
-        self._register(memory, {**asked, "iova": self.iova}, file, path)
+        backing, name = named[0] if named else ("anon", "")
+        self._register(memory, {**asked, "iova": self.iova, "backing": backing, "path": name})
         self._address, self._buffer = memory.addr, _buffer(memory)
         pd.mrs.add(self)
         pd.ctx.register("mr", self.handle, self)
 
-    def _register(
-        self, memory: Memory, asked: dict[str, Any], file: str | None, path: str | os.PathLike[str] | None
-    ) -> None:
+    def _register(self, memory: Memory, asked: dict[str, Any]) -> None:
         with ExitStack() as given:
             fds: tuple[int, ...] = ()
-            if path is not None:
-                fds = (given.enter_context(host_file(path, readable=not self.access & WRITABLE)),)
-                answer = self.pd.ctx.call("reg_mr", fds, backing="host", path=os.fspath(path), **asked)
-            elif file is not None:
-                answer = self.pd.ctx.call("reg_mr", backing="dax", path=file, **asked)
-            else:
-                answer = self.pd.ctx.call("reg_mr", backing="anon", **asked)
+            if asked["backing"] == "host":
+                fds = (given.enter_context(host_file(asked["path"], readable=not self.access & WRITABLE)),)
+            answer = self.pd.ctx.call("reg_mr", fds, **asked)
             for fd in answer.descriptors:
                 given.callback(os.close, fd)
             self._handle = int(answer.result["handle"])
