@@ -320,6 +320,17 @@ class _Reading:
     def device(self, step: Step, line: Json) -> None:
         self.made.apertures[step.life, line["name"]] = line["aperture"]
 
+    def gone(self, step: Step, line: Json) -> None:
+        """An orderly unplug is committed here; its phase `applied` follows when the engine has answered."""
+        for row in self.reclaims.values():
+            mine = (
+                row.kind == "unplug"
+                and row.target.get("device") == line["device"]
+                and "applied" not in row.phases
+            )
+            if line["token"] and mine and row.steps[-1] is not step:
+                row.steps.append(step)
+
     def aperture(self, _step: Step, line: Json) -> None:
         self.made.numbers[line["number"]] = line["aperture"]
 
@@ -398,6 +409,7 @@ _READ = {
     "Release": _Reading.give,
     "Allocate": _Reading.give,
     "Online": _Reading.give,
+    "Offline": _Reading.gone,
     "Reply": _Reading.replied,
     "Fail": _Reading.replied,
     "Phase": _Reading.phase,
