@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, files, scope, teardown
+from emu.core import allocator, files, moving, scope, sharing, teardown
 from emu.core.asking import alive, answer
 from emu.core.decision import DISPOSALS, Action
 from emu.core.effects import (
@@ -23,6 +23,7 @@ from emu.core.effects import (
     Unmap,
     YieldLease,
 )
+from emu.core.errors import Refused
 from emu.core.rows import Cookie, Reclaim, Token
 
 if TYPE_CHECKING:
@@ -122,8 +123,17 @@ def do_apply(b: Books, number: int, _action: Action) -> bool:
             scope.deny(b, number, *stopped)
         end(b, number)
         return True
+    mark = b.mark()
     b.reclaims.put(number, row._replace(applied=True))
-    if APPLYING[row.kind, "host" if row.host else "file" if row.ino else "device"](b, number, row):
+    try:
+        waits = APPLYING[row.kind, "host" if row.host else "file" if row.ino else "device"](b, number, row)
+    except Refused as error:  # no space for it: nothing has changed
+        b.rollback(mark)
+        if not row.returned:
+            scope.deny(b, number, error.errno, str(error))
+        end(b, number)
+        return True
+    if waits:
         return True
     scope.phase(b, number, "applied")
     return False
@@ -167,6 +177,45 @@ def _apply_unplug_host(b: Books, _number: int, row: Reclaim) -> bool:
 def _apply_foreign(b: Books, _number: int, row: Reclaim) -> bool:
     """The foreign program does it; ours is to let it."""
     b.emit(YieldLease(b.hosts[row.host].aperture))
+    return False
+
+
+def _apply_collapse(b: Books, number: int, row: Reclaim) -> bool:
+    moving.collapse(b, row.ino, row.lo, row.length, number)
+    return False
+
+
+def _apply_insert(b: Books, _number: int, row: Reclaim) -> bool:
+    moving.insert(b, row.ino, row.lo, row.length)
+    return False
+
+
+def _apply_zero(b: Books, number: int, row: Reclaim) -> bool:
+    return moving.zero(b, row.ino, row.lo, row.hi, number)
+
+
+def _apply_migrate(b: Books, number: int, row: Reclaim) -> bool:
+    sharing.relocate(b, row.ino, b.files[row.ino].extents, number)
+    return False
+
+
+def _apply_reflink(b: Books, _number: int, row: Reclaim) -> bool:
+    sharing.clone(b, row.ino, row.to)
+    return False
+
+
+def _apply_cow(b: Books, number: int, row: Reclaim) -> bool:
+    sharing.unshare(b, row.ino, row.lo, row.hi - row.lo, number)
+    return False
+
+
+def _apply_poison(_b: Books, _number: int, _row: Reclaim) -> bool:
+    """The fact came before it."""
+    return False
+
+
+def _apply_umount(b: Books, _number: int, row: Reclaim) -> bool:
+    b.mounts.drop(row.to)
     return False
 
 
@@ -235,7 +284,8 @@ def do_reply(b: Books, number: int, _action: Action) -> bool:
     if row.returned:
         raise scope.broke(row, "one-answer", "answered a second time")
     b.reclaims.put(number, row._replace(returned=True))
-    answer(b, row.session, row.request)
+    if row.then is None:
+        answer(b, row.session, row.request, moving.result(b, row))
     scope.phase(b, number, "returned", {"errno": 0})
     return False
 
@@ -335,6 +385,8 @@ def end(b: Books, number: int) -> None:
     scope.phase(b, number, "ended")
     b.reclaims.drop(number)
     b.ended = True
+    if row.then is not None and row.returned and not row.errno:
+        b.then.append((row.session, row.request, row.then))
 
 
 DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
@@ -355,6 +407,14 @@ APPLYING: Mapping[tuple[str, str], Callable[[Books, int, Reclaim], bool]] = {
     ("truncate", "file"): _apply_truncate,
     ("punch", "file"): _apply_punch,
     ("unlink", "file"): _apply_unlink,
+    ("collapse", "file"): _apply_collapse,
+    ("insert", "file"): _apply_insert,
+    ("zero", "file"): _apply_zero,
+    ("migrate", "file"): _apply_migrate,
+    ("reflink", "file"): _apply_reflink,
+    ("cow-write", "file"): _apply_cow,
+    ("poison", "file"): _apply_poison,
+    ("umount", "device"): _apply_umount,
     ("unplug", "file"): _apply_unplug_file,
     ("unplug", "device"): _apply_unplug_device,
     ("unplug", "host"): _apply_unplug_host,

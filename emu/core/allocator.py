@@ -30,6 +30,11 @@ def free_blocks(b: Books, aperture: int) -> int:
     return sum(b.free[key].blocks for key in b.free_on.of(aperture))
 
 
+def bad_of(b: Books, device: str) -> list[int]:
+    """Blocks whose memory has failed: they are given to nobody any more."""
+    return [row.block for _number, row in b.bad.items() if row.device == device]
+
+
 def add_free(b: Books, aperture: int, start: int, count: int) -> None:
     if b.policy == "freed-first":
         behind = b.free_from.first((aperture, start + count))
@@ -109,7 +114,7 @@ def restore(b: Books, aperture: int, blocks: int, owned: list[tuple[int, int]]) 
     for start, count in sorted(owned):
         if start > at:
             gaps.append((at, start - at))
-        at = start + count
+        at = max(at, start + count)
     if at < blocks:
         gaps.append((at, blocks - at))
     for start, count in reversed(gaps) if b.policy == "freed-first" else gaps:

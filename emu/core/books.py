@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from emu.core.decision import Deciding
     from emu.core.effects import Effect
+    from emu.core.requests import Request
 
 K = TypeVar("K", int, str)
 R = TypeVar("R")
@@ -100,6 +101,7 @@ class Books:
         self.limbo: Book[int, rows.Blocks] = Book("limbo", self.log)
         self.quarantine: Book[int, rows.Blocks] = Book("quarantine", self.log)
         self.zeroing: Book[int, rows.Zeroing] = Book("zeroing", self.log)
+        self.bad: Book[int, rows.Bad] = Book("bad", self.log)
         self.hosts: Book[int, rows.HostRow] = Book("hosts", self.log)
         self.pds: Book[int, rows.Pd] = Book("pds", self.log)
         self.cqs: Book[int, rows.Cq] = Book("cqs", self.log)
@@ -119,12 +121,15 @@ class Books:
         self.went: list[int] = []  # keys whose pin went in this step
         self.idle = False  # blocks in quarantine may have nobody any more who keeps them there
         self.ended = False  # a reclaim ended in this step: others may start
+        self.wanted: list[rows.Reclaim] = []  # reclaims that the running request needs before it can go on
+        self.then: list[tuple[int, int, Request]] = []  # (session, request, what): it goes on now
         self.kept = 0  # the descriptor that the running request put somewhere
 
     def _index(self) -> None:
         self.file_at: Grouped[int, rows.File] = Grouped(lambda f: (f.path,))
         self.files_on: Grouped[int, rows.File] = Grouped(lambda f: (f.device,))
-        self.files.indexes = (self.file_at, self.files_on)
+        self.family: Grouped[int, rows.File] = Grouped(lambda f: (f.origin,) if f.origin else ())
+        self.files.indexes = (self.file_at, self.files_on, self.family)
         self.free_on: Grouped[int, rows.Blocks] = Grouped(lambda run: (run.aperture,))
         self.free_from: Grouped[int, rows.Blocks] = Grouped(lambda run: ((run.aperture, run.start),))
         self.free.indexes = (self.free_on, self.free_from)

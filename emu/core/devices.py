@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from emu.core import allocator, asking, extents, files, queues, rawdev, registration
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
-from emu.core.effects import Offline, Online, OpenDevice
+from emu.core.effects import Offline, Online, OpenDevice, Poison
 from emu.core.errors import Refused, errno_name, shown
 from emu.core.rows import BLOCK, Device, Mount, Token
 
@@ -35,13 +35,23 @@ def device_added(b: Books, event: DeviceAdded) -> None:
         raise Refused(errno.EEXIST, f"device {event.name} is there already: name each device once")
     row = (known or Device(0, event.blocks))._replace(aperture=b.number("aperture"))
     b.devices.put(event.name, row)
-    owned = [(extent[1], extent[2]) for ino in b.files_on.of(event.name) for extent in b.files[ino].extents]
-    allocator.restore(b, row.aperture, row.blocks, owned)
-    runs = tuple((start * BLOCK, count * BLOCK) for start, count in sorted(owned))
+    owned = owned_of(b, event.name)
+    bad = [(block, 1) for block in allocator.bad_of(b, event.name)]
+    allocator.restore(b, row.aperture, row.blocks, [*owned, *bad])
+    runs = tuple((start * BLOCK, count * BLOCK) for start, count in owned)
     b.emit(OpenDevice(row.aperture, event.name, row.blocks, runs, row.namespace))
+    if bad:
+        b.emit(Poison(row.aperture, tuple((block * BLOCK, BLOCK) for block, _count in bad)))
     files.restore_zeros(b, event.name)
     if not row.online:
         b.emit(Offline(row.aperture, event.name))
+
+
+def owned_of(b: Books, name: str) -> list[tuple[int, int]]:
+    """Blocks of the device that files have, as (block, blocks); those that several share, once."""
+    files_on = b.files_on.of(name)
+    owned = sorted((extent[1], extent[2]) for ino in files_on for extent in b.files[ino].extents)
+    return extents.merged(owned) if any(b.files[ino].origin for ino in files_on) else owned
 
 
 def mount_added(b: Books, event: MountAdded) -> None:
@@ -117,6 +127,9 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
         )
     for ino in b.files_on.of(op.device):
         b.files.drop(ino)
+    for number, bad in b.bad.items():
+        if bad.device == op.device:  # other memory comes
+            b.bad.drop(number)
     allocator.forget(b, row.aperture, row.blocks)
     namespace, token = row.namespace + 1, b.number("token")
     b.devices.put(op.device, row._replace(online=True, namespace=namespace))
@@ -169,9 +182,9 @@ def query_books(b: Books, event: Requested, _op: QueryBooks) -> None:
 
 
 def blocks_of(b: Books, name: str) -> dict[str, int]:
-    """Where the blocks of a device are; free + owned + quarantined = total. Limbo counts as quarantined."""
+    """Where the blocks of a device are; free + owned + quarantined + bad = total. Limbo counts as quarantined."""
     row = b.devices[name]
-    owned = sum(extents.count(b.files[ino].extents) for ino in b.files_on.of(name))
+    owned = sum(count for _start, count in owned_of(b, name))
     if rawdev.is_raw(b, name):
         owned = row.blocks
     held = [
@@ -181,4 +194,5 @@ def blocks_of(b: Books, name: str) -> dict[str, int]:
         if run.aperture == row.aperture
     ]
     free = allocator.free_blocks(b, row.aperture)
-    return {"total": row.blocks, "free": free, "owned": owned, "quarantined": sum(held)}
+    bad = len(allocator.bad_of(b, name))
+    return {"total": row.blocks, "free": free, "owned": owned, "quarantined": sum(held), "bad": bad}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Run = tuple[int, int]
+Piece = tuple[int, int, int]  # from, to, bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,33 @@ class Release(Effect):
 @dataclass(frozen=True, slots=True)
 class Claim(Effect):
     """A raw device: all blocks are owned, their bytes stay what they are."""
+
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Effect):
+    """Other files have these blocks now than before, and still some: the next even generation but one, content untouched. Behind
+    the commit: a translation must not be made foreign by a change that is undone, and none of them outlives a broker that is killed.
+    """
+
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(Effect):
+    """The CPU copies the pieces into blocks that nobody can see yet."""
+
+    before_commit: ClassVar[bool] = True
+    aperture: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison(Effect):
+    """The memory of these blocks has failed, for good: DMA finds it absent from now on. Doing it twice does no harm."""
 
     aperture: int
     runs: tuple[Run, ...]

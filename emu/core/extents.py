@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from emu.core.rows import BLOCK, Extent, Run
+from emu.core.rows import BLOCK, FOREVER, Extent, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,3 +99,45 @@ def runs(extents: Extents, offset: int, length: int) -> tuple[Run, ...]:
 
 def count(extents: Extents) -> int:
     return sum(extent[2] for extent in extents)
+
+
+def shift(extents: Extents, start: int, by: int) -> Extents:
+    """Those from file block `start` on move by so many blocks; none lies across it, and none is where they move to."""
+    return insert(
+        tuple(cut(extents, 0, start)),
+        tuple(
+            (file + by, device, count, since) for file, device, count, since in cut(extents, start, FOREVER)
+        ),
+    )
+
+
+def spread(wanted: tuple[tuple[int, int, int], ...], got: tuple[tuple[int, int], ...]) -> tuple[Extent, ...]:
+    """Device runs (block, blocks) laid out over (file block, blocks, since), in order; as many of both."""
+    rest, new = list(got), list[Extent]()
+    for start, blocks, since in wanted:
+        at, count = start, blocks
+        while count:
+            block, run = rest.pop(0)
+            part = min(run, count)
+            if part < run:
+                rest.insert(0, (block + part, run - part))
+            new.append((at, block, part, since))
+            at, count = at + part, count - part
+    return tuple(new)
+
+
+def spans(extents: Extents) -> tuple[Run, ...]:
+    """As runs of bytes of the device."""
+    return tuple((device * BLOCK, count * BLOCK) for _file, device, count, _since in extents)
+
+
+def merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Runs (start, count) of anything, in order, each place once."""
+    found: list[tuple[int, int]] = []
+    for start, count in sorted(runs):
+        if found and start <= found[-1][0] + found[-1][1]:
+            first, had = found[-1]
+            found[-1] = (first, max(had, start + count - first))
+        else:
+            found.append((start, count))
+    return found

@@ -14,13 +14,13 @@ import errno
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core import allocator, asking, extents
+from emu.core import allocator, asking, extents, sharing
 from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, refuse, reply
 from emu.core.effects import Blank, CloseHandle, Load, Store, Zero
 from emu.core.errors import errno_name
 from emu.core.pins import pins_over
 from emu.core.requests import LS_BYTES, LS_FILES
-from emu.core.rows import BLOCK, Extent, File, Run, Token, Zeroing
+from emu.core.rows import BLOCK, FOREVER, File, Run, Token, Zeroing
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -49,30 +49,22 @@ def fs_create(b: Books, event: Requested, op: FsCreate) -> None:
 
 
 def fill(b: Books, ino: int, offset: int, length: int) -> File:
-    """Blocks for the holes in this range, zeroed before anybody sees them. The row as it is then."""
+    """Blocks for the holes in this range, zeroed before anybody sees them. The row as it is then. Raises Refused(ENOSPC)."""
     row = b.files[ino]
     aperture = b.devices[row.device].aperture
     holes = tuple(extents.holes(row.extents, offset // BLOCK, extents.blocks_up(offset + length)))
     if not holes:
         return row
-    got = list(allocator.take(b, row.device, aperture, sum(count for _at, count in holes)))
-    new: list[Extent] = []
-    for start, wanted in holes:
-        at, count = start, wanted
-        while count:
-            block, blocks = got.pop(0)
-            part = min(blocks, count)
-            if part < blocks:
-                got.insert(0, (block + part, blocks - part))
-            new.append((at, block, part, row.layout))
-            at, count = at + part, count - part
-    row = row._replace(extents=extents.insert(row.extents, tuple(new)))
+    got = allocator.take(b, row.device, aperture, sum(count for _at, count in holes))
+    new = extents.spread(tuple((at, count, row.layout) for at, count in holes), got)
+    lost, _ = extents.remove(row.lost, offset // BLOCK, extents.blocks_up(offset + length))
+    row = row._replace(extents=extents.insert(row.extents, new), lost=lost)
     b.files.put(ino, row)
     return row
 
 
 def grow(b: Books, ino: int, size: int) -> File:
-    """A larger file: the new bytes are a hole, or the tail of its last block, blanked before anybody can read it."""
+    """A larger file: the new bytes are a hole, or the tail of its last block, blanked before anybody can read it. Nobody shares that block."""
     row = b.files[ino]
     tail = extents.runs(row.extents, row.size, min(size, extents.blocks_up(row.size) * BLOCK) - row.size)
     if tail:
@@ -143,6 +135,7 @@ def _device(b: Books, name: str) -> dict[str, Any]:
         "name": name,
         "blocks": row.blocks,
         "free": free,
+        "bad": len(allocator.bad_of(b, name)),
         "online": row.online,
         "namespace": row.namespace,
     }
@@ -151,7 +144,15 @@ def _device(b: Books, name: str) -> dict[str, Any]:
 def fs_stat(b: Books, event: Requested, op: FsStat) -> None:
     ino, row = asking.file_at(b, op.path, gone=True)
     spans = [[at * BLOCK, device * BLOCK, n * BLOCK, since] for at, device, n, since in row.extents]
-    more = {"extents": spans, "device": row.device, "layout": row.layout, "nlink": row.nlink}
+    more = {
+        "extents": spans,
+        "device": row.device,
+        "layout": row.layout,
+        "nlink": row.nlink,
+        "origin": row.origin,
+    }
+    if row.lost:
+        more["lost"] = [[at * BLOCK, n * BLOCK] for at, _device, n, _since in row.lost]
     reply(b, event, {**_line(b, ino, row), **more, "namespace": b.devices[row.device].namespace})
 
 
@@ -163,6 +164,7 @@ def fs_read(b: Books, event: Requested, op: FsRead) -> None:
     if not length:
         reply(b, event, {"data": b""})
         return
+    check_not_lost(row, op.offset, op.offset + length)
     token = b.number("token")
     b.tokens.put(token, Token("read", event.session, event.request))
     b.emit(Load(token, b.devices[row.device].aperture, extents.pieces(row.extents, op.offset, length)))
@@ -176,8 +178,12 @@ def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
     if not length:
         reply(b, event, {"written": 0})
         return
-    if op.offset + length > row.size:
-        row = grow(b, ino, op.offset + length)
+    end = op.offset + length
+    _check_heals(row, op.offset, end)
+    if sharing.before(b, event, op, ino, min(op.offset, row.size), end):
+        return
+    if end > row.size:
+        row = grow(b, ino, end)
     row = fill(b, ino, op.offset, length)
     token = b.number("token")
     b.tokens.put(token, Token("write", event.session, event.request, length=length))
@@ -185,6 +191,23 @@ def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
     runs = extents.runs(row.extents, op.offset, length)
     _written(b, row.device, runs)
     b.emit(Store(token, aperture, runs, op.data))
+
+
+def check_not_lost(row: File, lo: int, hi: int) -> None:
+    """Refuse what would read a byte of a block whose memory has failed."""
+    for at, _device, n, _since in extents.cut(row.lost, lo // BLOCK, extents.blocks_up(hi)):
+        refuse(
+            errno.EIO,
+            f"{n * BLOCK} bytes of {row.path} from {at * BLOCK} on were lost when their memory failed: "
+            "write these blocks anew as a whole, zero them, or take them out of the file",
+        )
+
+
+def _check_heals(row: File, offset: int, end: int) -> None:
+    """A lost block comes back as a whole, or not at all."""
+    whole = extents.blocks_up(offset), end // BLOCK if end < row.size else extents.blocks_up(end)
+    rest, _ = extents.remove(row.lost, *whole) if whole[0] < whole[1] else (row.lost, ())
+    check_not_lost(row._replace(lost=rest), offset, end)
 
 
 def _written(b: Books, device: str, runs: tuple[Run, ...]) -> None:
@@ -217,31 +240,36 @@ def close(b: Books, handle: int) -> None:
 def shrink(b: Books, ino: int, size: int, reclaim: int) -> None:
     """Truncate to `size`: blocks behind it retire; the tail of the last one is blanked when the file grows again."""
     row = b.files[ino]
-    aperture = b.devices[row.device].aperture
-    last = row.extents[-1][0] + row.extents[-1][2] if row.extents else 0
-    kept, taken = extents.remove(row.extents, extents.blocks_up(size), last)
-    allocator.retire(b, aperture, taken, reclaim)
-    b.files.put(ino, row._replace(size=size, extents=kept, layout=row.layout + 1))
+    end = extents.blocks_up(size)
+    kept, taken = extents.remove(row.extents, end, FOREVER)
+    lost, _ = extents.remove(row.lost, end, FOREVER)
+    b.files.put(ino, row._replace(size=size, extents=kept, lost=lost, layout=row.layout + 1))
+    sharing.let_go(b, ino, row, taken, reclaim)
 
 
 def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> bool:
     """A hole: whole blocks retire, unaligned edges become zero. The size stays. True: the zeroing is yet to be answered.
 
     Of the last block of the file, as long as it is now, nothing stays behind a hole that reaches the end. Whoever has pinned that
-    block has pinned its first byte (MRs start at a block's), so no pin is met here that `hi` did not cover.
+    block has pinned its first byte (MRs start at a block's), so no pin is met here that `hi` did not cover. Edges that are shared get
+    blocks of their own first.
     """
-    row = b.files[ino]
-    if hi >= row.size:
+    if hi >= b.files[ino].size:
         hi = extents.blocks_up(hi) * BLOCK
-    aperture = b.devices[row.device].aperture
     first, end = extents.blocks_up(lo), hi // BLOCK
+    edges = ((lo, min(hi, first * BLOCK)), (max(lo, end * BLOCK), hi)) if first <= end else ((lo, hi),)
+    for low, high in edges:
+        if low < high:
+            sharing.unshare(b, ino, low, high - low, reclaim)
+    row = b.files[ino]
     kept: extents.Extents = row.extents
     taken: extents.Extents = ()
+    lost = row.lost
     if first < end:
         kept, taken = extents.remove(row.extents, first, end)
-    edges = ((lo, min(hi, first * BLOCK)), (max(lo, end * BLOCK), hi)) if first <= end else ((lo, hi),)
-    allocator.retire(b, aperture, taken, reclaim)
-    b.files.put(ino, row._replace(extents=kept, layout=row.layout + 1))
+        lost, _ = extents.remove(row.lost, first, end)
+    b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
+    sharing.let_go(b, ino, row, taken, reclaim)
     runs = tuple(run for lo, hi in edges if lo < hi for run in extents.runs(kept, lo, hi - lo))
     if runs:
         _zero(b, row.device, runs, reclaim)
@@ -268,8 +296,8 @@ def restore_zeros(b: Books, device: str) -> None:
 def evict(b: Books, ino: int, reclaim: int) -> None:
     """Unlink: the file is gone, its blocks retire."""
     row = b.files[ino]
-    allocator.retire(b, b.devices[row.device].aperture, row.extents, reclaim)
     b.files.drop(ino)
+    sharing.let_go(b, ino, row, row.extents, reclaim)
 
 
 def take_away(b: Books, ino: int) -> None:

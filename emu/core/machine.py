@@ -22,6 +22,9 @@ from emu.core import (
     events,
     files,
     guards,
+    layout,
+    mounts,
+    poison,
     queues,
     reclaim,
     registration,
@@ -30,6 +33,7 @@ from emu.core import (
     taking,
     teardown,
 )
+from emu.core.asking import fail
 from emu.core.books import Books
 from emu.core.canonical import Names, canonical_rows
 from emu.core.effects import CloseHandle, Fail
@@ -78,10 +82,15 @@ class Core:
         b.kept = 0
         b.ended = b.idle = False
         b.went.clear()
+        b.wanted.clear()
+        b.then.clear()
         try:
             EVENTS[type(event)](b, event)
             reclaim.pins_went(b)
             reclaim.settle(b)
+            while b.then:
+                go_on(b, *b.then.pop(0))
+                reclaim.settle(b)
             reclaim.release_idle(b)
             sessions.sweep(b)
             teardown.forget_hosts(b)
@@ -185,6 +194,17 @@ def requested(b: Books, event: events.Requested) -> None:
     REQUESTS[type(event.op)](b, event, event.op)
 
 
+def go_on(b: Books, session: int, number: int, op: requests.Request) -> None:
+    """A request whose reclaim has ended: from its beginning, in the same step, so that nothing came between."""
+    mark = b.mark()
+    try:
+        requested(b, events.Requested(session, number, op))
+    except Refused as error:
+        b.rollback(mark)
+        b.wanted.clear()
+        fail(b, session, number, error.errno, f"{name_of_op(op)}: {error}")
+
+
 def answered(b: Books, event: events.Answered) -> None:
     token = b.tokens.get(event.token)
     if token is not None:
@@ -262,6 +282,12 @@ REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any
     requests.FsUnlink: taking.fs_unlink,
     requests.FsUnplug: taking.fs_unplug,
     requests.FsPlug: devices.fs_plug,
+    requests.FsFallocate: layout.fs_fallocate,
+    requests.FsReflink: layout.fs_reflink,
+    requests.FsMigrate: layout.fs_migrate,
+    requests.FsPoison: poison.fs_poison,
+    requests.FsUmount: mounts.fs_umount,
+    requests.FsMount: mounts.fs_mount,
     requests.Cancel: taking.cancel,
     requests.Acknowledge: taking.acknowledge,
     requests.SetProtocol: devices.set_protocol,

@@ -92,7 +92,10 @@ def _wake(b: Books) -> None:
 def settle(b: Books) -> None:
     """Tell everything on the agenda, and what comes of it, and start who waited, until all reclaims are at rest."""
     told: dict[int, int] = {}
-    while b.agenda or b.ended:
+    while b.wanted or b.agenda or b.ended:
+        if b.wanted:
+            begin(b, b.wanted.pop(0))
+            continue
         if not b.agenda:
             b.ended = False
             _wake(b)
@@ -228,7 +231,7 @@ def zeroed(b: Books, _number: int, token: Token, event: Answered) -> None:
         _go_on(b, number, rest)
         return
     if not row.returned:
-        sentence = f"{row.kind}: the hole is there, and its edges could not be zeroed ({errno_name(event.errno)}): punch again"
+        sentence = f"{row.kind}: its whole blocks are zero, its edges could not be made so ({errno_name(event.errno)}): {row.kind} again"
         fail(b, row.session, row.request, event.errno, sentence, definite=False)
         b.reclaims.put(number, b.reclaims[number]._replace(returned=True, errno=event.errno))
         scope.phase(b, number, "returned", {"errno": event.errno})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, guards, keys
+from emu.core import asking, extents, files, guards, keys, sharing
 from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
@@ -107,6 +107,10 @@ def pin_file(b: Books, event: Requested, op: RegMr) -> None:
     check_within(op, row.size, op.path)
     admit(b, mount.protocol, op.importer)
     check_gate(b, op.path, ino=ino, device=row.device, lo=op.offset, hi=op.offset + op.length)
+    files.check_not_lost(row, op.offset, op.offset + op.length)
+    if op.access & LOCAL_WRITE and sharing.before(b, event, op, ino, op.offset, op.offset + op.length):
+        return
+    sharing.check_gate(b, ino, op.offset, op.offset + op.length)
     row = files.fill(b, ino, op.offset, op.length)
     aperture = b.devices[row.device].aperture
     runs = extents.runs(row.extents, op.offset, op.length)

@@ -152,7 +152,9 @@ class FsRead(Request):
 
 @dataclass(frozen=True, slots=True)
 class FsWrite(Request):
-    """Result: {written}. Extends the file, allocates holes."""
+    """Result: {written}. Extends the file, allocates holes. What it shares with a clone moves to blocks of its own first: a reclaim
+    (cow-write), as long as that takes.
+    """
 
     path: str
     offset: int
@@ -193,6 +195,61 @@ class FsUnplug(Request):
     target: str
     surprise: bool = False
     host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FsFallocate(Request):
+    """mode `collapse`: the range is cut out, what lies behind it moves down; `insert`: a hole is put in, what lies behind moves up (both in
+    whole blocks, before the end of the file); `zero`: the range reads as zeros, its whole blocks are new ones. The size only changes by
+    collapse and insert: what `zero` finds past the end is left out.
+    """
+
+    path: str
+    mode: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FsReflink(Request):
+    """A clone: a new file `to` that shares all blocks of `path`. Result: {ino, size, layout} of the clone."""
+
+    path: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsMigrate(Request):
+    """The file's data moves to other blocks, as a defragmenter does it. ENOSPC changes nothing."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsPoison(Request):
+    """The memory under byte `offset` of the file has failed: a fact. Its block is never used again, the file has a hole there that reads EIO
+    until the whole block is written anew, or taken out of the file. Asked for is that whoever has it mapped lets go.
+    """
+
+    path: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FsUmount(Request):
+    """The mount goes; its files stay on the device, out of reach until fs_mount brings it back."""
+
+    mount: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsMount(Request):
+    """As `--mount MOUNT=DEVICE[,dax],protocol=PROTOCOL`."""
+
+    mount: str
+    device: str
+    dax: bool
+    protocol: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +312,12 @@ REQUESTS: dict[str, RequestType] = {
     "fs_unlink": FsUnlink,
     "fs_unplug": FsUnplug,
     "fs_plug": FsPlug,
+    "fs_fallocate": FsFallocate,
+    "fs_reflink": FsReflink,
+    "fs_migrate": FsMigrate,
+    "fs_poison": FsPoison,
+    "fs_umount": FsUmount,
+    "fs_mount": FsMount,
     "cancel": Cancel,
     "ack": Acknowledge,
     "protocol": SetProtocol,

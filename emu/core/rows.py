@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from emu.core.decision import Action
+    from emu.core.requests import Request
 
 BLOCK: Final = 4096
 FOREVER: Final = 1 << 63  # one past every offset that a file can have
@@ -65,6 +66,10 @@ class File(NamedTuple):
     layout: int = 1
     nlink: int = 1
     gone: bool = False  # taken away from its users: neither registered nor opened any more
+    origin: int = 0  # of a clone, and of what was cloned: the family, by the number of its first file
+    lost: tuple[
+        Extent, ...
+    ] = ()  # holes whose memory has failed: they read as EIO (a device block says nothing there)
 
 
 class Blocks(NamedTuple):
@@ -81,6 +86,13 @@ class Zeroing(NamedTuple):
 
     device: str
     runs: tuple[Run, ...]
+
+
+class Bad(NamedTuple):
+    """A block whose memory has failed: it is nobody's, for good."""
+
+    device: str
+    block: int
 
 
 class HostRow(NamedTuple):
@@ -148,7 +160,7 @@ class Mr(NamedTuple):
 class Reclaim(NamedTuple):
     """Memory on its way back. Exactly one of ino, device, host names what; lo..hi is the range in bytes of it."""
 
-    kind: str  # truncate, punch, unlink, unplug, surprise
+    kind: str  # of decision.KINDS
     session: int
     request: int
     protocol: str
@@ -172,6 +184,10 @@ class Reclaim(NamedTuple):
     todo: tuple[Action, ...] = ()
     errno: int = 0
     again: int = 0  # the core's own timer: an unmap that failed is asked for again
+    length: int = 0  # collapse, insert: by how many bytes what lies behind moves
+    to: str = ""  # reflink: the clone's path; umount: the mount
+    block: int = -1  # poison: the device block that has failed
+    then: Request | None = None  # cow-write: the request that goes on when the blocks are the file's own
 
 
 class Teardown(NamedTuple):
@@ -235,7 +251,10 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "layout": GHOST,
         "nlink": VALUE,
         "gone": VALUE,
+        "origin": "ino",
+        "lost": "extents",
     },
+    Bad: {"device": VALUE, "block": VALUE},
     Blocks: {"aperture": "aperture", "start": VALUE, "blocks": VALUE, "reclaim": "reclaim"},
     Zeroing: {"device": VALUE, "runs": VALUE},
     HostRow: {
@@ -305,6 +324,10 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "todo": VALUE,
         "errno": VALUE,
         "again": "timer",
+        "length": VALUE,
+        "to": VALUE,
+        "block": VALUE,
+        "then": VALUE,
     },
     Teardown: {
         "session": "session",
@@ -342,6 +365,7 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "limbo": (Blocks, "order"),
     "quarantine": (Blocks, "order"),
     "zeroing": (Zeroing, "zeroing"),
+    "bad": (Bad, "bad"),
     "hosts": (HostRow, "aperture"),
     "pds": (Pd, "pd"),
     "cqs": (Cq, "cq"),
@@ -357,5 +381,5 @@ BOOKS: Mapping[str, tuple[type, str]] = {
 }
 
 # What survives the broker. Of the counters only the inode's: a number once stamped into memory must not come back.
-DURABLE: Final = ("devices", "files", "zeroing", "counters")
+DURABLE: Final = ("devices", "files", "zeroing", "bad", "counters")
 DURABLE_COUNTERS: Final = ("ino",)

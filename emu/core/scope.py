@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import asking, extents
+from emu.core import asking, extents, moving, sharing
 from emu.core.asking import fail
 from emu.core.decision import Facts
 from emu.core.effects import Phase
@@ -26,7 +26,19 @@ def overlaps(b: Books, one: Reclaim, other: Reclaim) -> bool:
             or device_of(b, one) == other.device
             or one.device == device_of(b, other)
         )
+        if not same and shares(b, one, other):
+            return True
     return same and one.lo < other.hi and other.lo < one.hi
+
+
+def shares(b: Books, one: Reclaim, other: Reclaim) -> bool:
+    """Are they about blocks that two files of one family have in common?"""
+    mine, theirs = b.files.get(one.ino), b.files.get(other.ino)
+    if mine is None or theirs is None or not mine.origin or mine.origin != theirs.origin:
+        return False
+    _space, runs = space_of(b, one)
+    _space, others = space_of(b, other)
+    return any(at < to + n and to < at + count for at, count in runs for to, n in others)
 
 
 def device_of(b: Books, row: Reclaim) -> str:
@@ -56,6 +68,11 @@ def stopped(b: Books, row: Reclaim) -> tuple[int, str] | None:
             return errno.ENODEV, f"device {file.device} was unplugged meanwhile"
         if file.gone and row.kind != "unlink":
             return errno.ENODEV, f"file {file.path} was taken away meanwhile"
+        if not asking.mount_on(b, file.device):
+            return errno.ENOENT, f"the mount of {file.path} was unmounted meanwhile"
+        return moving.impossible(b, row)
+    if row.kind == "umount" and row.to not in b.mounts:
+        return errno.ENOENT, f"mount {row.to} was unmounted meanwhile"
     if row.device and row.kind == "unplug" and not b.devices[row.device].online:
         return errno.ENODEV, f"device {row.device} was unplugged meanwhile"
     return None
@@ -72,9 +89,11 @@ def unable(b: Books, row: Reclaim, keys: tuple[int, ...]) -> str:
 
 def target(b: Books, row: Reclaim) -> dict[str, object]:
     if row.ino:
-        return {"path": b.files[row.ino].path, "ino": row.ino, "lo": row.lo, "hi": row.hi}
+        found: dict[str, object] = {"path": b.files[row.ino].path, "ino": row.ino, "lo": row.lo, "hi": row.hi}
+        more: dict[str, object] = {"length": row.length, "to": row.to, "block": row.block + 1}
+        return found | {name: value for name, value in more.items() if value}
     if row.device:
-        return {"device": row.device}
+        return {"device": row.device, "mount": row.to} if row.to else {"device": row.device}
     return {"host": b.hosts[row.host].label, "lo": row.lo, "hi": row.hi}
 
 
@@ -88,10 +107,16 @@ def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
     file = b.files.get(row.ino)
     if file is None:
         return 0, ()
+    aperture = b.devices[file.device].aperture
+    if row.block >= 0:
+        return aperture, ((row.block * BLOCK, BLOCK),)
+    if row.kind == "cow-write":
+        return aperture, extents.spans(sharing.shared(b, row.ino, row.lo, row.hi))
     end = (file.extents[-1][0] + file.extents[-1][2]) * BLOCK if file.extents else 0
-    hi = min(row.hi, end)
-    runs = extents.runs(file.extents, row.lo, hi - row.lo) if row.lo < hi else ()
-    return b.devices[file.device].aperture, runs
+    lo, hi = row.lo, min(row.hi, end)
+    if file.origin and row.kind in {"punch", "zero"}:  # shared edges move as whole blocks
+        lo, hi = lo // BLOCK * BLOCK, min(extents.blocks_up(hi) * BLOCK, end)
+    return aperture, extents.runs(file.extents, lo, hi - lo) if lo < hi else ()
 
 
 def pinned(b: Books, row: Reclaim) -> tuple[int, ...]:
@@ -125,7 +150,8 @@ def phase(b: Books, number: int, phase: str, detail: dict[str, object] | None = 
 
 def deny(b: Books, number: int, code: int, sentence: str) -> None:
     row = b.reclaims[number]
-    fail(b, row.session, row.request, code, f"{row.kind}: {sentence}")
+    definite = row.kind != "poison"  # a fact: what was refused is to let go of it
+    fail(b, row.session, row.request, code, f"{row.kind}: {sentence}", definite)
     b.reclaims.put(number, row._replace(returned=True, errno=code))
     phase(b, number, "returned", {"errno": code})
 

@@ -9,7 +9,7 @@ import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emu.core import asking, devices, files, reclaim, registration
+from emu.core import asking, devices, files, reclaim, registration, sharing
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
 from emu.core.errors import shown
@@ -29,6 +29,8 @@ def fs_truncate(b: Books, event: Requested, op: FsTruncate) -> None:
         return
     ino, row = asking.file_at(b, op.path)
     if op.size > row.size:
+        if sharing.before(b, event, op, ino, *sharing.tail(row)):
+            return
         files.grow(b, ino, op.size)
         reply(b, event)
     elif op.size == row.size:

@@ -139,8 +139,8 @@ class Node:
 
     def blocks(self, device="pm0"):
         counts = self.ask(rq.QueryBooks(), 3)["devices"][device]
-        assert counts["free"] + counts["owned"] + counts["quarantined"] == counts["total"]
-        return counts
+        assert counts["free"] + counts["owned"] + counts["quarantined"] + counts["bad"] == counts["total"]
+        return counts if counts["bad"] else {name: n for name, n in counts.items() if name != "bad"}
 
     def phases(self):
         return [effect.phase for effect in self.effects if isinstance(effect, fx.Phase)]

@@ -1,0 +1,53 @@
+"""A block whose memory has failed: a fact, which comes first; that whoever has it mapped lets go is asked of the protocol.
+
+    fact     the block is nobody's, for good (durable book `bad`); every file that had it has a hole there that reads EIO (File.lost)
+    reclaim  of kind poison, over the pins on that block; what an error of it says is that pins are left, never that nothing happened
+
+A lost block comes back to its file by a write that covers all of it, or by zero; truncate, punch and collapse take the hole away.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from emu.core import asking, extents, layout, reclaim
+from emu.core.asking import check_range, refuse
+from emu.core.effects import Poison
+from emu.core.rows import BLOCK, Bad
+
+if TYPE_CHECKING:
+    from emu.core.books import Books
+    from emu.core.events import Requested
+    from emu.core.requests import FsPoison
+
+
+def fs_poison(b: Books, event: Requested, op: FsPoison) -> None:
+    check_range("offset", op.offset)
+    ino, row = asking.file_at(b, op.path)
+    at = op.offset // BLOCK
+    hit = tuple(extents.cut(row.extents, at, at + 1)) if op.offset < row.size else ()
+    if not hit:
+        refuse(
+            errno.EINVAL,
+            f"{op.path} has no memory at {op.offset}: name a byte within its size, not in a hole",
+        )
+    block = hit[0][1]
+    for owner in b.family.of(row.origin) if row.origin else (ino,):
+        _lose(b, owner, block)
+    b.bad.put(max(b.bad, default=0) + 1, Bad(row.device, block))
+    b.emit(Poison(b.devices[row.device].aperture, ((block * BLOCK, BLOCK),)))
+    made = layout.asked(b, event, "poison", op.path, ino)
+    reclaim.begin(b, made._replace(lo=at * BLOCK, hi=(at + 1) * BLOCK, block=block))
+
+
+def _lose(b: Books, ino: int, block: int) -> None:
+    """A file that has this block has a hole there, and knows why."""
+    row = b.files[ino]
+    for at, device, count, _since in row.extents:
+        if device <= block < device + count:
+            hole = at + block - device
+            kept, _ = extents.remove(row.extents, hole, hole + 1)
+            lost = extents.insert(row.lost, ((hole, hole, 1, 0),))
+            b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
+            return
