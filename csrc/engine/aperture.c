@@ -303,6 +303,16 @@ int emu_cpu_zero(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint6
 	return err ? err : touch(e, a, a->map->base + offset, NULL, bytes);
 }
 
+int emu_cpu_copy(struct emu_engine *e, uint32_t aperture, uint64_t from, uint64_t to, uint64_t bytes)
+{
+	struct emu_aperture *a;
+	int err = reach(e, aperture, from, bytes, &a);
+
+	if (!err)
+		err = writable(e, aperture, to, bytes, &a);
+	return err ? err : touch(e, a, a->map->base + to, a->map->base + from, bytes);
+}
+
 /* ---- the allocator's generations: even = allocated, odd = free */
 
 /* The next number of the parity, strictly larger unless `recover`. */
@@ -310,7 +320,8 @@ static uint32_t next_generation(uint32_t g, uint32_t parity, int recover)
 {
 	if (recover && (g & 1) == parity)
 		return g;
-	return g + 1 + ((g + 1) % 2 != parity);
+	g += 1 + ((g + 1) % 2 != parity);
+	return g == FAILED ? 1 : g;
 }
 
 static void file_follows(struct emu_engine *e, const struct mapping *m, uint64_t first, uint64_t n)
@@ -321,7 +332,23 @@ static void file_follows(struct emu_engine *e, const struct mapping *m, uint64_t
 		e->gens_lost += n;
 }
 
-static int blocks_step(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, uint32_t parity,
+enum step { TO_FREE, TO_ALLOCATED, TO_SHARED, TO_FAILED };
+
+static uint32_t stepped(uint32_t g, enum step step, int recover)
+{
+	switch (step) {
+	case TO_FREE:
+		return next_generation(g, 1, recover);
+	case TO_ALLOCATED:
+		return next_generation(g, 0, recover);
+	case TO_SHARED:
+		return next_generation(next_generation(g, 1, 0), 0, 0);
+	default:
+		return FAILED;
+	}
+}
+
+static int blocks_step(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, enum step step,
 		       int recover, struct emu_aperture **a)
 {
 	int err = writable(e, aperture, offset, bytes, a);
@@ -336,7 +363,7 @@ static int blocks_step(struct emu_engine *e, uint32_t aperture, uint64_t offset,
 	for (uint64_t b = first; b < end; b++) {
 		uint32_t *g = &(*a)->map->gens[b];
 
-		emu_publish(g, next_generation(emu_peek(g), parity, recover));
+		emu_publish(g, stepped(emu_peek(g), step, recover));
 	}
 	emu_handshake(); /* with a quantum's look after its last byte: bytes that land later are seen to be late */
 	if (end > first)
@@ -347,7 +374,7 @@ static int blocks_step(struct emu_engine *e, uint32_t aperture, uint64_t offset,
 int emu_blocks_allocate(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, int recover)
 {
 	struct emu_aperture *a;
-	int err = blocks_step(e, aperture, offset, bytes, 0, recover, &a);
+	int err = blocks_step(e, aperture, offset, bytes, TO_ALLOCATED, recover, &a);
 
 	return err || recover ? err : touch(e, a, a->map->base + offset, NULL, bytes);
 }
@@ -356,5 +383,22 @@ int emu_blocks_release(struct emu_engine *e, uint32_t aperture, uint64_t offset,
 {
 	struct emu_aperture *a;
 
-	return blocks_step(e, aperture, offset, bytes, 1, recover, &a);
+	return blocks_step(e, aperture, offset, bytes, TO_FREE, recover, &a);
+}
+
+int emu_blocks_share(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes)
+{
+	struct emu_aperture *a;
+
+	return blocks_step(e, aperture, offset, bytes, TO_SHARED, 0, &a);
+}
+
+int emu_blocks_fail(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes)
+{
+	struct emu_aperture *a;
+	int err = blocks_step(e, aperture, offset, bytes, TO_FAILED, 0, &a);
+
+	if (!err)
+		emu_publish(&a->map->failed, 1u);
+	return err;
 }

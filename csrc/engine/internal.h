@@ -151,7 +151,10 @@ struct mapping { /* [section] */
 	int fd;
 	int readonly;
 	uint32_t instance; /* grows when another namespace appears */
+	uint32_t failed;   /* the memory of some block has: its generation is FAILED */
 };
+
+#define FAILED UINT32_MAX /* odd: nobody's; no other generation is ever that */
 
 struct emu_aperture {
 	uint32_t number, block, flags;
@@ -200,6 +203,7 @@ struct place {
 	const struct extent *extent;
 	uint64_t offset; /* in the aperture */
 	uint64_t bytes;  /* contiguous from there */
+	int gone;        /* its memory is not there: none of the device is, or this block's has failed */
 };
 
 enum whereabouts { HERE = 0, VACANT = 1, GONE = 2 }; /* memory is there, has to be asked for, was said to be gone */

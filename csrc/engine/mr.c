@@ -67,6 +67,7 @@ enum whereabouts mr_place(const struct emu_mr *mr, uint64_t addr, struct place *
 	out->extent = x;
 	out->offset = x->offset + (at - x->start);
 	out->bytes = x->bytes - (at - x->start);
+	out->gone = !out->map->base;
 	return HERE;
 }
 

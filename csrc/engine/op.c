@@ -169,10 +169,30 @@ struct sight { /* of one side; the block that is told about: the first that mism
 
 #define FREED 1u
 #define FOREIGN 2u
+#define LACKING 4u
 
 static uint32_t judge(uint32_t translated, uint32_t now)
 {
 	return now == translated ? 0 : now == translated + 1 ? FREED : FOREIGN;
+}
+
+static int failed(const struct place *p, uint64_t offset)
+{
+	return emu_observe(&p->map->gens[offset / p->aperture->block]) == FAILED;
+}
+
+/* Of n bytes, as many as are there, or as many as are not: a quantum meets either. */
+static uint64_t alike(struct place *p, uint64_t n)
+{
+	uint64_t end = p->offset + n, at = p->offset;
+
+	if (!p->map->gens || !emu_observe(&p->map->failed))
+		return n;
+	p->gone |= failed(p, at);
+	for (at += p->aperture->block - at % p->aperture->block; at < end; at += p->aperture->block)
+		if (failed(p, at) != p->gone)
+			return at - p->offset;
+	return n;
 }
 
 /* Compare the generations of all blocks under [offset, offset + n) with those at translation. */
@@ -190,7 +210,13 @@ static void look_at_blocks(const struct place *p, uint64_t n, struct sight *s, i
 		s->index = b;
 	for (; b <= last; b++) {
 		uint32_t old = then[p->extent->first_gen + b - first], g = emu_observe(&now[b]);
-		uint32_t verdict = judge(old, g);
+		uint32_t verdict;
+
+		if (g == FAILED) { /* nobody has it: it is not there, and its generation is told as it was */
+			s->flags |= LACKING;
+			continue;
+		}
+		verdict = judge(old, g);
 
 		s->flags |= verdict;
 		if (verdict && !s->found) {
@@ -203,11 +229,13 @@ static void look_at_blocks(const struct place *p, uint64_t n, struct sight *s, i
 	if (!s->found && !after)
 		s->first = s->translated;
 	s->last = emu_observe(&now[s->index]);
+	if (s->last == FAILED)
+		s->last = s->translated;
 }
 
 static uint32_t side_flags(const struct place *p, const struct sight *s)
 {
-	uint32_t f = p->map->base ? 0 : EMU_LOG_SRC_ABSENT;
+	uint32_t f = p->gone || (s->flags & LACKING) ? EMU_LOG_SRC_ABSENT : 0;
 
 	if (s->flags & FOREIGN)
 		return f | EMU_LOG_SRC_FOREIGN;
@@ -352,6 +380,7 @@ static uint32_t find_places(struct emu_qp *qp, struct quantum *q)
 		q->n = q->local.bytes;
 	if (q->n > q->remote.bytes)
 		q->n = q->remote.bytes;
+	q->n = alike(&q->remote, alike(&q->local, q->n));
 	return EMU_OUT_OK;
 }
 
@@ -364,10 +393,10 @@ static void stop_at(struct emu_qp *qp, struct quantum *q, uint32_t point)
 /* Absent memory: stores vanish, loads give all ones. */
 static int copy_part(const struct place *src, const struct place *dst, uint64_t from, uint64_t n, const void **fault)
 {
-	if (!dst->map->base || !n)
+	if (dst->gone || !n)
 		return 0;
 	return guarded_copy(dst->map->base + dst->offset + from,
-			    src->map->base ? src->map->base + src->offset + from : NULL, n, 0xff, fault);
+			    src->gone ? NULL : src->map->base + src->offset + from, n, 0xff, fault);
 }
 
 static int copy(struct emu_qp *qp, struct quantum *q, const struct place *src, const struct place *dst, const void **fault)

@@ -15,12 +15,13 @@
 static struct world w;
 static struct end a, b;
 static char log_path[64], log_file[80];
+static uint32_t quantum = 4096;
 
 static void fresh(uint64_t capacity)
 {
 	snprintf(log_path, sizeof(log_path), "/tmp/emu-test-oplog-%d", (int)getpid());
 	snprintf(log_file, sizeof(log_file), "%s-0", log_path);
-	world_open(&w, &(struct world_config){ .quantum = 4096, .oplog = log_path, .oplog_capacity = capacity });
+	world_open(&w, &(struct world_config){ .quantum = quantum, .oplog = log_path, .oplog_capacity = capacity });
 	end_open(&w, &a, &(struct end_config){ 0 });
 	end_open(&w, &b, &(struct end_config){ 0 });
 	end_connect(&a, &b);
@@ -172,6 +173,62 @@ static void the_log_tells_freed_and_foreign(void)
 	CHECK_EQ(r->flags, EMU_LOG_CUT);
 	CHECK_EQ(r->bytes, 0);
 	CHECK_EQ(r->status, EMU_WC_REM_ACCESS_ERR);
+	free(log.records);
+	done();
+}
+
+static void sharing_changes_hands_and_keeps_the_bytes(void)
+{
+	uint32_t ap;
+
+	fresh(100);
+	ap = (uint32_t)w.aperture;
+	w.mem[4100] = 7;
+	CHECK_EQ(emu_blocks_share(w.e, ap, 4096, 4096), 0);
+	CHECK_EQ(w.gens[0], 2);
+	CHECK_EQ(w.gens[1], 4);
+	CHECK_EQ(w.mem[4100], 7);
+	CHECK_EQ(emu_blocks_share(w.e, ap, 1, 4096), -EINVAL);
+	CHECK_EQ(emu_cpu_copy(w.e, ap, 4096, HALF, 4096), 0);
+	CHECK_EQ(w.mem[HALF + 4], 7);
+	CHECK_EQ(emu_cpu_copy(w.e, ap, 4096, 2 * HALF, 4096), -EINVAL);
+	done();
+}
+
+/* A quantum of several blocks is cut at the one that is gone, so that what is counted as absent is that one alone. */
+static void failed_memory_is_absent_block_by_block(void)
+{
+	const struct emu_oplog_record *r;
+	struct log log;
+	uint32_t ap;
+
+	quantum = 65536;
+	fresh(1000);
+	quantum = 4096;
+	ap = (uint32_t)w.aperture;
+	memset(w.mem, 'S', HALF);
+	CHECK_EQ(emu_blocks_fail(w.e, ap, HALF + 4096, 4096), 0);
+	CHECK_EQ(w.gens[HALF / 4096 + 1], UINT32_MAX);
+	write_one(1, 12288, EMU_WC_SUCCESS);
+	CHECK_EQ(w.mem[HALF], 'S');
+	CHECK_EQ(w.mem[HALF + 4096], 0);
+	CHECK_EQ(w.mem[HALF + 8191], 0);
+	CHECK_EQ(w.mem[HALF + 8192], 'S');
+	post(&a, rdma(EMU_WR_RDMA_READ, 2, 0, 12288, 0x100, HALF, 0x200));
+	expect_wc(&a, 2, EMU_WC_SUCCESS);
+	CHECK_EQ((unsigned char)w.mem[4096], 0xff);
+	CHECK_EQ(w.mem[8192], 'S');
+	CHECK_EQ(emu_blocks_release(w.e, ap, HALF + 4096, 4096, 1), 0); /* a start: nobody's, and it stays so */
+	CHECK_EQ(w.gens[HALF / 4096 + 1], UINT32_MAX);
+	quiesce(&w, (uint32_t[]){ 0x200 }, 1);
+	log_read(log_file, &log);
+	r = find(&log, 1, 1);
+	CHECK_EQ(r->flags, EMU_LOG_DST_ABSENT);
+	CHECK_EQ(r->bytes, 4096);
+	CHECK_EQ(r->gen_translated, 2);
+	CHECK_EQ(r->gen_last, 2);
+	r = find(&log, 2, 1);
+	CHECK_EQ(r->flags, EMU_LOG_SRC_ABSENT);
 	free(log.records);
 	done();
 }
@@ -415,6 +472,8 @@ int main(void)
 	wrong_extents_are_refused();
 	the_log_tells_freed_and_foreign();
 	a_change_under_the_copy_is_seen();
+	sharing_changes_hands_and_keeps_the_bytes();
+	failed_memory_is_absent_block_by_block();
 	a_sum_ends_with_its_epoch();
 	absent_memory_swallows_and_gives_ones();
 	a_full_log_keeps_the_newest();

@@ -131,6 +131,19 @@ class Effects:
         for offset, length in e.runs:
             self._engine.blocks_allocate(number, offset, length, recover=True)
 
+    def _share(self, e: fx.Share) -> None:
+        number = self._memory.number(e.aperture)
+        for offset, length in e.runs:
+            self._engine.blocks_share(number, offset, length)
+
+    def _copy(self, e: fx.Copy) -> None:
+        self._memory.copy(e.aperture, e.pieces)
+
+    def _poison(self, e: fx.Poison) -> None:
+        number = self._memory.number(e.aperture)
+        for offset, length in e.runs:
+            self._engine.blocks_fail(number, offset, length)
+
     def _blank(self, e: fx.Blank) -> None:
         self._zeros(e.aperture, e.runs)
 
@@ -332,6 +345,9 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.Allocate: "allocate",
     fx.Release: "release",
     fx.Claim: "claim",
+    fx.Share: "share",
+    fx.Copy: "copy",
+    fx.Poison: "poison",
     fx.Blank: "blank",
     fx.Zero: "zero",
     fx.Store: "store",

@@ -2,7 +2,8 @@
 
     DIR/NAME.img          the device's bytes; .img.gone-K: namespaces that were unplugged, the last two, as evidence
     DIR/NAME.*.new-N      namespace N, prepared: appears when N is committed, at the next start at the latest; any other is removed
-    DIR/NAME.gen          u32 a block: even while the block is allocated, odd while it is free, one more at each change
+    DIR/NAME.gen          u32 a block: even while the block is allocated, odd while it is free, one more at each change, two where other
+                          files have it than before, 0xffffffff for good when its memory has failed
 
 The allocator's side of the engine keeps the table (Allocate, Release); at a start the parity of each block is brought to what
 the books say, since a broker may have been killed between an effect and its commit. A namespace that is plugged in gets a new
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.broker.spares import Spares
-    from emu.core.effects import Run
+    from emu.core.effects import Piece, Run
     from emu.engine.broker import Engine
 
 BLOCK = 4096
@@ -114,6 +115,14 @@ class Memory:
             if not zero_range(held.fd, at, size) and not write_zeros(held.fd, at, size):
                 self._engine.cpu_zero(held.number, at, size)
             self.breathe()
+
+    def copy(self, aperture: int, pieces_: Sequence[Piece]) -> None:
+        """Within the aperture: (from, to, bytes). Raises OSError."""
+        number = self.number(aperture)
+        for start, to, length in pieces_:
+            for at, size in pieces(start, length, PIECE):
+                self._engine.cpu_copy(number, at, to + at - start, size)
+                self.breathe()
 
     def offline(self, aperture: int) -> None:
         """The namespace is gone; its image stays until another one comes."""

@@ -25,10 +25,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from emu.broker.spares import Later
-from emu.core.effects import CloseHandle, Offline
+from emu.core.effects import CloseHandle, Offline, Poison
 from emu.core.errors import errno_name
 from emu.core.events import Requested, SessionLost
-from emu.core.requests import FsUnplug
+from emu.core.requests import FsPoison, FsUnplug
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,12 +181,14 @@ class Steps:
     def _ahead(self, effects: tuple[Effect, ...]) -> None:
         """Memory that was unplugged by surprise is gone now; only the books follow."""
         for effect in effects:
-            if isinstance(effect, Offline) and not effect.token:
-                self._record.shell("Ahead", effect="Offline", aperture=effect.aperture)
+            if isinstance(effect, Poison) or (isinstance(effect, Offline) and not effect.token):
+                self._record.shell("Ahead", effect=type(effect).__name__, aperture=effect.aperture)
                 try:
                     self.effects.perform(effect)
                 except OSError as error:  # it comes again behind the commit
-                    self._record.shell("EffectFailed", effect="Offline", errno=error.errno, error=str(error))
+                    self._record.shell(
+                        "EffectFailed", effect=type(effect).__name__, errno=error.errno, error=str(error)
+                    )
 
     def _noted(self, event: Event) -> None:
         if self._late and event in self._late:
@@ -211,7 +213,9 @@ class Steps:
 
 def _is_fact(event: Event) -> bool:
     """It has happened: nobody can be told that it has not."""
-    return not isinstance(event, Requested) or (isinstance(event.op, FsUnplug) and event.op.surprise)
+    if not isinstance(event, Requested) or isinstance(event.op, FsPoison):
+        return True
+    return isinstance(event.op, FsUnplug) and event.op.surprise
 
 
 def _asked_by(session: int, event: Event) -> bool:

@@ -213,6 +213,21 @@ class Engine:
         what = f"zero {length} bytes at {offset} of aperture {aperture}"
         _checked(lib.emu_cpu_zero(self._live(), aperture, offset, length), what)
 
+    def cpu_copy(self, aperture: int, start: int, to: int, length: int) -> None:
+        """From `start` to `to` of the same aperture; the ranges do not overlap."""
+        what = f"copy {length} bytes at {start} of aperture {aperture} to {to}"
+        _checked(lib.emu_cpu_copy(self._live(), aperture, start, to, length), what)
+
+    def blocks_share(self, aperture: int, offset: int, length: int) -> None:
+        """Whole blocks that other files have from now on: the next even generation, two further."""
+        what = f"share {length} bytes at {offset} of aperture {aperture}"
+        _checked(lib.emu_blocks_share(self._live(), aperture, offset, length), what)
+
+    def blocks_fail(self, aperture: int, offset: int, length: int) -> None:
+        """The memory of whole blocks has failed, for good: DMA finds it absent."""
+        what = f"fail {length} bytes at {offset} of aperture {aperture}"
+        _checked(lib.emu_blocks_fail(self._live(), aperture, offset, length), what)
+
     def blocks_allocate(self, aperture: int, offset: int, length: int, *, recover: bool = False) -> None:
         """Whole blocks: next even generation, then zeros. `recover`: an even generation stays, nothing is zeroed."""
         what = f"allocate {length} bytes at {offset} of aperture {aperture}"

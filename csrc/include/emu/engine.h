@@ -94,10 +94,16 @@ int emu_aperture_drop(struct emu_engine *e, uint32_t aperture);
 int emu_cpu_read(struct emu_engine *e, uint32_t aperture, uint64_t offset, void *to, uint64_t bytes);
 int emu_cpu_write(struct emu_engine *e, uint32_t aperture, uint64_t offset, const void *from, uint64_t bytes);
 int emu_cpu_zero(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes);
+/* Within one aperture; the ranges do not overlap. */
+int emu_cpu_copy(struct emu_engine *e, uint32_t aperture, uint64_t from, uint64_t to, uint64_t bytes);
 /* Whole blocks. allocate: generation to the next even number, then zero the block. release: to the next odd number. Both
  * leave a generation of the right parity as it is only at recovery (recover = 1). */
 int emu_blocks_allocate(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, int recover);
 int emu_blocks_release(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, int recover);
+/* Allocated blocks that other files have from now on: the next even generation, two further; what they hold stays. */
+int emu_blocks_share(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes);
+/* The memory of these blocks has failed, for good: DMA finds it absent. Their generation is 0xffffffff from now on. */
+int emu_blocks_fail(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes);
 
 /* ---- memory regions. A key is (index << 8 | generation); the core issues keys, the engine only stores them. */
 

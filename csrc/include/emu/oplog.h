@@ -31,7 +31,8 @@ enum emu_oplog_kind {
 
 /* What was seen in the blocks of a side; SRC is the side that was read, DST the side that was written. A block's generation
  * is even while it is allocated and odd while it is free; it grows by one at each change. FREED: translated at g, now
- * g + 1. FOREIGN: now g + 2 or later: memory that had changed hands. ABSENT: the aperture was not there. */
+ * g + 1. FOREIGN: now g + 2 or later: memory that had changed hands. ABSENT: the aperture was not there, or the
+ * memory of these blocks has failed: a quantum that finds it so meets nothing else, and tells their generation as it was. */
 enum emu_oplog_flags {
 	EMU_LOG_SRC_FREED = 1 << 0,
 	EMU_LOG_SRC_FOREIGN = 1 << 1,

@@ -33,6 +33,10 @@ class Engine:
     def release(self, state: State, blocks: tuple[int, ...]) -> State:
         return bump(state, blocks, 1)
 
+    def share(self, state: State, blocks: tuple[int, ...]) -> State:
+        """Other files have them from now on: to the next generation but one."""
+        return bump(state, blocks, 0)
+
     def zero(self, state: State, token: int) -> State:
         """Its answer will come; 0: nobody waits for one."""
         return state._replace(answers=(*state.answers, Answer("answered", token))) if token else state
@@ -136,6 +140,7 @@ def bump(state: State, blocks: tuple[int, ...], parity: int) -> State:
 TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.Allocate: lambda e: ("allocate", blocks_of(e.runs)),
     do.Release: lambda e: ("release", blocks_of(e.runs)),
+    do.Share: lambda e: ("share", blocks_of(e.runs)),
     do.Zero: lambda e: ("zero", e.token),
     do.Offline: lambda e: ("offline", e.token),
     do.Online: lambda e: ("online", e.token),
