@@ -248,7 +248,12 @@ def fits(value: Any, annotation: str) -> bool:
         return value is None or fits(value, annotation.removesuffix(" | None"))
     if annotation.startswith("tuple["):
         return isinstance(value, list) and all(
-            is_int(item) if annotation == "tuple[int, ...]" else is_run(item) for item in value
+            is_int(item)
+            if annotation == "tuple[int, ...]"
+            else is_piece(item)
+            if annotation == "tuple[Piece, ...]"
+            else is_run(item)
+            for item in value
         )
     if annotation == "float":
         return is_int(value) or isinstance(value, float)
@@ -263,6 +268,10 @@ def is_int(value: Any) -> bool:
 
 def is_run(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and is_int(value[0]) and is_int(value[1])
+
+
+def is_piece(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(is_int, value))
 
 
 def _shapes(module: Any, root: type) -> dict[str, dict[str, str]]:
@@ -299,17 +308,28 @@ def _check_delta(line: Json, where: str) -> None:
                 f"{where}: a change should be [book, key, row], book one of {', '.join(DURABLE)}: {change!r:.60}"
             )
         book, _key, row = change
-        width = 1 if BOOKS[book][0] is int else len(BOOKS[book][0]._fields)  # type: ignore[attr-defined]
-        if row is not None and not (isinstance(row, list) and len(row) == width):
+        least, width = _widths(BOOKS[book][0])
+        if row is not None and not (isinstance(row, list) and least <= len(row) <= width):
             raise BrokenHistory(f"{where}: a row of {book} has {width} fields: {row!r:.60}")
         if book == "files" and row is not None:
             _check_file(row, where)
 
 
+def _widths(row_class: Any) -> tuple[int, int]:
+    """How many fields a row has, at least (the last ones have defaults: an earlier emu had fewer) and at most."""
+    if row_class is int:
+        return 1, 1
+    return len(row_class._fields) - len(row_class._field_defaults), len(row_class._fields)
+
+
 def _check_file(row: list[Any], where: str) -> None:
     path, device, size, extents = row[:4]
     good = isinstance(path, str) and isinstance(device, str) and is_int(size) and isinstance(extents, list)
-    if not good or not all(isinstance(e, list) and len(e) == 4 and all(map(is_int, e)) for e in extents):
+    lost = row[8] if len(row) > 8 else []
+    good = good and isinstance(lost, list)
+    if not good or not all(
+        isinstance(e, list) and len(e) == 4 and all(map(is_int, e)) for e in (*extents, *lost)
+    ):
         raise BrokenHistory(
             f"{where}: a file is [path, device, size, [[block, device block, blocks, since], ...], ...]: {row!r:.60}"
         )

@@ -33,6 +33,8 @@ class FileRow(NamedTuple):
     layout: int = 1
     nlink: int = 1
     gone: bool = False
+    origin: int = 0
+    lost: tuple[tuple[int, int, int, int], ...] = ()
 
     @property
     def blocks(self) -> set[int]:
@@ -422,5 +424,7 @@ def blocks_of(runs: list[list[int]]) -> set[int]:
 
 
 def file_row(row: list[Any]) -> FileRow:
-    """A row of `files` as a line has it."""
-    return FileRow._make([*row[:3], tuple(tuple(extent) for extent in row[3]), *row[4:]])
+    """A row of `files` as a line has it; one of an earlier emu may lack the last fields."""
+    path, device, size, extents, *rest = row
+    more = rest[:4] + [tuple(tuple(extent) for extent in lost) for lost in rest[4:5]]
+    return FileRow(path, device, size, tuple(tuple(extent) for extent in extents), *more)
