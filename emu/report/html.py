@@ -1,4 +1,5 @@
-"""A comparison as one self-contained page: no script, no font, no picture from elsewhere, so it can be mailed and kept.
+"""A comparison as one self-contained page: no font, no picture, no script from elsewhere, so it can be mailed and kept. Its one script
+moves the ranking's weights; without it the page shows one ranking.
 
 Everything that comes from outside goes through `html.escape`. Outcomes are told by word and by colour, never by colour alone.
 """
@@ -9,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from emu.report import diagrams, everyrow, latency
+from emu.report import diagrams, everyrow, latency, leastbad
 from emu.report.parts import chip, figure, scroll
 from emu.report.table import columns, groups
 from emu.report.words import MEANING, agreement, count, findings, measured, span
@@ -32,10 +33,11 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 def page(result: Json) -> str:
     """The whole document."""
     style = files("emu.report").joinpath("page.css").read_text("utf-8")
+    policy = f"{POLICY}; {leastbad.policy()}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>emu compare: who gets the memory back, and at what price</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n{_body(result)}\n</body>\n</html>\n"
     )
@@ -47,6 +49,7 @@ def _body(result: Json) -> str:
         _header(result),
         _matrices(rows),
         _findings(rows),
+        leastbad.section(result),
         _legend(rows),
         _latency(rows),
         diagrams.section(rows),

@@ -1,0 +1,117 @@
+"""The ranking: what is bad counts, weights move it, and a rank that hangs on the cost of an invalidation is not given."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+
+import pytest
+
+from emu.report import leastbad, ranking
+from emu.report.html import page
+
+PAIRS = [("truncate", "deaf"), ("truncate", "prompt"), ("punch", "deaf"), ("punch", "prompt")]
+EVEN = dict.fromkeys(ranking.NAMES, 1)
+
+
+def row(protocol, pair, *outcomes, took=100.0, backing="dax"):
+    times = None if "HANG" in outcomes else {"p50": took, "p99": None, "max": took, "n": 1}
+    return {
+        "protocol": protocol, "event": pair[0], "holder": pair[1], "backing": backing, "outcome": outcomes[0],
+        "outcomes": list(outcomes), "reclaim_us": times,
+    }  # fmt: skip
+
+
+def every(protocol, *outcomes, **more):
+    return [row(protocol, pair, *outcomes, **more) for pair in PAIRS]
+
+
+def board(*rows, sweep=()):
+    return ranking.boards({"rows": list(rows), "sweep": list(sweep)})["dax"]
+
+
+def order(found, weights):
+    return [place.protocol for place in ranking.rank(found, weights)]
+
+
+def test_badness_is_the_share_of_rows_that_showed_it():
+    found = board(
+        *every("clean", "OK"),
+        *every("half", "OK")[:2],
+        row("half", PAIRS[2], "CORRUPT"),
+        row("half", PAIRS[3], "LOST", "OK"),
+    )
+    assert found["rows"] == 4
+    assert found["badness"]["clean"]["safety"] == 0
+    assert (found["badness"]["half"]["safety"], found["badness"]["half"]["data"]) == (0.25, 0.25)
+
+
+def test_weights_decide_who_is_least_bad():
+    found = board(*every("killer", "KILL"), *every("leaker", "LEAK"), *every("denier", "DENY"))
+    assert order(found, {"kills": 10, "space": 1, "availability": 5})[0] == "leaker"
+    assert order(found, {"kills": 1, "space": 10, "availability": 5})[0] == "killer"
+    assert order(found, {"kills": 5, "space": 6, "availability": 1})[0] == "denier"
+
+
+def test_a_hang_is_as_slow_as_can_be_and_time_is_logarithmic():
+    found = board(
+        *every("hangs", "HANG"), *every("quick", "OK", took=10.0), *every("middling", "OK", took=10_000.0)
+    )
+    times = {name: mine["time"] for name, mine in found["badness"].items()}
+    assert times == {"hangs": 1.0, "quick": 0.0, "middling": pytest.approx(0.5)}
+
+
+def test_only_what_all_were_measured_on_is_compared():
+    found = board(
+        *every("a", "OK"), *every("b", "OK")[:3], row("b", PAIRS[3], "UNKNOWN"), row("c", PAIRS[0], "OK")
+    )
+    assert found["rows"] == 3
+    assert found["left_out"] == {"c": "1 measured rows here"}
+    assert ranking.boards({"rows": every("a", "N/A")}) == {}
+
+
+def test_a_rank_that_hangs_on_the_cost_of_an_invalidation_is_a_range():
+    def point(protocol, cost, took):
+        return {"protocol": protocol, "cost_us": cost, "reclaim_us": {"p50": took}}
+
+    rows = [
+        *every("steady", "OK", took=1000.0),
+        *every("invalidates", "OK", took=100.0),
+        *every("corrupts", "CORRUPT"),
+    ]
+    sweep = [point("invalidates", 1, 100.0), point("invalidates", 10_000, 50_000.0)]
+    places = {place.protocol: place for place in ranking.rank(board(*rows, sweep=sweep), EVEN)}
+    assert (places["invalidates"].best, places["invalidates"].worst, places["invalidates"].survives) == (
+        1,
+        2,
+        False,
+    )
+    assert (places["corrupts"].best, places["corrupts"].survives) == (3, True)
+
+
+def test_equal_scores_share_a_rank():
+    places = ranking.rank(board(*every("a", "OK"), *every("b", "OK")), EVEN)
+    assert [place.best for place in places] == [1, 1]
+
+
+def test_the_page_runs_its_own_script_and_no_other():
+    text = leastbad.section({"rows": [*every("a", "OK"), *every("b", "DENY")]})
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert scripts == [leastbad.script()]
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert leastbad.policy() == f"script-src 'sha256-{digest}'"
+
+
+def test_hostile_names_cannot_leave_the_data(result):
+    name = "</script><script>alert(1)</script>"
+    text = leastbad.section({"rows": [*every(name, "OK"), *every("b", "DENY")]})
+    assert "alert(1)</script>" not in text
+    held = re.search(r'id="ranking-data">(.*?)</script>', text, re.DOTALL).group(1)
+    assert name in json.loads(held)["boards"]["dax"]["badness"]
+    assert "script-src 'sha256-" in page(result)
+
+
+def test_without_enough_rows_there_is_no_ranking():
+    assert leastbad.section({"rows": every("a", "OK")[:2]}) == ""
