@@ -16,7 +16,7 @@ _SIZE = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _MOUNT = re.compile(r"((?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,63}){1,4})=([^,]+)((?:,[^,]*)*)")
-RESERVED = {"door", "zmq", "lock", "books", "runs"}
+RESERVED = {"door", "zmq", "lock", "books", "runs", "emu0"}
 
 
 class OptionError(ValueError):
@@ -80,7 +80,7 @@ def parse_pmem(text: str) -> Pmem:
     if not equals or not _NAME.fullmatch(name):
         raise OptionError(f"--pmem {text}: expected NAME=SIZE, as pm0=64M (letters, digits, _ and -)")
     if name in RESERVED:
-        raise OptionError(f"--pmem {text}: {name} names a file of the broker's own; choose another")
+        raise OptionError(f"--pmem {text}: {name} is a name of the broker's own; choose another")
     try:
         number = parse_size(size)
     except OptionError as error:

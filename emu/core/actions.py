@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, files, moving, scope, sharing, teardown
+from emu.core import allocator, contexts, files, moving, scope, sharing, signals, teardown
 from emu.core.asking import alive, answer
 from emu.core.decision import DISPOSALS, Action
 from emu.core.effects import (
@@ -400,6 +400,8 @@ DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
     "reply": do_reply,
     "arm": do_arm,
     "disarm": do_disarm,
+    "signal": signals.do_signal,
+    "destroy": contexts.do_destroy,
 }
 
 

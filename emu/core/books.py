@@ -109,6 +109,7 @@ class Books:
         self.mrs: Book[int, rows.Mr] = Book("mrs", self.log)
         self.reclaims: Book[int, rows.Reclaim] = Book("reclaims", self.log)
         self.teardowns: Book[int, rows.Teardown] = Book("teardowns", self.log)
+        self.nics: Book[str, rows.Nic] = Book("nics", self.log)
         self.cookies: Book[int, rows.Cookie] = Book("cookies", self.log)
         self.tokens: Book[int, rows.Token] = Book("tokens", self.log)
         self.timers: Book[int, int] = Book("timers", self.log)

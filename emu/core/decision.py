@@ -81,6 +81,8 @@ VERBS: Mapping[str, str] = {
     "reply": "answer the request with success",
     "arm": "start the timer (number: seconds); answered by deadline",
     "disarm": "stop the timer",
+    "signal": "a real signal to the process that opened each holder's context (text: its name)",
+    "destroy": "end the contexts of all holders; their pins go (unpinned) when nothing of them is translated any more",
 }
 
 CONTRACT: Final = "contract:"  # before a rule's name, where checkers report it among the invariants

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, asking, extents, files, queues, rawdev, registration
+from emu.core import allocator, asking, contexts, extents, files, queues, rawdev, registration
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice, Poison
@@ -108,6 +108,9 @@ def set_protocol(b: Books, event: Requested, op: SetProtocol) -> None:
 
 def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
     """A new, empty namespace at the same addresses. MRs that nobody could revoke keep their translations: that is the point."""
+    if contexts.is_nic(op.device):
+        contexts.plug(b, event, op)
+        return
     row = b.devices.get(op.device)
     if row is None:
         refuse(

@@ -377,7 +377,7 @@ class Fail(Effect):
 class Phase(Effect):
     """A reclaim enters a phase: the epoch advances, and the history gets a line with the operations in flight under `keys`.
 
-    phase: requested, gated, notified, fencing, fenced, unmapping, unmapped, applied, freed, returned (detail: errno), ended;
+    phase: requested, gated, notified, signalled (detail: signal, sessions), destroyed, fencing, fenced, unmapping, unmapped, applied, freed, returned (detail: errno), ended;
     broken (detail: rule, sentence): the protocol broke the contract, and the reclaim is broken off.
     """
 

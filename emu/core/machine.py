@@ -18,6 +18,7 @@ from emu.core import (
     actions,
     allocator,
     backings,
+    contexts,
     devices,
     events,
     files,
@@ -93,6 +94,7 @@ class Core:
                 reclaim.settle(b)
             reclaim.release_idle(b)
             sessions.sweep(b)
+            contexts.sweep(b)
             teardown.forget_hosts(b)
         except Refused as error:
             b.rollback(mark)
@@ -191,6 +193,7 @@ def requested(b: Books, event: events.Requested) -> None:
     row = b.sessions.get(event.session)
     if row is None or row.dying:
         return  # it hung up before its request was read
+    contexts.check(b, event)
     REQUESTS[type(event.op)](b, event, event.op)
 
 

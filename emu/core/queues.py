@@ -138,7 +138,7 @@ def qp_made(b: Books, number: int, token: Token, event: Answered) -> None:
         return
     b.qps.put(token.qp, b.qps[token.qp]._replace(qp_num=int(event.value["qp_num"]), made=True))
     answer(b, token.session, token.request, {"handle": token.qp, **event.value}, descriptors=number)
-    if not alive(b, token.session):
+    if not alive(b, token.session) or b.sessions[token.session].dead:
         end_qp(b, token.qp)
 
 
@@ -174,8 +174,24 @@ def qp_answered(b: Books, _number: int, token: Token, event: Answered) -> None:
 
 
 def destroy_qp(b: Books, event: Requested, op: DestroyQp) -> None:
-    usable_qp(b, event, op.handle)
-    end_qp(b, op.handle, event.request)
+    row: Qp = owned(b.qps, event, op.handle, "QP")
+    if row.ended:
+        b.qps.drop(op.handle)
+        reply(b, event)
+    elif row.ending and b.sessions[event.session].dead:
+        _join(b, event, op.handle)
+    else:
+        usable_qp(b, event, op.handle)
+        end_qp(b, op.handle, event.request)
+
+
+def _join(b: Books, event: Requested, handle: int) -> None:
+    """It is ending with its context: the answer comes with that."""
+    for number, token in b.tokens.items():
+        if token.kind == "end_qp" and token.qp == handle:
+            if token.request:
+                refuse(errno.EINVAL, f"QP {handle} is being destroyed: wait for that answer")
+            b.tokens.put(number, token._replace(request=event.request))
 
 
 def end_qp(b: Books, handle: int, request: int = 0) -> None:
@@ -187,6 +203,10 @@ def end_qp(b: Books, handle: int, request: int = 0) -> None:
 
 
 def qp_ended(b: Books, _number: int, token: Token, _event: Answered) -> None:
+    row, session = b.qps[token.qp], b.sessions[token.session]
+    if session.dead and not session.dying and not token.request:
+        b.qps.put(token.qp, row._replace(ended=True))
+        return
     b.qps.drop(token.qp)
     answer(b, token.session, token.request)
 

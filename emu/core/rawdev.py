@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import asking, keys
+from emu.core import asking, keys, signals
 from emu.core.asking import refuse
 from emu.core.effects import Claim
 from emu.core.errors import shown
@@ -40,6 +40,7 @@ def pin(b: Books, event: Requested, op: RegMr) -> None:
     if hi > size:
         refuse(errno.EINVAL, f"bytes {op.offset} to {hi} go past the end of {op.path}: it has {size} bytes")
     admit(b, mount.protocol, op.importer)
+    signals.admit(b, event.session, mount.protocol)
     check_gate(b, op.path, device=mount.device, lo=op.offset, hi=hi)
     key = keys.issue_key(b)
     b.mrs.put(key, row_of(event, op, device.aperture, device.aperture, ((op.offset, op.length),)))

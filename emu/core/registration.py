@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, guards, keys, sharing
+from emu.core import asking, extents, files, guards, keys, sharing, signals
 from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
@@ -106,6 +106,7 @@ def pin_file(b: Books, event: Requested, op: RegMr) -> None:
         )
     check_within(op, row.size, op.path)
     admit(b, mount.protocol, op.importer)
+    signals.admit(b, event.session, mount.protocol)
     check_gate(b, op.path, ino=ino, device=row.device, lo=op.offset, hi=op.offset + op.length)
     files.check_not_lost(row, op.offset, op.offset + op.length)
     if op.access & LOCAL_WRITE and sharing.before(b, event, op, ino, op.offset, op.offset + op.length):
@@ -166,6 +167,7 @@ def pin_host(b: Books, event: Requested, op: RegMr) -> None:
         )
     check_within(op, file.size, label)
     admit(b, b.mounts[HOST].protocol, op.importer)
+    signals.admit(b, event.session, b.mounts[HOST].protocol)
     host = host_row(b, file.device, file.inode, label)
     row = b.hosts[host]
     if row.gone:
@@ -236,6 +238,9 @@ def install(b: Books, key: int) -> None:
 
 
 def taken_back(b: Books, row: Mr) -> None:
+    if b.sessions[row.session].dead:
+        fail(b, row.session, row.request, errno.EIO, "reg_mr: the context was destroyed: open another one")
+        return
     sentence = (
         "reg_mr: the range was taken back while it was registered: register again when the reclaim has ended"
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BLOCK: Final = 4096
 FOREVER: Final = 1 << 63  # one past every offset that a file can have
 
+NIC: Final = "emu0"  # the name of the one NIC, where devices are unplugged and plugged
 HOST: Final = "host"  # the name of the mount that stands for host files, and of their backing
 ANON: Final = "anon"  # the same for memory of clients
 DMABUF: Final = "dmabuf"  # the same for buffers of exporters
@@ -128,6 +129,7 @@ class Qp(NamedTuple):
     qp_num: int = 0
     made: bool = False
     ending: bool = False
+    ended: bool = False  # with its context: the engine has it no more, the client has not given it back
 
 
 class Mr(NamedTuple):
@@ -198,6 +200,16 @@ class Teardown(NamedTuple):
     keys: tuple[int, ...]
     cookie: int = 0
     again: int = 0  # the timer behind which what was refused is asked for again
+    keep: bool = (
+        False  # of a context that was destroyed: the MRs stay, unmapped, until the client gives them back
+    )
+
+
+class Nic(NamedTuple):
+    """The NIC is unplugged; whoever asked for that waits until its contexts are destroyed (request 0: it has been answered)."""
+
+    session: int = 0
+    request: int = 0
 
 
 class Cookie(NamedTuple):
@@ -278,6 +290,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "qp_num": GHOST,
         "made": VALUE,
         "ending": VALUE,
+        "ended": VALUE,
     },
     Mr: {
         "session": "session",
@@ -335,7 +348,9 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "keys": "key*",
         "cookie": "cookie",
         "again": "timer",
+        "keep": VALUE,
     },
+    Nic: {"session": "session", "request": "request"},
     Cookie: {"reclaim": "reclaim", "teardown": "teardown"},
     Token: {
         "kind": VALUE,
@@ -373,6 +388,7 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "mrs": (Mr, "key"),
     "reclaims": (Reclaim, "reclaim"),
     "teardowns": (Teardown, "teardown"),
+    "nics": (Nic, VALUE),
     "cookies": (Cookie, "cookie"),
     "tokens": (Token, "token"),
     "timers": (int, "timer"),

@@ -45,6 +45,8 @@ def lost(b: Books, event: SessionLost) -> None:
         qp = b.qps[handle]
         if qp.made and not qp.ending:
             queues.end_qp(b, handle)
+        elif qp.ended:
+            b.qps.drop(handle)
     keys = tuple(key for key in b.mrs_of.of(event.session) if teardown.settled(b.mrs[key]))
     teardown.tear_down(b, keys, event.session)
 

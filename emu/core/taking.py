@@ -9,7 +9,7 @@ import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emu.core import asking, devices, files, reclaim, registration, sharing
+from emu.core import asking, contexts, devices, files, reclaim, registration, sharing
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
 from emu.core.errors import shown
@@ -68,6 +68,8 @@ def fs_unplug(b: Books, event: Requested, op: FsUnplug) -> None:
         )
     if op.host:
         _host(b, event, "unplug", 0, FOREVER)
+    elif contexts.is_nic(op.target):
+        contexts.unplug(b, event, op)
     elif op.target.startswith("/"):
         ino, _row = asking.file_at(b, op.target)
         reclaim.begin(b, _asked(b, event, "unplug", op.target)._replace(ino=ino))

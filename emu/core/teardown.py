@@ -51,6 +51,15 @@ def tear_down(b: Books, keys: tuple[int, ...], session: int, request: int = 0) -
     _ask(b, number)
 
 
+def take_out(b: Books, keys: tuple[int, ...], session: int) -> None:
+    """Quiesce and unmap the MRs of a context that was destroyed, whatever the hardware says; their rows stay."""
+    if not mapped_of(b, keys):
+        return
+    number = b.number("teardown")
+    b.teardowns.put(number, Teardown(session, 0, keys, keep=True))
+    _ask(b, number)
+
+
 def _ask(b: Books, number: int) -> None:
     mapped = mapped_of(b, b.teardowns[number].keys)
     if mapped:
@@ -127,7 +136,7 @@ def unpin(b: Books, keys: tuple[int, ...]) -> None:
 def _finish(b: Books, number: int) -> None:
     row = b.teardowns[number]
     b.teardowns.drop(number)
-    for key in row.keys:
+    for key in () if row.keep else row.keys:
         b.emit(RemoveKey(key))
         forget(b, key)
     answer(b, row.session, row.request)

@@ -105,6 +105,14 @@ def disarm() -> Action:
     return Action("disarm")
 
 
+def signal(name: str) -> Action:
+    return Action("signal", name)
+
+
+def destroy() -> Action:
+    return Action("destroy")
+
+
 @dataclass(frozen=True)
 class Protocol:
     """One option of OPTIONS: what it does (table), what it promises, and to whom.

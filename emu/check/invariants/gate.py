@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emu.check.history import History
     from emu.check.invariants.timeline import At
 
-TAKING = ("notified", "fencing", "unmapping", "applying", "applied", "freed")
+TAKING = ("notified", "destroyed", "fencing", "unmapping", "applying", "applied", "freed")
 DONE = ("applying", "applied", "freed")
 NEVER = 1 << 62
 

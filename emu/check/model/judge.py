@@ -335,7 +335,7 @@ def judge_step(
     return tuple(broken), tuple(met)
 
 
-TAKING: Final = frozenset({"notified", "fencing", "unmapping", "applying", "applied", "freed"})
+TAKING: Final = frozenset({"notified", "destroyed", "fencing", "unmapping", "applying", "applied", "freed"})
 DONE_TO_MEMORY: Final = frozenset({"applying", "applied", "freed"})
 
 
