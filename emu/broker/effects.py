@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.broker.guards import Guards
 from emu.core import effects as fx
-from emu.core.events import Answered, KeyInstalled, Quiesced, Unmapped
+from emu.core.events import Answered, KeyInstalled, Quiesced, RightFenced, RightReturned, Unmapped
 from emu.host.files import punch
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Effects:
         self._kept_for: dict[
             tuple[str, int], int
         ] = {}  # object -> token, for objects that go before the reply
-        self._grace: dict[int, int] = {}  # our cookie -> token
+        self._grace: dict[
+            int, Event
+        ] = {}  # cookie -> what the engine's answer means, where it is no Quiesced
         self._last_grace = _GRACE
         self.guards = Guards()
         self.failures = 0
@@ -87,11 +89,11 @@ class Effects:
             self._memory.discard_prepared(effect.device)
 
     def grace_ended(self, cookie: int) -> bool:
-        """Whether the engine's answer was to a cookie of ours."""
-        token = self._grace.pop(cookie, None)
-        if token is not None:
-            self._submit(Answered(token))
-        return token is not None
+        """Whether the engine's answer was to anything but a Quiesce of the core's."""
+        event = self._grace.pop(cookie, None)
+        if event is not None:
+            self._submit(event)
+        return event is not None
 
     def _failed(self, effect: fx.Effect, error: OSError) -> None:
         number = error.errno or errno.EIO
@@ -104,6 +106,8 @@ class Effects:
             self._submit(Quiesced(effect.cookie, number))
         elif isinstance(effect, fx.Unmap):
             self._submit(Unmapped(effect.cookie, number))
+        elif isinstance(effect, fx.FenceRight):
+            self._submit(RightFenced(effect.fence, number))
         else:
             self.failures += 1
             print(f"emu: broker: {type(effect).__name__} failed behind its commit: {error}", file=sys.stderr)
@@ -235,6 +239,22 @@ class Effects:
     def _remove_key(self, e: fx.RemoveKey) -> None:
         self._engine.mr_remove(e.key)
 
+    # ---- rights: the table is the core's, the storage is the engine
+
+    def _grant_right(self, _e: fx.GrantRight) -> None:
+        """The record has the line: the storage takes whatever the engine lets through."""
+
+    def _fence_right(self, e: fx.FenceRight) -> None:
+        """Nothing of these keys starts any more; confirmed when nothing of them runs."""
+        self._engine.quiesce(e.keys, e.fence)
+        self._grace[e.fence] = RightFenced(e.fence)
+
+    def _return_right(self, e: fx.ReturnRight) -> None:
+        self._submit(RightReturned(e.right))
+
+    def _drop_right(self, _e: fx.DropRight) -> None:
+        """The record has the line."""
+
     # ---- queues
 
     def _make_cq(self, e: fx.MakeCq) -> None:
@@ -261,7 +281,7 @@ class Effects:
         self._engine.qp_modify(e.qp_num, e.mask, e.attrs)
         if e.attrs.get("state") in {RESET, ERR}:
             self._last_grace += 1
-            self._grace[self._last_grace] = e.token
+            self._grace[self._last_grace] = Answered(e.token)
             self._engine.quiesce((), self._last_grace)
         else:
             self._submit(Answered(e.token))
@@ -365,6 +385,10 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.Quiesce: "quiesce",
     fx.Unmap: "unmap",
     fx.RemoveKey: "remove_key",
+    fx.GrantRight: "grant_right",
+    fx.FenceRight: "fence_right",
+    fx.ReturnRight: "return_right",
+    fx.DropRight: "drop_right",
     fx.MakeCq: "make_cq",
     fx.EndCq: "end_cq",
     fx.MakeQp: "make_qp",

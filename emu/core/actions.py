@@ -8,7 +8,19 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, contexts, files, moving, scope, sharing, signals, teardown
+from emu.core import (
+    allocator,
+    contexts,
+    fencing,
+    files,
+    moving,
+    orphans,
+    pretending,
+    scope,
+    sharing,
+    signals,
+    teardown,
+)
 from emu.core.asking import alive, answer
 from emu.core.decision import DISPOSALS, Action
 from emu.core.effects import (
@@ -30,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emu.core.books import Books
+
+    Ways = Mapping[tuple[str, str], Callable[[Books, int, Reclaim], bool]]
 
 
 def do_gate(b: Books, number: int, _action: Action) -> bool:
@@ -110,6 +124,15 @@ def _quiet(b: Books, row: Reclaim) -> tuple[int, ...]:
 
 
 def do_apply(b: Books, number: int, _action: Action) -> bool:
+    return _carry_out(b, number, APPLYING)
+
+
+def do_pretend(b: Books, number: int, _action: Action) -> bool:
+    """What there is no pretending for is carried out; what is pinned of it is for `free` to keep."""
+    return _carry_out(b, number, {**APPLYING, **PRETENDING})
+
+
+def _carry_out(b: Books, number: int, ways: Ways) -> bool:
     row = b.reclaims[number]
     if row.kind == "surprise":
         return False  # a fact since before the protocol was told
@@ -126,7 +149,7 @@ def do_apply(b: Books, number: int, _action: Action) -> bool:
     mark = b.mark()
     b.reclaims.put(number, row._replace(applied=True))
     try:
-        waits = APPLYING[row.kind, "host" if row.host else "file" if row.ino else "device"](b, number, row)
+        waits = ways[row.kind, "host" if row.host else "file" if row.ino else "device"](b, number, row)
     except Refused as error:  # no space for it: nothing has changed
         b.rollback(mark)
         if not row.returned:
@@ -250,10 +273,11 @@ def do_free(b: Books, number: int, action: Action) -> bool:
     pinned = tuple(key for key in mine if scope.pins_on(b, key))
     if pinned and disposal == "after-unmap":
         raise scope.broke(row, "free-after-unmap", f"{len(pinned)} runs are still pinned")
-    kept = pinned if disposal == "keep" else ()
-    for key in kept:
-        b.quarantine.put(key, b.quarantine[key]._replace(reclaim=0))
-    allocator.release(b, tuple(key for key in mine if key not in kept))
+    if disposal == "keep":
+        for held in tuple(part for key in pinned for part in orphans.cut(b, key)):
+            orphans.keep(b, held)
+        mine = tuple(key for key, run in b.quarantine.items() if run.reclaim == number)
+    allocator.release(b, mine)
     b.reclaims.put(number, row._replace(freed=True))
     scope.phase(b, number, "freed")
     return False
@@ -380,7 +404,7 @@ def end(b: Books, number: int) -> None:
         b.emit(CloseHandle(row.handle))
     for key, run in b.quarantine.items():
         if run.reclaim == number:  # applied and not freed: kept until the last unpin
-            b.quarantine.put(key, run._replace(reclaim=0))
+            orphans.keep(b, key)
             b.idle = True
     scope.phase(b, number, "ended")
     b.reclaims.drop(number)
@@ -394,7 +418,10 @@ DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
     "notify": do_notify,
     "quiesce": do_quiesce,
     "unmap": do_unmap,
+    "notify_peers": fencing.do_notify_peers,
+    "fence": fencing.do_fence,
     "apply": do_apply,
+    "pretend": do_pretend,
     "free": do_free,
     "deny": do_deny,
     "reply": do_reply,
@@ -405,7 +432,7 @@ DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
 }
 
 
-APPLYING: Mapping[tuple[str, str], Callable[[Books, int, Reclaim], bool]] = {
+APPLYING: Ways = {
     ("truncate", "file"): _apply_truncate,
     ("punch", "file"): _apply_punch,
     ("unlink", "file"): _apply_unlink,
@@ -423,4 +450,12 @@ APPLYING: Mapping[tuple[str, str], Callable[[Books, int, Reclaim], bool]] = {
     ("foreign", "host"): _apply_foreign,
     ("truncate", "host"): _apply_host_truncate,
     ("punch", "host"): _apply_host_punch,
+}
+
+
+# In place of those above, where a protocol pretends.
+PRETENDING: Ways = {
+    ("truncate", "file"): pretending.truncate,
+    ("punch", "file"): pretending.punch,
+    ("zero", "file"): pretending.punch,
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from emu.core import orphans
 from emu.core.effects import Allocate, Release
 from emu.core.errors import Refused
 from emu.core.rows import BLOCK, Blocks, Run
@@ -85,6 +86,7 @@ def release(b: Books, keys: tuple[int, ...]) -> None:
         run = b.quarantine[key]
         b.quarantine.drop(key)
         b.limbo.put(b.number("blocks"), run._replace(reclaim=0))
+        orphans.freed(b, run)
         runs.setdefault(run.aperture, []).append((run.start * BLOCK, run.blocks * BLOCK))
     for aperture, freed in runs.items():
         b.emit(Release(aperture, tuple(freed)))
@@ -97,8 +99,9 @@ def drain_limbo(b: Books) -> None:
         b.limbo.drop(key)
 
 
-def forget(b: Books, aperture: int, blocks: int) -> None:
+def forget(b: Books, device: str, aperture: int, blocks: int) -> None:
     """A new namespace: all of it is free."""
+    orphans.forget(b, device)
     for book in (b.limbo, b.quarantine):
         for key, run in book.items():
             if run.aperture == aperture:

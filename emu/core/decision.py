@@ -58,6 +58,8 @@ EVENTS: Mapping[str, str] = {
     "quiesced": "no byte will ever be moved again under the keys of `quiesce`",
     "quiesce_failed": "the hardware refused to stop",
     "unmapped": "the translations of these keys are gone",
+    "fence_confirmed": "the storage takes nothing any more of the clients of `fence`; their rights have left the table",
+    "fence_failed": "a fence was not confirmed: that client's right is still in the table",
     "cancelled": "whoever asked has interrupted the request, or is gone; nothing has been applied",
 }
 
@@ -67,6 +69,8 @@ ANSWERS: Mapping[str, str] = {
     "quiesce_failed": "quiesce",
     "unmapped": "unmap",
     "deadline": "arm",
+    "fence_confirmed": "fence",
+    "fence_failed": "fence",
 }
 
 # What a protocol may do. The word is the method of emu.protocols.contract; the argument's type follows it.
@@ -74,8 +78,11 @@ VERBS: Mapping[str, str] = {
     "gate": "until the end nobody pins, maps or registers the range",
     "notify": "tell the holders that asked for events (text: the event's name)",
     "quiesce": "no new work under the keys that pin the range now; answered by quiesced or quiesce_failed",
-    "unmap": "forget the translations of quiesced keys; answered by unmapped",
+    "notify_peers": "tell contexts whose queue pairs are connected to a holder's, and that asked for events (text: the event's name)",
+    "fence": "the storage takes no work any more of the clients that pin the range; answered by fence_confirmed or fence_failed",
+    "unmap": "forget the translations of quiesced or fenced keys; answered by unmapped",
     "apply": "carry out the truncate, punch, unlink or unplug; an error of the host ends the reclaim with it",
+    "pretend": "in place of apply: what nobody pins goes, what is pinned stays the file's, its size is as before",
     "free": "give the blocks back to the allocator, as the protocol's disposal says (text: another one, for this time)",
     "deny": "answer the request with an error (text: the errno's name); nothing may have been applied",
     "reply": "answer the request with success",
@@ -172,4 +179,6 @@ class Deciding(Protocol):
     def on_demand(self) -> bool: ...
     @property
     def queues_pins(self) -> bool: ...
+    @property
+    def fences(self) -> bool: ...
     def decide(self, phase: str, event: str, facts: Facts) -> Decision | None: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, asking, contexts, extents, files, queues, rawdev, registration
+from emu.core import allocator, asking, contexts, extents, files, orphans, queues, rawdev, registration
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice, Poison
@@ -38,6 +38,7 @@ def device_added(b: Books, event: DeviceAdded) -> None:
     owned = owned_of(b, event.name)
     bad = [(block, 1) for block in allocator.bad_of(b, event.name)]
     allocator.restore(b, row.aperture, row.blocks, [*owned, *bad])
+    orphans.forget(b, event.name)
     runs = tuple((start * BLOCK, count * BLOCK) for start, count in owned)
     b.emit(OpenDevice(row.aperture, event.name, row.blocks, runs, row.namespace))
     if bad:
@@ -133,7 +134,7 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
     for number, bad in b.bad.items():
         if bad.device == op.device:  # other memory comes
             b.bad.drop(number)
-    allocator.forget(b, row.aperture, row.blocks)
+    allocator.forget(b, op.device, row.aperture, row.blocks)
     namespace, token = row.namespace + 1, b.number("token")
     b.devices.put(op.device, row._replace(online=True, namespace=namespace))
     b.tokens.put(token, Token("plugged", event.session, event.request, device=op.device))
@@ -185,7 +186,9 @@ def query_books(b: Books, event: Requested, _op: QueryBooks) -> None:
 
 
 def blocks_of(b: Books, name: str) -> dict[str, int]:
-    """Where the blocks of a device are; free + owned + quarantined + bad = total. Limbo counts as quarantined."""
+    """Where the blocks of a device are; free + owned + quarantined + bad = total. Limbo counts as quarantined. Of those in quarantine, orphaned: nobody's
+    until the last pin on them is gone.
+    """
     row = b.devices[name]
     owned = sum(count for _start, count in owned_of(b, name))
     if rawdev.is_raw(b, name):
@@ -198,4 +201,11 @@ def blocks_of(b: Books, name: str) -> dict[str, int]:
     ]
     free = allocator.free_blocks(b, row.aperture)
     bad = len(allocator.bad_of(b, name))
-    return {"total": row.blocks, "free": free, "owned": owned, "quarantined": sum(held), "bad": bad}
+    return {
+        "total": row.blocks,
+        "free": free,
+        "owned": owned,
+        "quarantined": sum(held),
+        "bad": bad,
+        "orphaned": orphans.count(b, name),
+    }

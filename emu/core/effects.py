@@ -250,6 +250,40 @@ class RemoveKey(Effect):
     key: int
 
 
+# ---- rights (rights.py): numbered among the tokens; a fence is numbered among the cookies
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRight(Effect):
+    """The storage takes work of this session from now on: a row of its table."""
+
+    right: int
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class FenceRight(Effect):
+    """The storage takes no work any more of the client that has this right: all its keys there. RightFenced(fence, errno) when none runs either."""
+
+    fence: int
+    right: int
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnRight(Effect):
+    """The client has nothing under this right any more and gives it back. RightReturned(right) when the storage has noted it."""
+
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropRight(Effect):
+    """The right leaves the table: it was returned, or its fence is confirmed."""
+
+    right: int
+
+
 # ---- queues
 
 

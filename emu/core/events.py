@@ -111,6 +111,21 @@ class Unmapped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RightFenced(Event):
+    """Answer to FenceRight: the storage takes nothing of that client any more. errno: it could not be told so, and the right is still there."""
+
+    fence: int
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RightReturned(Event):
+    """Answer to ReturnRight."""
+
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answered(Event):
     """Answer to every effect that carries a token."""
 

@@ -14,7 +14,7 @@ import errno
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core import allocator, asking, extents, sharing
+from emu.core import allocator, asking, extents, orphans, sharing
 from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, refuse, reply
 from emu.core.effects import Blank, CloseHandle, Load, Store, Zero
 from emu.core.errors import errno_name
@@ -136,6 +136,7 @@ def _device(b: Books, name: str) -> dict[str, Any]:
         "blocks": row.blocks,
         "free": free,
         "bad": len(allocator.bad_of(b, name)),
+        "orphaned": orphans.count(b, name),
         "online": row.online,
         "namespace": row.namespace,
     }
@@ -272,11 +273,11 @@ def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> bool:
     sharing.let_go(b, ino, row, taken, reclaim)
     runs = tuple(run for lo, hi in edges if lo < hi for run in extents.runs(kept, lo, hi - lo))
     if runs:
-        _zero(b, row.device, runs, reclaim)
+        zero(b, row.device, runs, reclaim)
     return bool(runs)
 
 
-def _zero(b: Books, device: str, runs: tuple[Run, ...], reclaim: int) -> None:
+def zero(b: Books, device: str, runs: tuple[Run, ...], reclaim: int) -> None:
     number, token = max(b.zeroing, default=0) + 1, b.number("token")
     b.zeroing.put(number, Zeroing(device, runs))
     b.tokens.put(token, Token("zeroed", reclaim=reclaim, zeroing=number))

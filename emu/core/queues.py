@@ -36,6 +36,8 @@ MAX_QP: Final = 4096
 MAX_WR: Final = 32768
 MAX_SGE: Final = 16
 RC: Final = 2
+RESET: Final = 0  # IBV_QPS_RESET
+STATE, DEST_QPN = 1, 1 << 20  # IBV_QP_*: bits of a modify_qp's mask
 
 # IBV_EVENT_* on a queue pair or completion queue.
 QP_EVENTS: Mapping[int, str] = {
@@ -154,7 +156,10 @@ def usable_qp(b: Books, event: Requested, handle: int) -> Qp:
 def modify_qp(b: Books, event: Requested, op: ModifyQp) -> None:
     row = usable_qp(b, event, op.handle)
     token = b.number("token")
-    b.tokens.put(token, Token("set_qp", event.session, event.request, qp=op.handle))
+    dest = 0 if op.mask & STATE and op.attrs.get("state") == RESET else -1
+    if op.mask & DEST_QPN:
+        dest = op.attrs.get("dest_qp_num", -1)
+    b.tokens.put(token, Token("set_qp", event.session, event.request, qp=op.handle, dest=dest))
     b.emit(SetQp(token, row.qp_num, op.mask, dict(op.attrs)))
 
 
@@ -169,8 +174,10 @@ def qp_answered(b: Books, _number: int, token: Token, event: Answered) -> None:
     what = "modify_qp" if token.kind == "set_qp" else "query_qp"
     if event.errno:
         fail(b, token.session, token.request, event.errno, refused(what, event))
-    else:
-        answer(b, token.session, token.request, dict(event.value))
+        return
+    if token.dest >= 0 and token.qp in b.qps:
+        b.qps.put(token.qp, b.qps[token.qp]._replace(dest=token.dest))
+    answer(b, token.session, token.request, dict(event.value))
 
 
 def destroy_qp(b: Books, event: Requested, op: DestroyQp) -> None:

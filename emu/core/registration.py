@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, guards, keys, sharing, signals
+from emu.core import asking, extents, files, guards, keys, rights, sharing, signals
 from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
 from emu.core.errors import errno_name, shown
-from emu.core.rows import ANON, BLOCK, HOST, SHARED, HostRow, Mr, Run, Token
+from emu.core.rows import ANON, BLOCK, HOST, PSEUDO, SHARED, HostRow, Mr, Run, Token
 from emu.core.teardown import forget, tear_down
 
 if TYPE_CHECKING:
@@ -262,7 +262,24 @@ def key_installed(b: Books, event: KeyInstalled) -> None:
         taken_back(b, row)
         tear_down(b, (event.key,), row.session)
         return
+    if _fenced(b, row):
+        rights.granted(b, event.key)
     answer(b, row.session, row.request, _result(b, event.key, row), descriptors=_descriptors(row))
+
+
+def _fenced(b: Books, row: Mr) -> bool:
+    """Does its mount's protocol keep a table of rights?"""
+    if row.backing in PSEUDO:
+        mount = row.backing
+    elif row.ino:
+        mount = asking.mount_on(b, b.files[row.ino].device) if row.ino in b.files else ""
+    else:
+        mount = next((path for path, m in b.mounts.items() if m.raw and _space(b, m.device) == row.space), "")
+    return bool(mount) and b.protocols[b.mounts[mount].protocol].fences
+
+
+def _space(b: Books, device: str) -> int:
+    return b.devices[device].aperture
 
 
 def _result(b: Books, key: int, row: Mr) -> dict[str, object]:

@@ -110,6 +110,32 @@ class HostRow(NamedTuple):
     unguarded: str = ""  # why not, if a guard was asked for
 
 
+class Orphan(NamedTuple):
+    """Blocks that are no file's and that an MR still pins. A restart finds nobody who pins them, and they are free."""
+
+    device: str
+    start: int
+    blocks: int
+
+
+class Right(NamedTuple):
+    """A session's right to work on a file (ino 0: on a whole space). fencing: a fence of it was asked for; returning: nothing is under it any more."""
+
+    session: int
+    space: int
+    ino: int = 0
+    fencing: bool = False
+    returning: bool = False
+
+
+class Fence(NamedTuple):
+    """A fence that a reclaim asked for: the storage has not answered it, or it failed."""
+
+    right: int
+    reclaim: int
+    failed: bool = False
+
+
 class Pd(NamedTuple):
     session: int
 
@@ -130,6 +156,7 @@ class Qp(NamedTuple):
     made: bool = False
     ending: bool = False
     ended: bool = False  # with its context: the engine has it no more, the client has not given it back
+    dest: int = 0  # the number of the queue pair that it is connected to
 
 
 class Mr(NamedTuple):
@@ -157,6 +184,7 @@ class Mr(NamedTuple):
     ino: int = 0
     layout: int = 0
     token: int = 0
+    right: int = 0  # under which it is used, where its protocol keeps a table of rights (rights.py)
 
 
 class Reclaim(NamedTuple):
@@ -235,6 +263,7 @@ class Token(NamedTuple):
     length: int = 0
     zeroing: int = 0
     device: str = ""
+    dest: int = -1  # of a modify_qp: whom it connects to, -1 where it does not say
 
 
 Row = tuple[object, ...]
@@ -280,6 +309,9 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "guarded": VALUE,
         "unguarded": GHOST,
     },
+    Orphan: {"device": VALUE, "start": VALUE, "blocks": VALUE},
+    Right: {"session": "session", "space": "aperture", "ino": "ino", "fencing": VALUE, "returning": VALUE},
+    Fence: {"right": "token", "reclaim": "reclaim", "failed": VALUE},
     Pd: {"session": "session"},
     Cq: {"session": "session", "cqe": VALUE, "number": GHOST, "made": VALUE},
     Qp: {
@@ -291,6 +323,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "made": VALUE,
         "ending": VALUE,
         "ended": VALUE,
+        "dest": VALUE,
     },
     Mr: {
         "session": "session",
@@ -311,6 +344,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "ino": "ino",
         "layout": GHOST,
         "token": "token",
+        "right": "token",
     },
     Reclaim: {
         "kind": VALUE,
@@ -366,6 +400,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "length": VALUE,
         "zeroing": "zeroing",
         "device": VALUE,
+        "dest": VALUE,
     },
 }
 
@@ -381,6 +416,7 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "quarantine": (Blocks, "order"),
     "zeroing": (Zeroing, "zeroing"),
     "bad": (Bad, "bad"),
+    "orphans": (Orphan, VALUE),
     "hosts": (HostRow, "aperture"),
     "pds": (Pd, "pd"),
     "cqs": (Cq, "cq"),
@@ -391,11 +427,13 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "nics": (Nic, VALUE),
     "cookies": (Cookie, "cookie"),
     "tokens": (Token, "token"),
+    "rights": (Right, "token"),
+    "fences": (Fence, "cookie"),
     "timers": (int, "timer"),
     "keys": (int, GHOST),
     "counters": (int, GHOST),
 }
 
 # What survives the broker. Of the counters only the inode's: a number once stamped into memory must not come back.
-DURABLE: Final = ("devices", "files", "zeroing", "bad", "counters")
+DURABLE: Final = ("devices", "files", "zeroing", "bad", "orphans", "counters")
 DURABLE_COUNTERS: Final = ("ino",)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import keys
+from emu.core import keys, rights
 from emu.core.asking import alive, answer, fail, owned, refuse
 from emu.core.effects import Arm, DropAperture, Quiesce, RemoveKey, Unmap
 from emu.core.errors import errno_name
@@ -149,6 +149,8 @@ def forget(b: Books, key: int, opened: bool = True) -> None:
     keys.return_key(b, key)
     if row.state != "unmapped":
         b.went.append(key)
+    if row.right:
+        rights.left(b, row.right)
     if row.backing in SHARED or b.mrs_via.has(row.aperture):
         return
     if row.backing == HOST:

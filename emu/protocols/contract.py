@@ -81,6 +81,18 @@ def unmap() -> Action:
     return Action("unmap")
 
 
+def notify_peers(event: str, seconds: float = 0.0) -> Action:
+    return Action("notify_peers", event, seconds)
+
+
+def fence() -> Action:
+    return Action("fence")
+
+
+def pretend() -> Action:
+    return Action("pretend")
+
+
 def apply() -> Action:
     return Action("apply")
 
@@ -142,6 +154,11 @@ class Protocol:
     needs: str = ""
     on_demand: bool = False
     queues_pins: bool = False
+
+    @property
+    def fences(self) -> bool:
+        """Whether registrations get a right each, which its reclaims can take back: its table says so."""
+        return any(action.verb == "fence" for action in actions_of(self))
 
     def decide(self, phase: str, event: str, facts: Facts) -> Decision | None:
         return runner.decide(self, phase, event, facts)
@@ -376,11 +393,9 @@ def can_come(protocol: Protocol, phase: str, event: str) -> bool:
     its verb. What cannot come need not be listed.
     """
     rules = [rule for entry in protocol.table.values() for rule in rules_of(entry)]
-    if any(rule.to == START for rule in rules):
-        return True
-    if (phase == START) != (event in FIRST):
+    if event in ANSWERS and not any(a.verb == ANSWERS[event] for rule in rules for a in rule.actions):
         return False
-    return event not in ANSWERS or any(a.verb == ANSWERS[event] for rule in rules for a in rule.actions)
+    return any(rule.to == START for rule in rules) or (phase == START) == (event in FIRST)
 
 
 def listed(lists: Mapping[str, tuple[str, ...]], phase: str, event: str) -> bool:

@@ -11,14 +11,21 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from emu.protocols import ebusy, mr_revoke, none
+from emu.protocols import deferred_free, ebusy, mr_revoke, none, recall_fence, virtual_truncate
 from emu.protocols.contract import Malformed, Protocol, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GROUP = "emu.protocols"
-BUILT_IN = (none.PROTOCOL, ebusy.PROTOCOL, mr_revoke.PROTOCOL)
+BUILT_IN = (
+    none.PROTOCOL,
+    ebusy.PROTOCOL,
+    mr_revoke.PROTOCOL,
+    recall_fence.PROTOCOL,
+    deferred_free.PROTOCOL,
+    virtual_truncate.PROTOCOL,
+)
 
 
 class UnknownProtocol(LookupError):

@@ -56,7 +56,7 @@ def test_create_refuses_an_existing_name_and_a_full_device(node):
     code, sentence = node.refused(rq.FsCreate("/mnt/b", 5 * BLOCK))
     assert (code, "5 blocks wanted, 4 free" in sentence) == ("ENOSPC", True)
     assert node.refused(rq.FsCreate("/mnt/b", 1000 * BLOCK))[0] == "ENOSPC"
-    assert node.blocks() == {"total": 64, "free": 4, "owned": 60, "quarantined": 0}
+    assert node.blocks() == {"total": 64, "free": 4, "owned": 60, "quarantined": 0, "orphaned": 0}
 
 
 def test_a_missing_file_is_enoent(node):

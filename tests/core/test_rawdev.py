@@ -29,7 +29,7 @@ def registered(node, session=1, length=4 * BLOCK, offset=0, path=DEV, **more):
 def test_the_whole_device_is_owned_and_its_bytes_stay(raw):
     assert raw.of(fx.Claim) == [fx.Claim(1, ((0, 16 * BLOCK),))]
     assert not raw.of(fx.Allocate)
-    assert raw.blocks() == {"total": 16, "free": 0, "owned": 16, "quarantined": 0}
+    assert raw.blocks() == {"total": 16, "free": 0, "owned": 16, "quarantined": 0, "orphaned": 0}
 
 
 def test_a_registration_reaches_the_device_at_its_offset(raw):

@@ -422,7 +422,7 @@ def test_a_surprise_is_a_fact_and_stale_mrs_keep_their_translations(make_node, p
     assert isinstance(node.answer(900), fx.Reply)
     assert node.ask(rq.FsPlug("pm0")) == {"namespace": 2}
     assert not node.books.mrs[handle].revoked
-    assert node.blocks() == {"total": 64, "free": 64, "owned": 0, "quarantined": 0}
+    assert node.blocks() == {"total": 64, "free": 64, "owned": 0, "quarantined": 0, "orphaned": 0}
     node.ask(rq.DeregMr(handle))
 
 
@@ -678,9 +678,9 @@ def test_keep_frees_what_is_not_pinned_and_the_rest_with_the_last_pin(make_node)
     node.ask(rq.FsWrite("/mnt/a", 2 * BLOCK, b"x" * (2 * BLOCK)))
     handle = node.mr(length=2 * BLOCK)
     node.ask(rq.FsTruncate("/mnt/a", 0), 2)
-    assert node.blocks() == {"total": 64, "free": 60, "owned": 2, "quarantined": 2}
+    assert node.blocks() == {"total": 64, "free": 60, "owned": 2, "quarantined": 2, "orphaned": 2}
     node.ask(rq.DeregMr(handle))
-    assert node.blocks() == {"total": 64, "free": 62, "owned": 2, "quarantined": 0}
+    assert node.blocks() == {"total": 64, "free": 62, "owned": 2, "quarantined": 0, "orphaned": 0}
 
 
 def test_blocks_that_are_never_freed_are_kept_until_their_last_pin_is_gone(make_node):
@@ -770,7 +770,7 @@ class Strange:
     disposal = "after-unmap"
     refuses: Mapping[str, str] = MappingProxyType({})
     needs = ""
-    on_demand = queues_pins = False
+    on_demand = queues_pins = fences = False
 
     def __init__(self, answer):
         self.answer = answer
@@ -858,7 +858,7 @@ def test_blocks_of_a_reclaim_that_broke_a_rule_behind_its_apply_are_not_lost(mak
     assert node.blocks()["quarantined"] == 4
     node.step(ev.TimerFired(node.of(fx.Arm)[0].timer))
     assert (node.answer(request).errno, node.answer(request).definite) == (errno.EPROTO, False)
-    assert node.blocks() == {"total": 64, "free": 64, "owned": 0, "quarantined": 0}
+    assert node.blocks() == {"total": 64, "free": 64, "owned": 0, "quarantined": 0, "orphaned": 0}
 
 
 def test_blocks_that_are_never_freed_are_free_at_the_end_when_nothing_pins_them(make_node):
@@ -913,7 +913,7 @@ def test_blocks_of_an_unlinked_file_can_be_freed_later(make_node):
     node.file()
     node.ask(rq.FsUnlink("/mnt/a"))
     node.go()
-    assert node.blocks() == {"total": 64, "free": 60, "owned": 0, "quarantined": 4}
+    assert node.blocks() == {"total": 64, "free": 60, "owned": 0, "quarantined": 4, "orphaned": 0}
     node.step(ev.TimerFired(node.of(fx.Arm)[0].timer))
     assert node.blocks()["free"] == 64
 

@@ -176,7 +176,7 @@ def test_revoke_is_an_alias():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(registry.UnknownProtocol, match="ebusy, mr-revoke, none, revoke"):
+    with pytest.raises(registry.UnknownProtocol, match="ebusy, .*mr-revoke, none, "):
         LOADED.get("prayer")
 
 

@@ -1,0 +1,76 @@
+"""A truncate that is undone at once (`pretend`): as if somebody had written behind the new end the moment it was there (Lameter 2019).
+
+What nobody pins in the range goes, as it would; what an MR pins stays the file's, with its bytes, since whoever pins it writes there on. A
+truncate leaves the size as it was, since that writer has extended the file again. Of edges that are no whole block the CPU zeroes what is
+not pinned. A file that nobody pins has nobody who writes: protocols ask for the pins first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.core import extents, files, orphans, sharing
+from emu.core.pins import pins_over
+from emu.core.rows import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.core.books import Books
+    from emu.core.rows import File, Reclaim
+
+
+def truncate(b: Books, number: int, row: Reclaim) -> bool:
+    """It was asked of a larger file; behind another reclaim it may find a smaller one, and then there is nothing to pretend."""
+    size = b.files[row.ino].size
+    if row.lo > size:
+        files.grow(b, row.ino, row.lo)
+        return False
+    return _spare(b, number, row.ino, row.lo, extents.blocks_up(size) * BLOCK)
+
+
+def punch(b: Books, number: int, row: Reclaim) -> bool:
+    size = b.files[row.ino].size
+    hi = extents.blocks_up(row.hi) * BLOCK if row.hi >= size else row.hi
+    return _spare(b, number, row.ino, row.lo, min(hi, extents.blocks_up(size) * BLOCK))
+
+
+def _spare(b: Books, number: int, ino: int, lo: int, hi: int) -> bool:
+    """lo..hi of the file go, but for what is pinned. True: zeroing is yet to be answered."""
+    first, end = extents.blocks_up(lo), hi // BLOCK
+    edges = ((lo, min(hi, first * BLOCK)), (max(lo, end * BLOCK), hi)) if first <= end else ((lo, hi),)
+    loose = tuple((at, to) for at, to in edges if at < to and not _is_pinned(b, ino, at))
+    for at, to in loose:
+        sharing.unshare(b, ino, at, to - at, number)
+    row = b.files[ino]
+    kept: extents.Extents = row.extents
+    lost: extents.Extents = row.lost
+    taken: extents.Extents = ()
+    for start, stop in tuple(_unpinned(b, row, first, end)):
+        kept, some = extents.remove(kept, start, stop)
+        lost, _ = extents.remove(lost, start, stop)
+        taken = (*taken, *some)
+    b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
+    sharing.let_go(b, ino, row, taken, number)
+    runs = tuple(run for at, to in loose for run in extents.runs(kept, at, to - at))
+    if runs:
+        files.zero(b, row.device, runs, number)
+    return bool(runs)
+
+
+def _is_pinned(b: Books, ino: int, at: int) -> bool:
+    """The block of this byte of the file."""
+    row = b.files[ino]
+    runs = extents.runs(row.extents, at // BLOCK * BLOCK, BLOCK)
+    return bool(pins_over(b, b.devices[row.device].aperture, runs))
+
+
+def _unpinned(b: Books, row: File, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Blocks of the file from first to end that nobody pins, as (from, to)."""
+    aperture = b.devices[row.device].aperture
+    for at, device, count, _since in row.extents:
+        lo, hi = max(first, at), min(end, at + count)
+        if lo < hi:
+            for start, blocks, pinned in orphans.pieces(b, aperture, device + lo - at, hi - lo):
+                if not pinned:
+                    yield start - device + at, start - device + at + blocks
