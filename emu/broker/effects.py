@@ -115,7 +115,10 @@ class Effects:
     # ---- memory and blocks
 
     def _open_device(self, e: fx.OpenDevice) -> None:
-        self._memory.open_device(e.aperture, e.name, e.blocks, e.owned, e.namespace)
+        if e.volatile:
+            self._memory.open_cache(e.aperture, e.name, e.blocks)
+        else:
+            self._memory.open_device(e.aperture, e.name, e.blocks, e.owned, e.namespace)
         self._numbered(e.aperture)
 
     def _numbered(self, aperture: int) -> None:
@@ -153,7 +156,7 @@ class Effects:
 
     def _zero(self, e: fx.Zero) -> None:
         self._zeros(e.aperture, e.runs)
-        self._submit(Answered(e.token))
+        self._done(e.token)
 
     def _zeros(self, aperture: int, runs: tuple[fx.Run, ...]) -> None:
         number = self._memory.number(aperture)
@@ -165,7 +168,19 @@ class Effects:
         for offset, length in e.runs:
             self._engine.cpu_write(number, offset, data[at : at + length])
             at += length
-        self._submit(Answered(e.token))
+        self._done(e.token)
+
+    def _done(self, token: int) -> None:
+        """Answered, where somebody waits."""
+        if token:
+            self._submit(Answered(token))
+
+    def _fill(self, e: fx.Fill) -> None:
+        self._memory.copy_across(e.source, e.target, e.pieces)
+
+    def _flush(self, e: fx.Flush) -> None:
+        self._memory.copy_across(e.source, e.target, e.pieces)
+        self._done(e.token)
 
     def _load(self, e: fx.Load) -> None:
         number = self._memory.number(e.aperture) if any(offset >= 0 for offset, _ in e.pieces) else -1
@@ -338,6 +353,9 @@ class Effects:
     def _fail(self, e: fx.Fail) -> None:
         self._sessions.fail(e.session, e.request, e.errno, e.sentence, definite=e.definite)
 
+    def _map_pages(self, e: fx.MapPages) -> None:
+        """The record has the line."""
+
     def _phase(self, e: fx.Phase) -> None:
         """The record has the line, and the epoch has advanced."""
 
@@ -372,6 +390,9 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.Zero: "zero",
     fx.Store: "store",
     fx.Load: "load",
+    fx.Fill: "fill",
+    fx.Flush: "flush",
+    fx.MapPages: "map_pages",
     fx.Offline: "offline",
     fx.Online: "online",
     fx.OpenAnon: "open_anon",

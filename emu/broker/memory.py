@@ -2,6 +2,7 @@
 
     DIR/NAME.img          the device's bytes; .img.gone-K: namespaces that were unplugged, the last two, as evidence
     DIR/NAME.*.new-N      namespace N, prepared: appears when N is committed, at the next start at the latest; any other is removed
+    DIR/NAME.cache.pages  the page cache of a device whose mount is not dax (and .gen): made anew at each start
     DIR/NAME.gen          u32 a block: even while the block is allocated, odd while it is free, one more at each change, two where other
                           files have it than before, 0xffffffff for good when its memory has failed
 
@@ -95,6 +96,33 @@ class Memory:
             self._engine.blocks_allocate(number, offset, length, recover=True)
         for offset, length in gaps(owned, size):
             self._engine.blocks_release(number, offset, length, recover=True)
+
+    def open_cache(self, aperture: int, name: str, blocks: int) -> None:
+        """Memory that begins empty, whatever an earlier life left, all of it free."""
+        size = blocks * BLOCK
+        paths = [self._directory / f"{name}.{kind}" for kind in ("pages", "gen")]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        fd = open_sized(paths[0], size)
+        gens_fd = -1
+        try:
+            gens_fd = open_sized(paths[1], blocks * _GENERATION)
+            number = self._engine.aperture_add(fd, size, block=BLOCK, gens_fd=gens_fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        finally:
+            if gens_fd >= 0:
+                os.close(gens_fd)
+        self._note(aperture, Aperture(number, size, fd))
+        self._engine.blocks_release(number, 0, size, recover=True)
+
+    def copy_across(self, source: int, target: int, copies: Sequence[Piece]) -> None:
+        """The CPU copies (from, to, bytes) from one aperture to another. Raises OSError."""
+        reader, writer = self.number(source), self.number(target)
+        for start, to, length in copies:
+            for at, size in pieces(0, length, PIECE):
+                self._engine.cpu_write(writer, to + at, self._engine.cpu_read(reader, start + at, size))
 
     def allocate(self, aperture: int, runs: Sequence[Run]) -> None:
         """Blocks of a new owner: their next generation first, zeros then. Raises OSError.

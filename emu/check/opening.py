@@ -248,11 +248,7 @@ def fits(value: Any, annotation: str) -> bool:
         return value is None or fits(value, annotation.removesuffix(" | None"))
     if annotation.startswith("tuple["):
         return isinstance(value, list) and all(
-            is_int(item)
-            if annotation == "tuple[int, ...]"
-            else is_piece(item)
-            if annotation == "tuple[Piece, ...]"
-            else is_run(item)
+            is_int(item) if annotation == "tuple[int, ...]" else is_row(item, WIDTHS.get(annotation, 2))
             for item in value
         )
     if annotation == "float":
@@ -266,12 +262,15 @@ def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+WIDTHS: Mapping[str, int] = {"tuple[Run, ...]": 2, "tuple[Piece, ...]": 3, "tuple[Extent, ...]": 4}
+
+
 def is_run(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and is_int(value[0]) and is_int(value[1])
+    return is_row(value, 2)
 
 
-def is_piece(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(is_int, value))
+def is_row(value: Any, width: int) -> bool:
+    return isinstance(value, list) and len(value) == width and all(map(is_int, value))
 
 
 def _shapes(module: Any, root: type) -> dict[str, dict[str, str]]:

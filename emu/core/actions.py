@@ -15,6 +15,7 @@ from emu.core import (
     files,
     moving,
     orphans,
+    pages,
     pretending,
     scope,
     sharing,
@@ -36,7 +37,7 @@ from emu.core.effects import (
     YieldLease,
 )
 from emu.core.errors import Refused
-from emu.core.rows import Cookie, Reclaim, Token
+from emu.core.rows import BLOCK, FOREVER, Cookie, Reclaim, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -180,6 +181,23 @@ def _apply_unlink(b: Books, number: int, row: Reclaim) -> bool:
     return False
 
 
+def _apply_writeback(b: Books, number: int, row: Reclaim) -> bool:
+    """True: the copy is yet to be answered."""
+    token = _token(b, "flushed", number)
+    waits = files.sync(b, row.ino, row.lo, row.hi, token, number)
+    if not waits:
+        b.tokens.drop(token)
+    return waits
+
+
+def _apply_pressure(b: Books, number: int, row: Reclaim) -> bool:
+    """Written back first; what is clean then goes (writeback.flushed), or at once where nothing was dirty."""
+    if _apply_writeback(b, number, row):
+        return True
+    pages.forget_clean(b, row.ino, number)
+    return False
+
+
 def _apply_unplug_file(b: Books, _number: int, row: Reclaim) -> bool:
     files.take_away(b, row.ino)
     return False
@@ -187,6 +205,7 @@ def _apply_unplug_file(b: Books, _number: int, row: Reclaim) -> bool:
 
 def _apply_unplug_device(b: Books, number: int, row: Reclaim) -> bool:
     device = b.devices[row.device]
+    files.empty_cache(b, row.device, number)
     b.devices.put(row.device, device._replace(online=False))
     b.emit(Offline(device.aperture, row.device, _host_token(b, number)))
     return True
@@ -204,11 +223,15 @@ def _apply_foreign(b: Books, _number: int, row: Reclaim) -> bool:
 
 
 def _apply_collapse(b: Books, number: int, row: Reclaim) -> bool:
+    files.sync(b, row.ino, row.lo + row.length, FOREVER, reclaim=number)
+    pages.forget(b, row.ino, row.lo // BLOCK, FOREVER, number)
     moving.collapse(b, row.ino, row.lo, row.length, number)
     return False
 
 
-def _apply_insert(b: Books, _number: int, row: Reclaim) -> bool:
+def _apply_insert(b: Books, number: int, row: Reclaim) -> bool:
+    files.sync(b, row.ino, row.lo, FOREVER, reclaim=number)
+    pages.forget(b, row.ino, row.lo // BLOCK, FOREVER, number)
     moving.insert(b, row.ino, row.lo, row.length)
     return False
 
@@ -222,7 +245,8 @@ def _apply_migrate(b: Books, number: int, row: Reclaim) -> bool:
     return False
 
 
-def _apply_reflink(b: Books, _number: int, row: Reclaim) -> bool:
+def _apply_reflink(b: Books, number: int, row: Reclaim) -> bool:
+    files.sync(b, row.ino, 0, FOREVER, reclaim=number)
     sharing.clone(b, row.ino, row.to)
     return False
 
@@ -237,7 +261,8 @@ def _apply_poison(_b: Books, _number: int, _row: Reclaim) -> bool:
     return False
 
 
-def _apply_umount(b: Books, _number: int, row: Reclaim) -> bool:
+def _apply_umount(b: Books, number: int, row: Reclaim) -> bool:
+    files.empty_cache(b, row.device, number)
     b.mounts.drop(row.to)
     return False
 
@@ -253,8 +278,12 @@ def _apply_host_punch(b: Books, number: int, row: Reclaim) -> bool:
 
 
 def _host_token(b: Books, number: int) -> int:
+    return _token(b, "host_applied", number)
+
+
+def _token(b: Books, kind: str, number: int) -> int:
     token = b.number("token")
-    b.tokens.put(token, Token("host_applied", reclaim=number))
+    b.tokens.put(token, Token(kind, reclaim=number))
     return token
 
 
@@ -446,6 +475,8 @@ APPLYING: Ways = {
     ("umount", "device"): _apply_umount,
     ("unplug", "file"): _apply_unplug_file,
     ("unplug", "device"): _apply_unplug_device,
+    ("writeback", "file"): _apply_writeback,
+    ("memory-pressure", "file"): _apply_pressure,
     ("unplug", "host"): _apply_unplug_host,
     ("foreign", "host"): _apply_foreign,
     ("truncate", "host"): _apply_host_truncate,

@@ -31,6 +31,7 @@ def reg_mr(b: Books, event: Requested, op: RegMr) -> None:
 
 PINNING: Mapping[str, Callable[[Books, Requested, RegMr], None]] = {
     "dax": registration.pin_file,
+    "page-cache": registration.pin_file,  # a file on a mount: which of the two it is, the mount says
     ANON: registration.pin_anon,
     HOST: registration.pin_host,
     "devdax": rawdev.pin,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, asking, contexts, extents, files, orphans, queues, rawdev, registration
+from emu.core import allocator, asking, contexts, extents, files, orphans, pages, queues, rawdev, registration
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice, Poison
@@ -66,6 +66,8 @@ def mount_added(b: Books, event: MountAdded) -> None:
         )
     name = known_protocol(b, event.protocol)
     b.mounts.put(event.path, Mount(event.device, event.dax, name, event.raw))
+    if asking.backing_of(b, event.path) == "page-cache":
+        pages.open_cache(b, event.device)
     _check_serves(b, event.path, name)
     if event.raw:
         if b.files_on.has(event.device):
@@ -129,6 +131,7 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
             errno.EBUSY,
             f"device {op.device} has reclaims under way ({busy[0]}): try again when they have ended",
         )
+    pages.forget_device(b, op.device)
     for ino in b.files_on.of(op.device):
         b.files.drop(ino)
     for number, bad in b.bad.items():
@@ -182,7 +185,9 @@ def query_device(b: Books, event: Requested, _op: QueryDevice) -> None:
 def query_books(b: Books, event: Requested, _op: QueryBooks) -> None:
     names = ("sessions", "pds", "mrs", "cqs", "qps", "reclaims", "teardowns", "tokens", "files", "hosts")
     counts: dict[str, object] = {name: len(getattr(b, name)) for name in names}
-    reply(b, event, {**counts, "devices": {name: blocks_of(b, name) for name in b.devices}})
+    blocks = {name: blocks_of(b, name) for name in b.devices}
+    blocks |= {pages.name_of(name): pages.blocks_of(b, name) for name in b.caches}
+    reply(b, event, {**counts, "devices": blocks})
 
 
 def blocks_of(b: Books, name: str) -> dict[str, int]:

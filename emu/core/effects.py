@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 Run = tuple[int, int]
 Piece = tuple[int, int, int]  # from, to, bytes
+Extent = tuple[int, int, int, int]  # as in rows.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Effect:
 class OpenDevice(Effect):
     """Map a device's image and its table of generations; at a restart bring generations to the parity of free/owned.
     `owned`: runs that belong to files. `namespace`: the one that is committed; an Online to it that was cut off is finished.
+    `volatile`: a page cache (pages.py): memory that is new with each start, nothing of it owned.
     """
 
     aperture: int
@@ -38,6 +40,7 @@ class OpenDevice(Effect):
     blocks: int
     owned: tuple[Run, ...]
     namespace: int = 1
+    volatile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Blank(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Zero(Effect):
-    """The CPU zeroes the unaligned edges of a hole. Answered(token)."""
+    """The CPU zeroes the unaligned edges of a hole. Answered(token), unless token is 0."""
 
     token: int
     aperture: int
@@ -114,7 +117,7 @@ class Zero(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Store(Effect):
-    """The CPU stores `data` over the runs, in order. Answered(token)."""
+    """The CPU stores `data` over the runs, in order. Answered(token), unless token is 0."""
 
     token: int
     aperture: int
@@ -131,6 +134,38 @@ class Load(Effect):
     token: int
     aperture: int
     pieces: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fill(Effect):
+    """The CPU copies from the device (`source`) into new pages of its cache (`target`), which nobody can see yet."""
+
+    before_commit: ClassVar[bool] = True
+    source: int
+    target: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flush(Effect):
+    """The CPU copies from pages (`source`) to the blocks of the device (`target`). Answered(token, errno), unless token is 0."""
+
+    token: int
+    source: int
+    target: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MapPages(Effect):
+    """For the record: these are the pages of a file from now on (extents over `device`, a cache), and these of its blocks are dirty:
+    (file block, blocks). Nothing is to be done.
+    """
+
+    ino: int
+    device: str
+    extents: tuple[Extent, ...]
+    dirty: tuple[Run, ...]
 
 
 @dataclass(frozen=True, slots=True)

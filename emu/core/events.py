@@ -140,6 +140,11 @@ class TimerFired(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WritebackDue(Event):
+    """The broker's own timer (--writeback): every file with dirty pages is written back, for nobody."""
+
+
+@dataclass(frozen=True, slots=True)
 class QpReported(Event):
     """The engine raised an asynchronous event (IBV_EVENT_* number) on a queue pair."""
 

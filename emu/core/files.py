@@ -14,7 +14,7 @@ import errno
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core import allocator, asking, extents, orphans, sharing
+from emu.core import allocator, asking, extents, orphans, pages, sharing
 from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, refuse, reply
 from emu.core.effects import Blank, CloseHandle, Load, Store, Zero
 from emu.core.errors import errno_name
@@ -69,16 +69,15 @@ def grow(b: Books, ino: int, size: int) -> File:
     tail = extents.runs(row.extents, row.size, min(size, extents.blocks_up(row.size) * BLOCK) - row.size)
     if tail:
         b.emit(Blank(b.devices[row.device].aperture, tail))
+    pages.blank(b, ino, row.size, min(size, extents.blocks_up(row.size) * BLOCK))
     row = row._replace(size=size, layout=row.layout + 1)
     b.files.put(ino, row)
     return row
 
 
-def pins_of(b: Books, row: File) -> tuple[int, ...]:
-    aperture = b.devices[row.device].aperture
-    return pins_over(
-        b, aperture, tuple((device * BLOCK, n * BLOCK) for _at, device, n, _since in row.extents)
-    )
+def pins_of(b: Books, ino: int) -> tuple[int, ...]:
+    aperture, layout = pages.ground(b, ino)
+    return pins_over(b, aperture, tuple((at * BLOCK, n * BLOCK) for _file, at, n, _since in layout))
 
 
 def fs_ls(b: Books, event: Requested, op: FsLs) -> None:
@@ -124,7 +123,7 @@ def _under(path: str, top: str) -> bool:
 
 def _line(b: Books, ino: int, row: File) -> dict[str, Any]:
     blocks = extents.count(row.extents)
-    pins = len(pins_of(b, row)) if b.devices[row.device].online else 0
+    pins = len(pins_of(b, ino)) if b.devices[row.device].online else 0
     return {"path": row.path, "ino": ino, "size": row.size, "blocks": blocks, "pins": pins, "gone": row.gone}
 
 
@@ -154,13 +153,15 @@ def fs_stat(b: Books, event: Requested, op: FsStat) -> None:
     }
     if row.lost:
         more["lost"] = [[at * BLOCK, n * BLOCK] for at, _device, n, _since in row.lost]
+    if pages.cache_of(b, row.device):
+        more |= pages.layout_of(b, ino)
     reply(b, event, {**_line(b, ino, row), **more, "namespace": b.devices[row.device].namespace})
 
 
 def fs_read(b: Books, event: Requested, op: FsRead) -> None:
     check_span(op.offset, op.length)
     check_range("length", op.length, 0, IO_MAX)
-    _ino, row = asking.file_at(b, op.path)
+    ino, row = asking.file_at(b, op.path)
     length = max(0, min(op.length, row.size - op.offset))
     if not length:
         reply(b, event, {"data": b""})
@@ -168,7 +169,7 @@ def fs_read(b: Books, event: Requested, op: FsRead) -> None:
     check_not_lost(row, op.offset, op.offset + length)
     token = b.number("token")
     b.tokens.put(token, Token("read", event.session, event.request))
-    b.emit(Load(token, b.devices[row.device].aperture, extents.pieces(row.extents, op.offset, length)))
+    b.emit(Load(token, *pages.readable(b, ino, op.offset, length)))
 
 
 def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
@@ -190,7 +191,8 @@ def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
     b.tokens.put(token, Token("write", event.session, event.request, length=length))
     aperture = b.devices[row.device].aperture
     runs = extents.runs(row.extents, op.offset, length)
-    _written(b, row.device, runs)
+    written(b, row.device, runs)
+    pages.store(b, ino, op.offset, op.data)
     b.emit(Store(token, aperture, runs, op.data))
 
 
@@ -211,7 +213,7 @@ def _check_heals(row: File, offset: int, end: int) -> None:
     check_not_lost(row._replace(lost=rest), offset, end)
 
 
-def _written(b: Books, device: str, runs: tuple[Run, ...]) -> None:
+def written(b: Books, device: str, runs: tuple[Run, ...]) -> None:
     """What is stored here now must outlive a restart. The Zero of an earlier step has been carried out."""
     for number, row in b.zeroing.items():
         if row.device == device and any(
@@ -244,6 +246,7 @@ def shrink(b: Books, ino: int, size: int, reclaim: int) -> None:
     end = extents.blocks_up(size)
     kept, taken = extents.remove(row.extents, end, FOREVER)
     lost, _ = extents.remove(row.lost, end, FOREVER)
+    pages.forget(b, ino, end, FOREVER, reclaim)
     b.files.put(ino, row._replace(size=size, extents=kept, lost=lost, layout=row.layout + 1))
     sharing.let_go(b, ino, row, taken, reclaim)
 
@@ -269,6 +272,8 @@ def punch(b: Books, ino: int, lo: int, hi: int, reclaim: int) -> bool:
     if first < end:
         kept, taken = extents.remove(row.extents, first, end)
         lost, _ = extents.remove(row.lost, first, end)
+    pages.forget(b, ino, first, end, reclaim)
+    pages.zero(b, ino, edges)
     b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
     sharing.let_go(b, ino, row, taken, reclaim)
     runs = tuple(run for lo, hi in edges if lo < hi for run in extents.runs(kept, lo, hi - lo))
@@ -297,8 +302,28 @@ def restore_zeros(b: Books, device: str) -> None:
 def evict(b: Books, ino: int, reclaim: int) -> None:
     """Unlink: the file is gone, its blocks retire."""
     row = b.files[ino]
+    pages.forget(b, ino, 0, FOREVER, reclaim)
     b.files.drop(ino)
     sharing.let_go(b, ino, row, row.extents, reclaim)
+
+
+def sync(b: Books, ino: int, lo: int, hi: int, token: int = 0, reclaim: int = 0) -> bool:
+    """Dirty pages of lo..hi go to the device, to blocks that are the file's own. False: there are none. Raises Refused(ENOSPC)."""
+    first, end = pages.unwritten(b, ino)
+    first, end = max(first, lo), min(end, hi)
+    if first >= end:
+        return False
+    sharing.unshare(b, ino, first, end - first, reclaim)
+    runs = pages.flush(b, ino, first, end, token)
+    written(b, b.files[ino].device, runs)
+    return bool(runs)
+
+
+def empty_cache(b: Books, device: str, reclaim: int) -> None:
+    """Nobody reaches these files for now: what is dirty is written back, then their pages are no file's. Raises Refused(ENOSPC)."""
+    for ino in b.pages_on.of(device):
+        sync(b, ino, 0, FOREVER, reclaim=reclaim)
+    pages.forget_device(b, device, reclaim)
 
 
 def take_away(b: Books, ino: int) -> None:

@@ -35,6 +35,7 @@ from emu.core import (
     sessions,
     taking,
     teardown,
+    writeback,
 )
 from emu.core.asking import fail
 from emu.core.books import Books
@@ -261,6 +262,7 @@ EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
     events.RightReturned: rights.returned,
     events.Answered: answered,
     events.TimerFired: timer_fired,
+    events.WritebackDue: writeback.due,
     events.QpReported: queues.qp_reported,
     events.CqReported: queues.cq_reported,
     events.MemoryFaulted: registration.faulted,
@@ -284,6 +286,8 @@ REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any
     requests.FsStat: files.fs_stat,
     requests.FsRead: files.fs_read,
     requests.FsWrite: files.fs_write,
+    requests.FsWriteback: writeback.fs_writeback,
+    requests.FsPressure: writeback.fs_pressure,
     requests.FsTruncate: taking.fs_truncate,
     requests.FsPunch: taking.fs_punch,
     requests.FsUnlink: taking.fs_unlink,
@@ -310,6 +314,7 @@ ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
     "open_memory": registration.memory_opened,
     "host_applied": reclaim.host_applied,
     "zeroed": reclaim.zeroed,
+    "flushed": writeback.flushed,
     "plugged": devices.plugged,
     "read": files.io_answered,
     "write": files.io_answered,

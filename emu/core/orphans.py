@@ -56,8 +56,8 @@ def keep(b: Books, key: int) -> None:
     """Nobody's until its last pin is gone: no reclaim will free it."""
     run = b.quarantine[key]
     b.quarantine.put(key, run._replace(reclaim=0))
-    device = _device_of(b, run.aperture)
-    b.orphans.put(_name(device, run.start), Orphan(device, run.start, run.blocks))
+    if device := _device_of(b, run.aperture):
+        b.orphans.put(_name(device, run.start), Orphan(device, run.start, run.blocks))
 
 
 def freed(b: Books, run: Blocks) -> None:
@@ -83,4 +83,5 @@ def _name(device: str, start: int) -> str:
 
 
 def _device_of(b: Books, aperture: int) -> str:
-    return next(name for name, row in b.devices.items() if row.aperture == aperture)
+    """ "" of a page cache, which goes with the broker."""
+    return next((name for name, row in b.devices.items() if row.aperture == aperture), "")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import asking, extents, layout, reclaim
+from emu.core import asking, extents, layout, pages, reclaim
 from emu.core.asking import check_range, refuse
 from emu.core.effects import Poison
 from emu.core.rows import BLOCK, Bad
@@ -49,5 +49,6 @@ def _lose(b: Books, ino: int, block: int) -> None:
             hole = at + block - device
             kept, _ = extents.remove(row.extents, hole, hole + 1)
             lost = extents.insert(row.lost, ((hole, hole, 1, 0),))
+            pages.forget(b, ino, hole, hole + 1)
             b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
             return

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, guards, keys, rights, sharing, signals
+from emu.core import asking, extents, files, guards, keys, pages, rights, sharing, signals
 from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
@@ -99,11 +99,6 @@ def pin_anon(b: Books, event: Requested, op: RegMr) -> None:
 def pin_file(b: Books, event: Requested, op: RegMr) -> None:
     ino, row = asking.file_at(b, op.path)
     path, mount = asking.mount_of(b, op.path)
-    if not mount.dax:
-        refuse(
-            errno.EOPNOTSUPP,
-            f"mount {path} is not dax, and an MR over a file's page cache is not there yet: mount it with dax",
-        )
     check_within(op, row.size, op.path)
     admit(b, mount.protocol, op.importer)
     signals.admit(b, event.session, mount.protocol)
@@ -113,15 +108,20 @@ def pin_file(b: Books, event: Requested, op: RegMr) -> None:
         return
     sharing.check_gate(b, ino, op.offset, op.offset + op.length)
     row = files.fill(b, ino, op.offset, op.length)
-    aperture = b.devices[row.device].aperture
-    runs = extents.runs(row.extents, op.offset, op.length)
+    backing = asking.backing_of(b, path)
+    if backing == "page-cache":
+        pages.bring_in(b, ino, op.offset, op.length)
+    aperture, layout = pages.ground(b, ino, row)
+    runs = extents.runs(layout, op.offset, op.length)
     if len(runs) > MAX_RUNS:
         refuse(
             errno.EMSGSIZE,
             f"the range lies in {len(runs)} extents, an answer carries {MAX_RUNS}: register it in pieces",
         )
     key = keys.issue_key(b)
-    b.mrs.put(key, row_of(event, op, aperture, aperture, runs)._replace(ino=ino, layout=row.layout))
+    made = row_of(event, op, aperture, aperture, runs)._replace(backing=backing, ino=ino, layout=row.layout)
+    b.mrs.put(key, made)
+    pages.pinned_to_write(b, made)
     install(b, key)
 
 

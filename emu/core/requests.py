@@ -42,8 +42,8 @@ class DeallocPd(Request):
 class RegMr(Request):
     """Register memory. Result: {handle, lkey, rkey, length, map}; descriptors: the memory to map.
 
-    backing `anon`: a new memfd of `length` bytes. `dax`: bytes offset..offset+length of the file `path` on a mount (offset a
-    multiple of 4096). `host`: the descriptor sent along, same ranges. `iova` is the address by which work requests
+    backing `anon`: a new memfd of `length` bytes. `dax`, `page-cache`: bytes offset..offset+length of the file `path` on a mount (offset a
+    multiple of 4096); which of the two it is, the mount says. `host`: the descriptor sent along, same ranges. `iova` is the address by which work requests
     name the first byte. `guard` (host only): a kernel lease on that descriptor; result {guarded, unguarded}: why not. map: [[offset, bytes], ...] in the returned descriptor, page multiples covering the range.
     """
 
@@ -136,7 +136,11 @@ class FsLs(Request):
 
 @dataclass(frozen=True, slots=True)
 class FsStat(Request):
-    """Result: {path, ino, size, blocks, extents: [[file_offset, device_offset, bytes, since_epoch]], pins, device}."""
+    """Result: {path, ino, size, blocks, extents: [[file_offset, device_offset, bytes, since_epoch]], pins, device}.
+
+    On a mount without dax besides: cache (the hidden device's name), pages (as extents, page_offset in place of device_offset), dirty: [[file_offset,
+    bytes]].
+    """
 
     path: str
 
@@ -159,6 +163,23 @@ class FsWrite(Request):
     path: str
     offset: int
     data: bytes
+
+
+# ---- page cache (reclaims too)
+
+
+@dataclass(frozen=True, slots=True)
+class FsWriteback(Request):
+    """The dirty pages of a file are copied to its device and clean from then on. Result: {}."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsPressure(Request):
+    """Memory is short: a file's pages are dropped, dirty ones written back first. target: the file's path."""
+
+    target: str
 
 
 # ---- reclaims: these may take as long as the protocol takes
@@ -307,6 +328,8 @@ REQUESTS: dict[str, RequestType] = {
     "fs_stat": FsStat,
     "fs_read": FsRead,
     "fs_write": FsWrite,
+    "fs_writeback": FsWriteback,
+    "fs_pressure": FsPressure,
     "fs_truncate": FsTruncate,
     "fs_punch": FsPunch,
     "fs_unlink": FsUnlink,

@@ -24,7 +24,7 @@ NIC: Final = "emu0"  # the name of the one NIC, where devices are unplugged and 
 HOST: Final = "host"  # the name of the mount that stands for host files, and of their backing
 ANON: Final = "anon"  # the same for memory of clients
 DMABUF: Final = "dmabuf"  # the same for buffers of exporters
-SHARED: Final = ("dax", "devdax", DMABUF)  # backings whose memory is a device's, and stays when an MR goes
+SHARED: Final = ("dax", "devdax", DMABUF, "page-cache")  # backings whose memory is a device's, and stays when an MR goes
 PSEUDO: Final = (HOST, ANON, DMABUF)  # mounts without a device: there from the start, each is a backing
 
 Extent = tuple[
@@ -94,6 +94,21 @@ class Bad(NamedTuple):
 
     device: str
     block: int
+
+
+class Cache(NamedTuple):
+    """The page cache of a device whose mount is not dax: its hidden device NAME.cache (pages.py)."""
+
+    aperture: int
+    blocks: int
+
+
+class Pages(NamedTuple):
+    """A file's pages: extents as a file's, over pages; dirty: (block, the same, blocks, 0), those that have bytes which the device lacks."""
+
+    device: str
+    extents: tuple[Extent, ...] = ()
+    dirty: tuple[Extent, ...] = ()
 
 
 class HostRow(NamedTuple):
@@ -298,6 +313,8 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
     Bad: {"device": VALUE, "block": VALUE},
     Blocks: {"aperture": "aperture", "start": VALUE, "blocks": VALUE, "reclaim": "reclaim"},
     Zeroing: {"device": VALUE, "runs": VALUE},
+    Cache: {"aperture": "aperture", "blocks": VALUE},
+    Pages: {"device": VALUE, "extents": "extents", "dirty": "extents"},
     HostRow: {
         "device": VALUE,
         "inode": VALUE,
@@ -417,6 +434,8 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "zeroing": (Zeroing, "zeroing"),
     "bad": (Bad, "bad"),
     "orphans": (Orphan, VALUE),
+    "caches": (Cache, VALUE),
+    "pages": (Pages, "ino"),
     "hosts": (HostRow, "aperture"),
     "pds": (Pd, "pd"),
     "cqs": (Cq, "cq"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, moving, sharing
+from emu.core import asking, extents, moving, pages, sharing
 from emu.core.asking import fail
 from emu.core.decision import Facts
 from emu.core.effects import Phase
@@ -15,6 +15,8 @@ from emu.core.rows import BLOCK, HOST, Reclaim, Run
 
 if TYPE_CHECKING:
     from emu.core.books import Books
+
+UNDERNEATH: Final = ("migrate", "reflink")  # they change a device's blocks; pages over these stay where they are
 
 
 def overlaps(b: Books, one: Reclaim, other: Reclaim) -> bool:
@@ -102,8 +104,8 @@ def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
     if row.host:
         return row.host, ((row.lo, row.hi - row.lo),) if row.lo < row.hi else ()
     if row.device:
-        device = b.devices[row.device]
-        return device.aperture, ((0, device.blocks * BLOCK),)
+        aperture, blocks = pages.space_of(b, row.device)
+        return aperture, ((0, blocks * BLOCK),)
     file = b.files.get(row.ino)
     if file is None:
         return 0, ()
@@ -112,11 +114,14 @@ def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
         return aperture, ((row.block * BLOCK, BLOCK),)
     if row.kind == "cow-write":
         return aperture, extents.spans(sharing.shared(b, row.ino, row.lo, row.hi))
-    end = (file.extents[-1][0] + file.extents[-1][2]) * BLOCK if file.extents else 0
+    layout = file.extents
+    if row.kind not in UNDERNEATH:
+        aperture, layout = pages.ground(b, row.ino, file)
+    end = (layout[-1][0] + layout[-1][2]) * BLOCK if layout else 0
     lo, hi = row.lo, min(row.hi, end)
     if file.origin and row.kind in {"punch", "zero"}:  # shared edges move as whole blocks
         lo, hi = lo // BLOCK * BLOCK, min(extents.blocks_up(hi) * BLOCK, end)
-    return aperture, extents.runs(file.extents, lo, hi - lo) if lo < hi else ()
+    return aperture, extents.runs(layout, lo, hi - lo) if lo < hi else ()
 
 
 def pinned(b: Books, row: Reclaim) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emu.core import asking, contexts, devices, files, reclaim, registration, sharing
+from emu.core import asking, contexts, devices, files, pages, reclaim, registration, sharing
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
 from emu.core.errors import shown
@@ -90,6 +90,7 @@ def _unplug_device(b: Books, event: Requested, op: FsUnplug) -> None:
     if op.surprise:  # the fact comes first
         b.devices.put(op.target, row._replace(online=False))
         b.emit(Offline(row.aperture, op.target))
+        pages.forget_device(b, op.target)
     asked = Reclaim(
         kind, event.session, event.request, protocol, device=op.target, applied=op.surprise, freed=op.surprise
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import keys, rights
+from emu.core import keys, pages, rights
 from emu.core.asking import alive, answer, fail, owned, refuse
 from emu.core.effects import Arm, DropAperture, Quiesce, RemoveKey, Unmap
 from emu.core.errors import errno_name
@@ -129,6 +129,7 @@ def _give_up(b: Books, number: int, why: str, refusal: int) -> None:
 def unpin(b: Books, keys: tuple[int, ...]) -> None:
     """Their translations are gone."""
     for key in keys:
+        pages.pinned_to_write(b, b.mrs[key])  # written back meanwhile or not: the NIC may have gone on
         b.mrs.put(key, b.mrs[key]._replace(state="unmapped"))
         b.went.append(key)
 

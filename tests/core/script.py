@@ -33,7 +33,7 @@ class Script:
             ev.DeviceAdded("pm0", 24),
             ev.DeviceAdded("pm1", 8),
             ev.MountAdded("/mnt", "pm0", dax=True, protocol=self.rng.choice(PROTOCOLS)),
-            ev.MountAdded("/cold", "pm1", dax=False, protocol="none"),
+            ev.MountAdded("/cold", "pm1", dax=False, protocol=self.rng.choice(PROTOCOLS)),
         ):
             self.feed(event)
 
@@ -84,6 +84,8 @@ class Script:
             return ev.SessionOpened(session, f"s{session}", door=rng.random() < 0.9, wants=rng.random() < 0.5)
         if rng.random() < 0.04:
             return ev.SessionLost(self.sessions.pop(rng.randrange(len(self.sessions))))
+        if rng.random() < 0.02:
+            return ev.WritebackDue()
         session, request = rng.choice(self.sessions), self.number()
         if not self.core.books.pds_of.has(session):
             self.open[session, request] = rq.AllocPd()
@@ -138,6 +140,11 @@ class Script:
             lambda: rq.FsTruncate("/mnt/a", rng.choice((0, 100, BLOCK))),
             lambda: rq.FsPunch(path, at, size, host),
             lambda: rq.FsUnlink(path),
+            lambda: rq.FsCreate("/cold/a", 3 * BLOCK),
+            lambda: rq.RegMr(pd, BLOCK, 7, 0, "page-cache", "/cold/a", at),
+            lambda: rq.FsTruncate("/cold/a", rng.choice((100, BLOCK, 3 * BLOCK))),
+            lambda: rq.FsWriteback(rng.choice(("/cold/a", path))),
+            lambda: rq.FsPressure(rng.choice(("/cold/a", path))),
             lambda: rq.FsUnplug(
                 rng.choice(("pm0", "pm1", "/mnt/b", "/mnt/b", "pm9")), rng.random() < 0.5, host
             ),

@@ -205,14 +205,6 @@ def test_a_page_looks_at_so_many_files_whether_it_lists_them_or_not(node, monkey
     assert node.refused(rq.FsLs("/mnt/x", after=page["next"]))[0] == "ENOENT"
 
 
-def test_files_on_a_mount_without_dax_work_and_cannot_be_registered(node):
-    node.ask(rq.FsCreate("/cold/a", BLOCK))
-    node.ask(rq.FsWrite("/cold/a", 0, b"x"))
-    code, sentence = node.refused(rq.RegMr(node.pd(), BLOCK, 7, 0, "dax", "/cold/a"))
-    assert code == "EOPNOTSUPP"
-    assert "page cache" in sentence
-
-
 @pytest.mark.parametrize(
     "grow", [rq.FsTruncate("/mnt/a", 9 * BLOCK), rq.FsWrite("/mnt/a", 2 * BLOCK + 7, b"x")]
 )

@@ -187,14 +187,32 @@ def places(books, device):
         for _at, start, count, _since in books.files[ino].extents
         for block in range(start, start + count)
     ]
-    rest = [
+    return sorted(owned + unowned(books, aperture))
+
+
+def unowned(books, aperture):
+    return [
         block
         for book in (books.free, books.limbo, books.quarantine)
         for _key, run in book.items()
         if run.aperture == aperture
         for block in range(run.start, run.start + run.blocks)
     ]
-    return sorted(owned + rest)
+
+
+def page_places(books, device):
+    """Every page of a device's cache, as often as somebody has it."""
+    owned = [
+        page
+        for ino in books.pages_on.of(device)
+        for _at, start, count, _since in books.pages[ino].extents
+        for page in range(start, start + count)
+    ]
+    return sorted(owned + unowned(books, books.caches[device].aperture))
+
+
+def blocks_of(layout):
+    return {at + n for at, _device, count, _since in layout for n in range(count)}
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,6 +223,11 @@ def test_s6_blocks_add_up_whatever_happens(seed, policy):
         script.feed(script.next())
         for device, row in script.core.books.devices.items():
             assert places(script.core.books, device) == list(range(row.blocks)), f"step {step}, {device}"
+        for device, row in script.core.books.caches.items():
+            assert page_places(script.core.books, device) == list(range(row.blocks)), f"step {step}, {device}"
+        for ino, held in script.core.books.pages.items():
+            pages, file = blocks_of(held.extents), script.core.books.files[ino]
+            assert blocks_of(held.dirty) <= pages <= blocks_of(file.extents), "a page lies over a block, and a dirty one is a page"
         if script.rng.random() < 0.7:
             script.core.committed()
 
@@ -214,7 +237,7 @@ def test_s6_blocks_add_up_whatever_happens(seed, policy):
 def test_generations_tell_who_owns_a_block(seed):
     """Allocate and Release alternate for each block, and never touch what is not theirs."""
     script = Script(seed)
-    owned = {1: set(), 2: set()}
+    owned = {1: set(), 2: set(), 3: set()}
     for _step in range(150):
         for effect in script.feed(script.next()):
             if isinstance(effect, fx.Allocate | fx.Release):
@@ -282,5 +305,5 @@ def test_everything_comes_to_rest_and_every_request_is_answered(seed):
         script.core.committed()
     b = script.core.books
     left = {book.name: len(book) for book in b.all if len(book)}
-    assert set(left) <= {"devices", "mounts", "files", "free", "keys", "counters"}, left
+    assert set(left) <= {"devices", "mounts", "files", "free", "keys", "counters", "caches", "pages"}, left
     assert script.open == {}
