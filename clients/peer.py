@@ -126,21 +126,31 @@ class Peer(Client):
         return Stream(name, queue_pair(self.pd, self.cq, max(depth, 2)), opcode, memory, piece, depth)
 
     def do_connect(
-        self, *, qps: dict[str, int], victim: Command | None, bystander: Command, **_: Any
+        self,
+        *,
+        qps: dict[str, int],
+        victim: Command | None,
+        bystander: Command | None,
+        access: str = "rw",
+        **_: Any,
     ) -> Command:
         sge = SGE(self.note_memory.buf, 4096, self.note_memory.lkey)
         self.streams["spare"].qp.post_recv(RecvWR(wr_id=0, num_sge=1, sg=[sge]))
         for name, number in qps.items():
             connect(self.streams[name].qp, number)
-        self.streams["bystander"].aim(Target(**bystander))
+        if bystander is not None:
+            self.streams["bystander"].aim(Target(**bystander))
         if victim is not None:
-            self.streams["write"].aim(Target(**victim))
+            if access == "rw":
+                self.streams["write"].aim(Target(**victim))
             self.streams["read"].aim(Target(**victim))
         return {}
 
-    def do_go(self, *, dma: bool, **_: Any) -> Command:
-        """Begin. dma false: only the bystander's traffic, for a control run."""
+    def do_go(self, *, dma: bool, bystander: bool = True, **_: Any) -> Command:
+        """Begin. dma false: only the bystander's traffic, for a control run. bystander false: its end will be the event."""
         self.going = True
+        if not bystander:
+            self.streams["bystander"].target = None
         if not dma:
             self.streams["write"].target = self.streams["read"].target = None
         return {}
@@ -163,7 +173,7 @@ class Peer(Client):
             "good": {s.name: s.good for s in self.streams.values()},
             "bad": {s.name: s.bad for s in self.streams.values()},
             "leaked": self.leaked,
-            "bystander_lives": lives,
+            "bystander_lives": lives or self.streams["bystander"].target is None,
             "recovery_qps": [self.streams["spare"].qp.qp_num],
         }
 
@@ -305,6 +315,8 @@ class Peer(Client):
 
     def _last_of_bystander(self) -> bool:
         stream = self.streams["bystander"]
+        if stream.target is None:
+            return False
         before, began, self.next_post = stream.good, time.monotonic_ns(), 0.0
         self._fill(stream)
         self._drain(stream)

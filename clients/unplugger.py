@@ -1,10 +1,11 @@
-"""The unplugger: takes a pmem device away, in order or by surprise, and puts a new one in its place."""
+"""The unplugger: takes a device away, in order or by surprise, a pmem device, the NIC or a mount, and puts a new device in its place."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emu.clients.reclaimer import Reclaimer, timed
+from emu.clients.asks import timed
+from emu.clients.reclaimer import Reclaimer
 
 if TYPE_CHECKING:
     from emu.clients.talk import Command
@@ -14,9 +15,6 @@ class Unplugger(Reclaimer):
     """A reclaimer of whole devices."""
 
     name = "unplugger"
-
-    def do_unplug(self, *, device: str, surprise: bool, retries: int, **_: Any) -> Command:
-        return self.insist(lambda: self.ctx.fs.unplug(device, surprise), retries)
 
     def do_plug(self, *, device: str, **_: Any) -> Command:
         """A new, empty namespace at the same addresses."""

@@ -55,6 +55,11 @@ def declared(protocol: str) -> dict[str, object]:
     return declaration(known().get(protocol))
 
 
+def serves(protocol: str, backing: str) -> bool:
+    """Whether it can take memory of this backing back. Raises UnknownProtocol."""
+    return backing in known().get(protocol).backings
+
+
 def tells_holders(protocol: str) -> bool:
     """Whether any rule of it notifies holders: else a prompt one does what a deaf one does. Raises UnknownProtocol."""
     return any(action.verb == "notify" for action in actions_of(known().get(protocol)))

@@ -1,7 +1,8 @@
 """What a run could show at all: why nothing is concluded from one in which nothing was broken.
 
 A check that found nothing says that a promise holds only where it could have been broken: memory that was in use was taken back, and what
-was promised to end did end. A run that was meant to be idle (`dma` false in row.json: a control) is exempt from the first.
+was promised to end did end. A run that was meant to be idle (`dma` false in row.json: a control), or whose memory nobody had registered any more
+(`pinned` false: refused, or its holder had left), is exempt from the first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ IDLE = "no reclaim of pinned memory had DMA in flight when it was requested"
 
 def lacking(history: History, judgements: Sequence[Judgement]) -> list[str]:
     """Why it cannot be said that promises held; [] if it can."""
-    found = [] if history.row.get("dma") is False or _met_dma(history) else [IDLE]
+    idle = history.row.get("dma") is False or history.row.get("pinned") is False
+    found = [] if idle or _met_dma(history) else [IDLE]
     return found + [f"S7 is promised, and {j.untested}" for j in judgements if _owed(j)]
 
 

@@ -45,7 +45,7 @@ STATUS = (
 Json = dict[str, Any]
 
 NO_DMA_AT_GATE = "no DMA was in flight at the gate"
-MR_REVOKING, MR_REVOKED = 1000, 1001
+NOTICES = frozenset({1000, 1001})  # MR_REVOKING, MR_REVOKED
 TOLD = 3  # breaches of one rule that are told
 
 
@@ -89,6 +89,10 @@ class Verdict:
     notified: float | None = None
     notified_before_loss: float | None = None
     recovery_us: float | None = None
+    blocked_us: float | None = None
+    blocked_bytes: int | None = None
+    enospc_failures: int | None = None
+    enospc_wait_us: float | None = None
     phases_us: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> Json:
@@ -141,6 +145,7 @@ class _Judge:
         self._memory()
         self._journals()
         self._people()
+        self._blocked()
         self._invariants()
         self._gate()
         self._conclude()
@@ -209,17 +214,37 @@ class _Judge:
     def _people(self) -> None:
         verdict, row = self.verdict, self.row
         verdict.killed = len(row["killed"])
-        verdict.innocent_killed = sum(name != "holder" for name in row["killed"])
-        holder = self.history.journals.get("holder")
-        told = (
-            [r.time for r in holder.of(Kind.EVENT) if r.code in {MR_REVOKING, MR_REVOKED}] if holder else []
-        )
+        verdict.innocent_killed = sum(name not in row.get("holders", ("holder",)) for name in row["killed"])
+        told = self._told()
         if row["pinned"]:
             verdict.notified = float(bool(told))
         loss = self._first_error()
         if loss is not None and row["pinned"]:
             verdict.notified_before_loss = float(bool(told) and min(told) <= loss)
         verdict.recovery_us = self._recovery(loss)
+
+    def _told(self) -> list[int]:
+        """When a holder heard that its memory is wanted, or gone: by an event of the device, or by a signal."""
+        journals = [self.history.journals.get(name) for name in self.row.get("holders", ("holder",))]
+        return [
+            record.time
+            for journal in journals
+            for record in (journal.records if journal else ())
+            if (record.kind == Kind.EVENT and record.code in NOTICES) or record.kind == Kind.MARK
+        ]
+
+    def _blocked(self) -> None:
+        """How long, and how many bytes, whoever wanted the memory had to wait for: up to success, or to where that was given up."""
+        reclaim = self.reclaim
+        begun = reclaim.get("began")
+        end = reclaim.get("ended") or max((line["t"] for line in self.history.of("Phase")), default=begun)
+        if begun is not None and end is not None:
+            self.verdict.blocked_us = max(0, end - begun) / 1000
+        self.verdict.blocked_bytes = self.row.get("at_stake")
+        need = self.row.get("need")
+        if need:
+            self.verdict.enospc_failures = need["failures"]
+            self.verdict.enospc_wait_us = need["waited_us"]
 
     def _first_error(self) -> int | None:
         peer = self.history.journals.get("peer")
@@ -241,8 +266,8 @@ class _Judge:
         ours = [p for p in self.phases if p.reclaim == self.ours]
         self.verdict.phases_us = _since_requested(ours)
         begun = [line for line in self.history.of("Phase") if line["phase"] == "requested"]
-        requested = next((line for line in begun if line["reclaim"] == self.ours), None)
-        if requested:
+        requested = next((line for line in begun if line["keys"]), next(iter(begun), None))
+        if requested:  # the first: a request that was denied, and asked again, met the DMA then
             self.verdict.dma_at_gate = dma_at_gate(self.history, requested)
         if self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
             self.unknown.append(NO_DMA_AT_GATE)
@@ -266,7 +291,8 @@ class _Judge:
     def _tests(self) -> dict[str, bool]:
         verdict, row = self.verdict, self.row
         hurt = bool(verdict.error_completions)
-        denied = self.reclaim["returned"] and self.reclaim["errno"] is not None
+        refused = self.reclaim["returned"] and self.reclaim["errno"] is not None
+        denied = refused or bool(self.reclaim.get("denied"))
         debt = sum(blocks["quarantined"] for blocks in row["blocks"].values())
         return {
             "CORRUPT": bool(verdict.foreign_bytes or verdict.leaked_bytes or verdict.foreign_dma_bytes),

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import json
 import os
-import shutil
 import signal
 import sys
 from functools import partial
@@ -21,20 +20,26 @@ from emu.check.promises import introduce
 from emu.check.stranger import Unusable, introduced
 from emu.cli import CommandError, check_targets, store
 from emu.host.files import lock
+from emu.host.times import time_scale
 from emu.lab import names
+from emu.lab.against import against, words
 from emu.lab.compare import Options, compare, cores
-from emu.lab.plan import protocols_here, rows
+from emu.lab.kept import RESULT, Kept, put
+from emu.lab.plan import QUICK, backings_here, events_here, full, protocols_here, quick, rows
 from emu.lab.rows import exit_code
 from emu.report.html import page
+from emu.report.schema import problems
 from emu.report.table import render
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from emu.lab.plan.spec import RowSpec
+
 SUMMARY = "measure protocols against events on live processes, side by side"
 MARKER = ".emu-compare"
-QUICK_RUNS, FULL_RUNS = 1, 3
+EVERYTHING = ("truncate", "surprise-unplug")  # what a protocol is asked that nobody predicted anything of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +51,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a Python file with a PROTOCOL of yours; alone, it is what is compared",
     )
-    parser.add_argument("--events", metavar="LIST", help=f"comma list of {', '.join(names.EVENTS_HERE)}")
-    parser.add_argument("--backings", metavar="LIST", help=f"comma list of {', '.join(names.BACKINGS_HERE)}")
+    parser.add_argument("--events", metavar="LIST", help=f"comma list of {', '.join(events_here())}")
+    parser.add_argument("--backings", metavar="LIST", help=f"comma list of {', '.join(backings_here())}")
     parser.add_argument(
-        "--holders", metavar="LIST", help="comma list of deaf, prompt; default: both where it differs"
+        "--holders",
+        metavar="LIST",
+        help=f"comma list of {', '.join(names.HOLDERS)}; default: deaf, and prompt where it differs",
     )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="one run a row (the default)")
-    size.add_argument("--full", action="store_true", help=f"{FULL_RUNS} runs a row, every holder everywhere")
-    parser.add_argument("--runs", type=int, metavar="N", help="runs a row")
+    size.add_argument(
+        "--quick",
+        action="store_true",
+        help="a minute's worth of rows, unless some are named (the default)",
+    )
+    size.add_argument(
+        "--full",
+        action="store_true",
+        help="every event on every backing, and every holder on dax; most of an hour",
+    )
+    parser.add_argument("--runs", type=int, default=1, metavar="N", help="runs a row (default 1)")
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="varies when the reclaim falls (default 1)"
     )
@@ -62,48 +77,89 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="runs set up at the same time (default: one for each pair of cores)",
+        help="rows that are worked at together (default: one for each core); DMA goes on in fewer",
     )
+    parser.add_argument("--against", metavar="FILE", help="an older result: say what has changed since")
     parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
     parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page; - is stdout")
     parser.add_argument(
-        "--out", metavar="DIR", default="runs/compare", help="where evidence goes (default runs/compare)"
+        "--out",
+        metavar="DIR",
+        default="runs/compare",
+        help="where evidence goes (default runs/compare); what was not finished there goes on",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    specs = list(rows(*_chosen(args)))
-    options = Options(
-        out=Path(args.out), seed=args.seed, runs=_runs(args), jobs=_jobs(args), quick=not args.full,
-        progress=partial(print, file=sys.stderr, flush=True),
-    )  # fmt: skip
-    check_targets("compare", (args.json, args.html), ours=options.out)
-    held = _is_ours(options.out)
+    specs = _specs(args)
+    older = _older(args.against)
+    out = Path(args.out)
+    settings = {"seed": args.seed, "runs": _runs(args), "jobs": _jobs(args), "quick": not args.full}
+    check_targets("compare", (args.json, args.html), ours=out)
+    held = _is_ours(out)
     try:
-        _make_room(options.out, [spec.label for spec in specs])
+        question = {
+            "schema": 1,
+            **settings,
+            "time_scale": time_scale(),
+            "rows": [spec.label for spec in specs],
+        }
+        kept = Kept.begin(out, question, specs)
+        options = Options(
+            out=out, **settings, progress=partial(print, file=sys.stderr, flush=True), kept=kept, so_far=partial(_so_far, args),
+        )  # fmt: skip
         result = _interruptible(compare(specs, options))
+        put(out / RESULT, result)
+        kept.finish()
+        if older is not None:
+            result["against"] = {"file": args.against, **against(older, result)}
         _deliver(args, result)
     finally:
         os.close(held)
     return exit_code(result["rows"])
 
 
+def _so_far(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Whoever ends us finds what there was, in the evidence folder and where the result was wanted."""
+    put(Path(args.out) / RESULT, result)
+    if args.json and args.json != "-":
+        store("compare", args.json, _raw(result), ours=Path(args.out))
+
+
+def _older(name: str | None) -> dict[str, Any] | None:
+    if not name:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(Path(name).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        code = _code(error) if isinstance(error, OSError) else "EINVAL"
+        raise CommandError(
+            f"compare --against {name}: {code}: it cannot be read as a result: {error}"
+        ) from error
+    if wrong := problems(found):
+        raise CommandError(f"compare --against {name}: EINVAL: it is no result of emu compare: {wrong[0]}")
+    return found
+
+
 # ---- what was asked for
 
 
-def _chosen(args: argparse.Namespace) -> tuple[list[str], list[str], list[str], list[str] | None]:
-    holders = _known("holder", args.holders, names.HOLDERS, names.HOLDERS_HERE)
-    if args.full and not holders:
-        holders = list(names.HOLDERS_HERE)
+def _specs(args: argparse.Namespace) -> list[RowSpec]:
     strangers = _introduced(args.protocol)
     here = protocols_here()
     asked = _known("protocol", args.protocols, (*names.PROTOCOLS, *here), here)
-    return (
-        list(dict.fromkeys((*asked, *strangers))) or here,
-        _known("event", args.events, names.EVENTS, names.EVENTS_HERE) or list(names.EVENTS_HERE),
-        _known("backing", args.backings, names.BACKINGS, names.BACKINGS_HERE) or list(names.BACKINGS_HERE),
-        holders or None,
-    )
+    protocols = list(dict.fromkeys((*asked, *strangers))) or here
+    events = _known("event", args.events, names.EVENTS, events_here())
+    backings = _known("backing", args.backings, names.BACKINGS, backings_here())
+    holders = _known("holder", args.holders, names.HOLDERS, names.HOLDERS) or None
+    chosen = (protocols, events or events_here(), backings or backings_here(), holders)
+    if args.full:
+        return list(full(*chosen))
+    if events or backings or holders:
+        return list(rows(*chosen))
+    predicted = {protocol for protocol, *_ in QUICK}
+    others = [protocol for protocol in protocols if protocol not in predicted]
+    return [*quick(protocols), *rows(others, EVERYTHING, ["dax"], None)]
 
 
 def _introduced(files: Sequence[str]) -> list[str]:
@@ -139,14 +195,14 @@ def _known(kind: str, given: str | None, known: Sequence[str], here: Sequence[st
 
 
 def _runs(args: argparse.Namespace) -> int:
-    count: int = args.runs if args.runs is not None else FULL_RUNS if args.full else QUICK_RUNS
+    count: int = args.runs
     if count < 1:
         raise CommandError(f"compare --runs {count}: EINVAL: at least one run a row is needed")
     return count
 
 
 def _jobs(args: argparse.Namespace) -> int:
-    count: int = args.jobs if args.jobs is not None else max(1, cores() // 2)
+    count: int = args.jobs if args.jobs is not None else cores()
     if count < 1:
         raise CommandError(f"compare --jobs {count}: EINVAL: at least one run at a time is needed")
     return count
@@ -166,12 +222,6 @@ def _is_ours(out: Path) -> int:
             f"compare --out {out}: EBUSY: another comparison writes there: wait for its end, or name another folder"
         )
     return held
-
-
-def _make_room(out: Path, labels: Sequence[str]) -> None:
-    """Rows of the same names are replaced. Called when everything that was asked for has been found possible."""
-    for label in labels:
-        shutil.rmtree(out / label, ignore_errors=True)
 
 
 def _code(error: OSError) -> str:
@@ -200,7 +250,13 @@ def _interruptible(work: Any) -> dict[str, Any]:
 def _deliver(args: argparse.Namespace, result: dict[str, Any]) -> None:
     """The table first: it is what minutes were spent for, whatever becomes of the files."""
     to_stdout = "-" in {args.json, args.html}
-    print(render(result), file=sys.stderr if to_stdout else sys.stdout, flush=True)
+    table = sys.stderr if to_stdout else sys.stdout
+    print(render(result), file=table, flush=True)
+    if "against" in result:
+        print(
+            "\n".join(["", f"against {args.against}", *(f"  {line}" for line in words(result["against"]))]),
+            file=table,
+        )
     texts = ((args.html, page), (args.json, _raw))
     failed = []
     for name, text in texts:

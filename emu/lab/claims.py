@@ -187,10 +187,14 @@ def claim_for(protocol: str, event: str) -> Claim | None:
     return CLAIMS.get(protocol, {}).get(column) if column else None
 
 
-def agrees(claim: Claim | None, outcomes: list[str]) -> bool | None:
+# Claims are about a holder that lives and keeps its registration until somebody makes it let go.
+NOT_MEANT = frozenset({"slow", "reregister", "dying"})
+
+
+def agrees(claim: Claim | None, outcomes: list[str], holder: str = "deaf") -> bool | None:
     """Whether the measured outcomes are what was claimed; None where there is nothing to compare."""
     measured = set(outcomes)
-    if claim is None or claim.kind == "open" or measured & {"UNKNOWN", "N/A"}:
+    if claim is None or holder in NOT_MEANT or claim.kind == "open" or measured & {"UNKNOWN", "N/A"}:
         return None
     if claim.kind == "cannot":
         return not measured <= SAFE_ENDS

@@ -24,17 +24,22 @@ from emu.check.validate import held
 from emu.check.verdict import NO_DMA_AT_GATE, Verdict, judge
 from emu.history.manifest import write_manifest
 from emu.history.runs import META, machine, read_meta
-from emu.lab.plan import Control, RowSpec, controls_for
+from emu.host.times import time_scale
+from emu.lab.plan.controls import Control, controls_for
+from emu.lab.plan.spec import RowSpec
 from emu.lab.process import LabError
 from emu.lab.rows import HARM, RowResult, RunResult
 from emu.lab.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from emu.lab.kept import Kept
 
 Json = dict[str, Any]
 
+SO_FAR_EVERY = 5.0  # seconds
 TRIES = 4  # of a run: the first, and three more while no DMA was at the gate
 NOTHING = Control("")
 
@@ -54,6 +59,8 @@ class Options:
     jobs: int = 2
     quick: bool = True
     progress: Callable[[str], None] = print
+    kept: Kept | None = None
+    so_far: Callable[[Json], None] = lambda _result: None  # called from time to time with the result as it is
 
 
 @dataclass
@@ -65,10 +72,12 @@ class Comparison:
     stage: asyncio.Semaphore
     controls: dict[str, asyncio.Task[RunResult]] = field(default_factory=dict)
     done: int = 0
+    reused: int = 0
     began: float = field(default_factory=time.monotonic)
+    next_so_far: float = 0.0
 
     async def row(self, spec: RowSpec, total: int) -> RowResult:
-        result = RowResult(spec, self.options.seed)
+        result = RowResult(spec, self.options.seed, time_scale=time_scale())
         if not spec.reason:
             folder = self.options.out / spec.label
             runs = [self._run(spec, NOTHING, folder / f"run-{n}", n) for n in range(1, self.options.runs + 1)]
@@ -80,16 +89,27 @@ class Comparison:
 
     def _tell(self, result: RowResult, total: int) -> None:
         seconds = time.monotonic() - self.began
+        left = seconds / max(1, self.done - self.reused) * (total - self.done)
         spec = result.spec
         outcome = ", ".join(result.outcomes) if result.runs else "N/A"
         if result.reasons:
             outcome += f" ({'; '.join(result.reasons)})"
         controls = "".join(f"  {name}: {end}" for name, end in result.controls.items())
         name = f"{spec.protocol} {spec.event} {spec.backing} {spec.holder}"
-        self.options.progress(f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.0f} s)")
+        self.options.progress(
+            f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.0f} s{_estimate(left)})"
+        )
+
+    def again(self, spec: RowSpec, row: Json, total: int) -> None:
+        """A row that an earlier start has found."""
+        self.done, self.reused = self.done + 1, self.reused + 1
+        outcome = ", ".join(row["outcomes"])
+        self.options.progress(f"[{self.done}/{total}] {spec.label}: {outcome}  (found before)")
 
     async def _control_all(self, result: RowResult) -> None:
-        wanted = controls_for(result.spec, result.seen)
+        wanted = controls_for(
+            result.spec, result.seen, str(declared(result.spec.protocol).get("loss", "none"))
+        )
         runs = await asyncio.gather(*(self._control(result.spec, control) for control in wanted))
         for control, run in zip(wanted, runs, strict=True):
             result.controlled(control, run)
@@ -112,6 +132,13 @@ class Comparison:
             async with self.slots:
                 tries.append(await _once(Run(spec, folder, seed.getrandbits(32), control, self.stage)))
         return chosen(tries)
+
+
+def _estimate(seconds: float) -> str:
+    """How much longer, once that is more than a moment."""
+    if seconds < 10:
+        return ""
+    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
 
 def _by_chance(verdict: Verdict) -> bool:
@@ -140,8 +167,15 @@ async def _once(run: Run) -> RunResult:
         return _failed(error, run.folder)
     await asyncio.to_thread(finish, run, verdict)
     reclaim: Json = run.facts["reclaim"]
-    took = (reclaim["ended"] - reclaim["began"]) / 1000 if reclaim["returned"] else None
-    return RunResult(verdict, run.folder, reclaim["errno"], reclaim["returned"], None, took)
+    return RunResult(
+        verdict,
+        run.folder,
+        reclaim["errno"],
+        reclaim["returned"],
+        reclaim.get("tries", 1) - 1,
+        reclaim.get("took_us"),
+        denied=reclaim.get("denied"),
+    )
 
 
 def _judged(folder: Path) -> Verdict:
@@ -189,21 +223,49 @@ def _failed(error: Exception, folder: Path) -> RunResult:
 async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
     """Carry everything out; the result is what `emu compare --json` writes."""
     specs = list(specs)
-    began = time.monotonic()
     comparison = Comparison(options, asyncio.Semaphore(options.jobs), asyncio.Semaphore(max(1, cores() // 2)))
-    tasks = [asyncio.create_task(comparison.row(spec, len(specs))) for spec in specs]
+    rows: dict[str, Json] = {}
+    waiting = iter(specs)
+    workers = [
+        asyncio.create_task(_work(comparison, waiting, rows, specs)) for _ in range(max(1, options.jobs))
+    ]
     try:
-        results = await asyncio.gather(*tasks)
+        await asyncio.gather(*workers)
     finally:
-        await _end([*tasks, *comparison.controls.values()])
-    rows = [r.as_json(promised(r.spec.protocol, r.spec.event)) for r in results]
+        await _end([*workers, *comparison.controls.values()])
+    return _result(comparison, rows, specs)
+
+
+async def _work(
+    comparison: Comparison, waiting: Iterator[RowSpec], rows: dict[str, Json], specs: Sequence[RowSpec]
+) -> None:
+    """Row by row, as long as there are any; several of these share one iterator."""
+    options = comparison.options
+    for spec in waiting:
+        known = options.kept.rows.get(spec.label) if options.kept else None
+        if known is None:
+            result = await comparison.row(spec, len(specs))
+            known = result.as_json(promised(spec.protocol, spec.event))
+            if options.kept:
+                options.kept.row(spec.label, known)
+        else:
+            comparison.again(spec, known, len(specs))
+        rows[spec.label] = known
+        if time.monotonic() >= comparison.next_so_far:
+            options.so_far(_result(comparison, rows, specs))
+            comparison.next_so_far = time.monotonic() + SO_FAR_EVERY
+
+
+def _result(comparison: Comparison, rows: dict[str, Json], specs: Sequence[RowSpec]) -> Json:
+    """What `emu compare --json` writes, of the rows that are there."""
     return {
         "schema": 1,
         "machine": machine(),
-        "seed": options.seed,
-        "quick": options.quick,
-        "seconds": round(time.monotonic() - began, 1),
-        "rows": rows,
+        "seed": comparison.options.seed,
+        "quick": comparison.options.quick,
+        "complete": len(rows) == len({spec.label for spec in specs}),
+        "seconds": round(time.monotonic() - comparison.began, 1),
+        "rows": [rows[label] for label in dict.fromkeys(spec.label for spec in specs) if label in rows],
     }
 
 

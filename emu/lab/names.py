@@ -1,6 +1,6 @@
 """The names of a comparison: protocols, events, backings, holders, outcomes. INTERFACE names, fixed.
 
-Each list is complete; `HERE` says which of them this version can run. A name that is known and not here is answered with a sentence,
+Each list is complete; emu/lab/plan says which of them this version can run. A name that is known and not here is answered with a sentence,
 a name that is unknown with the list of those that are known.
 """
 
@@ -24,10 +24,6 @@ HOLDERS = ("prompt", "slow", "deaf", "reregister", "stopped", "dying", "blocker"
 # In order of precedence: a row's outcome is the first that applies.
 OUTCOMES = ("CORRUPT", "FAULT", "KILL", "HANG", "LEAK", "LOST", "STALE", "DENY", "REFUSED", "OK+ERR", "OK")
 BESIDE = ("UNKNOWN", "N/A")
-
-EVENTS_HERE = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
-BACKINGS_HERE = ("dax", "host")
-HOLDERS_HERE = ("deaf", "prompt")
 
 
 def first_of(outcomes: set[str]) -> str:

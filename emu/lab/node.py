@@ -37,14 +37,18 @@ class Broker:
 
     @classmethod
     async def start(
-        cls, protocol: str, folder: Path, options: Sequence[str] = (), device_bytes: int | str = DEVICE_BYTES
-    ) -> Broker:
-        """Returns when it serves; its history goes to folder/history, its words to folder/logs. LabError: it did not come up."""
+        cls, protocol: str, folder: Path, options: Sequence[str] = (), device_bytes: int | str = DEVICE_BYTES,
+        properties: str = "dax",
+    ) -> Broker:  # fmt: skip
+        """properties: of both mounts. Returns when it serves; its history goes to folder/history, its words to folder/logs. LabError: it did not come up."""
         directory = Path(f"/tmp/emu-lab-{secrets.token_hex(5)}")  # noqa: S108 - short; the broker makes it, for us alone
         life_end, lifeline = os.pipe()
         ready, ready_end = os.pipe()
         try:
-            command = [*_command(directory, protocol, folder, ready_end, life_end, device_bytes), *options]
+            command = [
+                *_command(directory, protocol, folder, ready_end, life_end, device_bytes, properties),
+                *options,
+            ]
             child = await _spawn(command, folder / "logs" / "broker.log", (ready_end, life_end))
         except BaseException:
             os.close(lifeline)
@@ -117,12 +121,13 @@ async def _spawn(command: list[str], log: Path, descriptors: tuple[int, ...]) ->
 
 
 def _command(
-    directory: Path, protocol: str, folder: Path, ready: int, lifeline: int, size: int | str
+    directory: Path, protocol: str, folder: Path, ready: int, lifeline: int, size: int | str, properties: str
 ) -> list[str]:
-    mounts = [f"{VICTIM_MOUNT}={VICTIM_DEVICE}", f"{OTHER_MOUNT}={OTHER_DEVICE}"]
+    words = f",{properties}" if properties else ""
+    mounts = [f"{VICTIM_MOUNT}={VICTIM_DEVICE}{words}", f"{OTHER_MOUNT}={OTHER_DEVICE}{words}"]
     return [
         sys.executable, "-P", "-m", "emu", "broker", "--dir", str(directory),
         *(f"--pmem={device}={size}" for device in (VICTIM_DEVICE, OTHER_DEVICE)),
-        *(f"--mount={mount},dax,protocol={protocol}" for mount in mounts),
+        *(f"--mount={mount},protocol={protocol}" for mount in mounts),
         f"--history={folder}/history", f"--history-bytes={HISTORY_BYTES}", f"--ready={ready}", f"--lifeline={lifeline}", "--ephemeral",
     ]  # fmt: skip

@@ -51,6 +51,8 @@ class Process:
     def __init__(self, name: str, child: asyncio.subprocess.Process) -> None:
         self.name, self._child = name, child
         self.notes: list[Json] = []
+        self.doomed = False  # its end is the lab's doing
+        self._said = asyncio.Event()
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Json]] = {}
         self._reader = asyncio.create_task(self._read())
@@ -76,17 +78,19 @@ class Process:
             for future in self._answers.values():
                 if not future.done():
                     future.set_exception(error)
+            self._said.set()
 
     def _take(self, message: Json) -> None:
         if "note" in message:
             self.notes.append(message)
+            self._said.set()
             return
         future = self._answers.pop(message["id"], None)
         if future and not future.done():
             future.set_result(message)
 
-    async def ask(self, name: str, *, limit: float = PATIENCE, **fields: Any) -> Json:
-        """Command and answer. Refused: it said no. LabError: it ended, or took longer than `limit` seconds."""
+    async def ask(self, name: str, *, limit: float | None = PATIENCE, **fields: Any) -> Json:
+        """Command and answer. Refused: it said no. LabError: it ended, or took longer than `limit` seconds (None: no limit)."""
         number = next(self._numbers)
         future = self._answers[number] = asyncio.get_running_loop().create_future()
         if self._reader.done():
@@ -94,9 +98,9 @@ class Process:
         assert self._child.stdin
         self._child.stdin.write(json.dumps({"id": number, "do": name, **fields}).encode() + b"\n")
         try:
-            answer: Json = await asyncio.wait_for(future, patience(limit))
+            answer: Json = await asyncio.wait_for(future, None if limit is None else patience(limit))
         except TimeoutError:
-            raise LabError(f"{self.name}: no answer to {name} within {patience(limit):g} s") from None
+            raise LabError(f"{self.name}: no answer to {name} within {limit:g} s") from None
         if "errno" in answer:
             raise Refused(self.name, name, answer)
         return answer
@@ -105,6 +109,30 @@ class Process:
     def noted(self) -> set[str]:
         return {str(note["note"]) for note in self.notes}
 
+    async def heard(self, note: str, limit: float = PATIENCE) -> bool:
+        """Wait until it has said this unasked; False if it ended, or took longer than `limit` seconds."""
+        try:
+            async with asyncio.timeout(patience(limit)):
+                while note not in self.noted and not self._reader.done():
+                    self._said.clear()
+                    await self._said.wait()
+        except TimeoutError:
+            pass
+        return note in self.noted
+
+    def signal(self, number: signal.Signals) -> None:
+        """What a manner asks for; whoever is ended by it was ended by the lab."""
+        self.doomed = self.doomed or number == signal.SIGKILL
+        deliver(self._child, number)
+
+    def wake(self) -> None:
+        """Whoever was stopped goes on."""
+        deliver(self._child, signal.SIGCONT)
+
+    async def gone(self) -> None:
+        """Wait for its end."""
+        await self._child.wait()
+
     @property
     def ended(self) -> bool:
         return self._child.returncode is not None
@@ -112,7 +140,7 @@ class Process:
     @property
     def killed(self) -> bool:
         """Ended by a signal that the lab did not send."""
-        return self._child.returncode is not None and self._child.returncode < 0
+        return not self.doomed and self._child.returncode is not None and self._child.returncode < 0
 
     async def end(self) -> None:
         """Ask it to leave; kill it if it does not."""
@@ -122,6 +150,7 @@ class Process:
         await self.kill()
 
     async def kill(self) -> None:
+        self.doomed = self.doomed or not self.ended
         deliver(self._child, signal.SIGKILL)
         await self._child.wait()
         self._reader.cancel()

@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Any
 from emu.check.promises import is_breach
 from emu.check.verdict import PRECEDENCE, Verdict
 from emu.lab.claims import agrees, claim_for
-from emu.lab.plan import CONTROLS
+from emu.lab.plan.controls import CONTROLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from emu.lab.plan import Control, RowSpec
+    from emu.lab.plan.controls import Control
+    from emu.lab.plan.spec import RowSpec
 
 Json = dict[str, Any]
 
 FROM_VERDICT = (
     "foreign_bytes", "leaked_bytes", "foreign_dma_bytes", "freed_bytes", "lost_bytes", "stale_bytes", "absent_bytes",
     "absent_before_answer_bytes", "dma_bytes", "dma_at_gate", "error_completions", "qps_lost", "collateral", "killed",
-    "innocent_killed", "notified", "notified_before_loss", "recovery_us", "phases_us", "model",
+    "innocent_killed", "notified", "notified_before_loss", "recovery_us", "blocked_us", "blocked_bytes", "enospc_failures",
+    "enospc_wait_us", "phases_us", "model",
 )  # fmt: skip
 NEEDS_FOR_P99 = 100
 HARM = PRECEDENCE[: PRECEDENCE.index("DENY")]  # what counts although another run is unknown
@@ -46,9 +48,10 @@ class RunResult:
     folder: Path | None
     errno: str | None = None
     returned: bool = False
-    retries: int | None = None  # None: a refused reclaim was not asked again
+    retries: int | None = None  # how often a refused reclaim was asked again; None: not known
     reclaim_us: float | None = None
     failed_tries: tuple[str, ...] = ()
+    denied: int | None = None  # answers that were refusals; None: the last one tells
 
 
 @dataclass
@@ -60,6 +63,7 @@ class RowResult:
     runs: list[RunResult] = field(default_factory=list)
     controls: dict[str, str] = field(default_factory=dict)
     objections: dict[str, str] = field(default_factory=dict)
+    time_scale: float = 1.0  # of the protocol's timers in these runs
     failed_tries: list[str] = field(default_factory=list)  # of its controls
 
     def controlled(self, control: Control, run: RunResult) -> None:
@@ -91,7 +95,7 @@ class RowResult:
         found = {}
         for name, outcome in self.controls.items():
             sentence = CONTROLS[name].misses(outcome)
-            if outcome == self.seen[0]:
+            if outcome == self.seen[0] != "HANG":
                 sentence = f"the control {name} ended in {outcome} too"
             if sentence := self.objections.get(name) or sentence:
                 found[name] = sentence
@@ -101,7 +105,13 @@ class RowResult:
     def reasons(self) -> list[str]:
         """Why it is unknown, each reason once."""
         whys = [why for run in self.runs for why in run.verdict.why]
-        return list(dict.fromkeys([*whys, *self.unflipped.values()]))
+        return list(dict.fromkeys([*whys, *self.unflipped.values(), *self._waits_for_nobody]))
+
+    @property
+    def _waits_for_nobody(self) -> list[str]:
+        """A hang that letting go does not break is a hang all the same: its history shows that nothing was outstanding."""
+        found = self.controls.get("let-go") == "HANG"
+        return ["the control let-go ended in HANG too: it is no holder that is waited for"] if found else []
 
     def as_json(self, promises: Sequence[str]) -> Json:
         spec = self.spec
@@ -117,7 +127,9 @@ class RowResult:
         claimed = {"claimed": claim.text if claim else None, "claimed_by": claim.by if claim else None}
         if not self.runs:
             return row | self._not_applicable() | claimed | {"agrees": None}
-        return row | self._measured(promises) | claimed | {"agrees": agrees(claim, self.outcomes)}
+        return (
+            row | self._measured(promises) | claimed | {"agrees": agrees(claim, self.outcomes, spec.holder)}
+        )
 
     def _measured(self, promises: Sequence[str]) -> Json:
         worst, verdict = self.worst, self.worst.verdict
@@ -129,10 +141,13 @@ class RowResult:
             **{name: getattr(verdict, name) for name in FROM_VERDICT},
             "reclaim_us": spread([run.reclaim_us for run in self.runs if run.reclaim_us is not None]),
             "returned": sum(run.returned for run in self.runs),
-            "denied": sum(run.errno is not None for run in self.runs),
+            "denied": sum(
+                int(run.errno is not None) if run.denied is None else run.denied for run in self.runs
+            ),
             "retries": self._retries(),
-            "space_debt_byte_s": None,
+            "space_debt_byte_s": getattr(verdict, "space_debt_byte_s", None),
             "goodput_ratio": None,
+            "time_scale": self.time_scale,
             "violated": verdict.violated,
             "breaches": breaches(self.runs, promises),
             "unchecked": unchecked(self.runs, promises),
@@ -155,7 +170,7 @@ class RowResult:
         return {
             "outcome": "N/A", "outcomes": ["N/A"], "reason": self.spec.reason, "errno": None, **empty, "error_completions": {}, "phases_us": {},
             "reclaim_us": None, "returned": None, "denied": None, "retries": None, "space_debt_byte_s": None,
-            "goodput_ratio": None, "violated": [], "breaches": [], "unchecked": [], "controls": {}, "unknown_runs": 0, "failed_tries": [], "evidence": None,
+            "goodput_ratio": None, "time_scale": None, "violated": [], "breaches": [], "unchecked": [], "controls": {}, "unknown_runs": 0, "failed_tries": [], "evidence": None,
         }  # fmt: skip
 
 

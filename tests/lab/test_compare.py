@@ -8,7 +8,7 @@ import pytest
 from emu.check.verdict import NO_DMA_AT_GATE, Verdict
 from emu.lab import compare as module
 from emu.lab.compare import TRIES, Comparison, Options
-from emu.lab.plan import RowSpec
+from emu.lab.plan.spec import RowSpec
 from emu.lab.process import LabError
 from emu.lab.rows import exit_code
 

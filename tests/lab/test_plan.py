@@ -1,41 +1,84 @@
-"""The rows of a comparison, their geometry, and the controls that must flip them."""
+"""The rows of a comparison: every pair is run or has a reason, geometry is sound, and controls must flip what they are for."""
+
+from pathlib import Path
 
 import pytest
+from emu.clients.asks import CALLS
 
 from emu.check import promises
 from emu.lab import names
-from emu.lab.plan import ACTS, SIZE, RowSpec, controls_for, files_for, protocols_here, rows, whole_device
+from emu.lab.places import filled_in, places
+from emu.lab.plan import (
+    QUICK,
+    act_of,
+    backings_here,
+    events_here,
+    full,
+    not_applicable,
+    protocols_here,
+    quick,
+    rows,
+)
+from emu.lab.plan.backings import BACKINGS
+from emu.lab.plan.controls import controls_for
+from emu.lab.plan.events import EVENTS
+from emu.lab.plan.geometry import SIZE
+from emu.lab.plan.manners import MANNERS
+from emu.lab.plan.spec import RowSpec
 from emu.protocols.contract import Protocol, apply, go, notify, reply
 from emu.protocols.registry import Registry
 
-ALL = list(rows(["none", "ebusy", "mr-revoke"], names.EVENTS_HERE, names.BACKINGS_HERE, None))
+OLD_EVENTS = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
+THREE = ["none", "ebusy", "mr-revoke"]
+PAIRS = [(event, backing) for event in EVENTS for backing in BACKINGS]
+ACTS = [(event.name, backing, act) for event in EVENTS.values() for backing, act in event.acts.items()]
+HOST = Path("/tmp/x")
 
 
-def reason(protocol, event, backing):
-    return next(s.reason for s in ALL if (s.protocol, s.event, s.backing) == (protocol, event, backing))
+def test_the_tables_have_the_fixed_names():
+    assert tuple(EVENTS) == names.EVENTS
+    assert tuple(BACKINGS) == names.BACKINGS
+    assert tuple(MANNERS) == names.HOLDERS
 
 
-def test_the_three_protocols_are_installed_in_their_fixed_order():
-    assert [name for name in protocols_here() if name in names.PROTOCOLS] == ["none", "ebusy", "mr-revoke"]
+def test_every_pair_is_either_run_or_has_a_reason():
+    for event, backing in PAIRS:
+        reason = EVENTS[event].never.get(backing, "")
+        assert (backing in EVENTS[event].acts) != (len(reason) > 30), (event, backing)
+
+
+def test_the_packages_protocols_come_in_their_fixed_order():
+    here = [name for name in protocols_here() if name in names.PROTOCOLS]
+    assert here == [name for name in names.PROTOCOLS if name in here]
+    assert {"none", "ebusy", "mr-revoke"} <= set(here)
 
 
 def test_every_row_is_there_once():
-    assert len(ALL) == len(set(ALL)) == 15 + 5 + 15
+    made = list(full(THREE, events_here(), backings_here()))
+    assert len(made) == len({spec.label for spec in made})
+    manners = {(spec.backing, spec.holder) for spec in made if not spec.reason}
+    assert {holder for backing, holder in manners if backing == "dax"} == set(MANNERS)
+    assert {holder for backing, holder in manners if backing != "dax"} <= {"prompt"}
 
 
-@pytest.mark.parametrize("event", names.EVENTS_HERE)
-def test_everything_makes_sense_on_dax(event):
-    assert all(reason(protocol, event, "dax") == "" for protocol in ("none", "ebusy", "mr-revoke"))
+def test_a_reason_is_told_once_for_a_pair():
+    made = [spec for spec in full(THREE, events_here(), backings_here()) if spec.reason]
+    assert len(made) == len({(spec.protocol, spec.event, spec.backing) for spec in made})
 
 
-@pytest.mark.parametrize("protocol", ["none", "ebusy", "mr-revoke"])
+@pytest.mark.parametrize("protocol", THREE)
+@pytest.mark.parametrize("event", OLD_EVENTS)
+def test_what_the_first_node_had_makes_sense_on_dax(protocol, event):
+    assert not_applicable(protocol, event, "dax") == ""
+
+
 @pytest.mark.parametrize("event", ["unlink", "surprise-unplug"])
-def test_what_belongs_to_the_host_is_na_there(protocol, event):
-    assert "belongs to the host" in reason(protocol, event, "host")
+def test_what_belongs_to_the_host_is_na_there(event):
+    assert "belongs to the host" in not_applicable("ebusy", event, "host")
 
 
 def test_none_is_na_on_the_host_with_its_reason():
-    assert "real filesystem" in reason("none", "truncate", "host")
+    assert "real filesystem" in not_applicable("none", "truncate", "host")
 
 
 @pytest.mark.parametrize(
@@ -54,32 +97,63 @@ def test_holders_that_are_named_are_run_everywhere():
     assert [spec.holder for spec in chosen] == ["prompt", "prompt"]
 
 
+def test_a_minutes_worth_names_what_there_is():
+    for protocol, event, backing, holder in QUICK:
+        assert protocol in names.PROTOCOLS
+        assert backing in EVENTS[event].acts
+        assert holder in MANNERS
+    assert {spec.protocol for spec in quick(protocols_here())} >= set(THREE)
+
+
 @pytest.mark.parametrize(
-    ("event", "backing", "outcomes", "expected"),
+    ("event", "backing", "outcomes", "loss", "expected"),
     [
-        ("truncate", "dax", ["CORRUPT", "LOST"], ["no-dma", "fifo"]),
-        ("surprise-unplug", "dax", ["CORRUPT", "FAULT"], ["no-dma"]),
-        ("truncate", "dax", ["DENY"], ["no-pin"]),
-        ("truncate", "host", ["OK+ERR"], ["no-dma"]),
-        ("truncate", "dax", ["OK"], []),
+        ("truncate", "dax", ["CORRUPT", "LOST"], "none", ["no-dma", "fifo"]),
+        ("surprise-unplug", "dax", ["CORRUPT", "FAULT"], "none", ["no-dma"]),
+        ("truncate", "page-cache", ["CORRUPT"], "none", ["no-dma"]),
+        ("truncate", "dax", ["DENY"], "none", ["no-pin"]),
+        ("truncate", "host", ["OK+ERR"], "mr", ["no-dma"]),
+        ("truncate", "dax", ["OK+ERR"], "context", ["no-pin"]),
+        ("truncate", "dax", ["KILL", "OK+ERR"], "process", ["no-pin"]),
+        ("truncate", "dax", ["LEAK", "LOST"], "none", ["no-pin"]),
+        ("truncate", "dax", ["HANG"], "none", ["let-go"]),
+        ("self-write", "dax", ["HANG"], "none", ["no-pin"]),
+        ("truncate", "dax", ["LOST"], "none", ["no-dma"]),
+        ("truncate", "dax", ["OK"], "none", []),
     ],
 )
-def test_controls_follow_from_the_outcome(event, backing, outcomes, expected):
+def test_controls_follow_from_the_outcome(event, backing, outcomes, loss, expected):
     spec = RowSpec("p", event, backing, "deaf")
-    assert [control.name for control in controls_for(spec, outcomes)] == expected
+    assert [control.name for control in controls_for(spec, outcomes, loss)] == expected
 
 
-@pytest.mark.parametrize("event", ACTS)
-def test_what_is_given_back_and_what_is_kept_do_not_overlap(event):
-    start, end = ACTS[event].given_back
-    assert 0 <= start < end <= SIZE
-    assert all(high <= start or low >= end for low, high in ACTS[event].expected["kept"])
+@pytest.mark.parametrize("outcome", ["CORRUPT", "HANG", "KILL", "LEAK", "LOST", "DENY", "STALE", "FAULT"])
+def test_every_outcome_that_accuses_has_a_control(outcome):
+    for event, backing, _act in ACTS:
+        assert controls_for(RowSpec("p", event, backing, "deaf"), [outcome]), (event, backing)
 
 
-@pytest.mark.parametrize("spec", [spec for spec in ALL if not spec.reason], ids=lambda spec: spec.label)
-def test_the_bystander_is_never_in_the_range(spec):
-    files = files_for(spec, "/tmp/x")
-    assert files["bystander"]["path"] != files["victim"]["path"]
-    if whole_device(spec):
-        assert files["bystander"]["path"].startswith("/other/")
-        assert files["spare"]["path"].startswith("/other/")
+def test_what_is_given_back_and_what_is_kept_do_not_overlap():
+    for event, backing, act in ACTS:
+        start, end = act.given_back
+        assert 0 <= start <= end <= SIZE, (event, backing)
+        if act.then in {"take", "need", "retake"} and act.expected["kept"] != [[0, SIZE]]:
+            assert start < end, (event, backing)
+            assert all(high <= start or low >= end for low, high in act.expected["kept"]), (event, backing)
+
+
+def test_the_bystander_is_never_in_the_range():
+    for event, backing, act in ACTS:
+        files = places(RowSpec("p", event, backing, "deaf"), HOST).files
+        assert files["bystander"]["path"] != files["victim"]["path"], (event, backing)
+        if act.device:
+            assert files["bystander"]["path"].startswith("/other"), (event, backing)
+            assert files["spare"]["path"].startswith("/other"), (event, backing)
+
+
+def test_every_request_can_be_asked_for():
+    for event, backing, _act in ACTS:
+        spec = RowSpec("p", event, backing, "deaf")
+        made = filled_in(act_of(spec).ask, places(spec, HOST).files, 4)
+        assert made["op"] in CALLS, (event, backing)
+        assert not any("{" in str(value) for value in made.values()), (event, backing)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from emu.check.verdict import Verdict
-from emu.lab.plan import CONTROLS, FIFO, NO_DMA, RowSpec
+from emu.lab.plan.controls import CONTROLS, FIFO, NO_DMA
+from emu.lab.plan.spec import RowSpec
 from emu.lab.rows import RowResult, RunResult, breaches, exit_code, spread
 
 SPEC = RowSpec("none", "truncate", "dax", "deaf")
@@ -35,13 +36,22 @@ def test_a_control_that_does_not_flip_makes_the_row_unknown():
     assert found["reason"] == "the control no-dma ended in CORRUPT too"
 
 
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", [name for name in CONTROLS if name != "let-go"])
 @pytest.mark.parametrize("end", ["UNKNOWN", "HANG", "KILL", "REFUSED"])
 def test_a_control_that_does_not_end_as_it_must_is_no_flip(control, end):
     found = row(run("CORRUPT"), controls={control: end})
     assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["CORRUPT", "UNKNOWN"])
     assert found["reason"].startswith(f"the control {control} ended in {end}, and counts only if it ends in ")
     assert exit_code([found]) == 2
+
+
+def test_a_hang_that_letting_go_does_not_break_is_a_hang_and_says_so():
+    found = row(run("HANG"), controls={"let-go": "HANG"})
+    assert (found["outcome"], found["reason"]) == (
+        "HANG",
+        "the control let-go ended in HANG too: it is no holder that is waited for",
+    )
+    assert row(run("HANG"), controls={"let-go": "OK+ERR"})["reason"] is None
 
 
 def controlled(control, end):

@@ -6,7 +6,8 @@ import pytest
 
 from emu.check.verdict import Verdict
 from emu.history.runs import machine
-from emu.lab.plan import RowSpec, rows
+from emu.lab.plan import rows
+from emu.lab.plan.spec import RowSpec
 from emu.lab.rows import RowResult, RunResult
 
 SAFE = ["S1", "S2", "S3"]

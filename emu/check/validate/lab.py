@@ -22,7 +22,18 @@ Json = dict[str, Any]
 
 MADE_BY = "emu compare"
 CAST = ("holder", "peer")  # who keeps a journal
-REQUESTS = {"truncate": "FsTruncate", "punch": "FsPunch", "unlink": "FsUnlink", "unplug": "FsUnplug", "surprise-unplug": "FsUnplug"}  # fmt: skip
+REQUESTS = {
+    "truncate": "FsTruncate", "punch": "FsPunch", "unlink": "FsUnlink", "unplug": "FsUnplug", "surprise-unplug": "FsUnplug",
+    "collapse": "FsFallocate", "insert": "FsFallocate", "zero": "FsFallocate", "reflink": "FsReflink", "cow-write": "FsWrite",
+    "migrate": "FsMigrate", "poison": "FsPoison", "umount": "FsUmount", "writeback": "FsWriteback", "memory-pressure": "FsPressure",
+    "rnic-unplug": "FsUnplug", "exit": "FsTruncate", "fd-pass": "FsTruncate", "enospc": "FsTruncate", "self-write": "FsTruncate",
+}  # fmt: skip
+ELSEWHERE = {"exit": ("FsUnplug", "FsPressure", "DmabufRevoke"), "fd-pass": ("FsUnplug", "FsPressure", "DmabufRevoke"),
+             "unplug": ("DmabufRevoke",), "migrate": ("DmabufMove",), "revoke-storm": ("DmabufRevoke",)}  # fmt: skip
+FILES = frozenset({"dax", "page-cache"})  # backings on which an event is what REQUESTS says
+TAKING = (frozenset(REQUESTS.values()) - {"FsWrite"}) | {
+    kind for kinds in ELSEWHERE.values() for kind in kinds
+}
 WORDS = frozenset({"violated", "checked", "why", "model"})  # of a verdict: told, and not measured
 
 
@@ -67,14 +78,27 @@ def _row(history: History) -> Iterator[Refusal]:
 
 def _reclaim(history: History) -> Iterator[str]:
     row = history.row
-    asked = next((line for line in history.of("Requested") if line["op"]["type"] in REQUESTS.values()), None)
+    asked = _asked(history, row)
     if asked is None:
         if row["reclaim"]["returned"]:
             yield "its reclaim returned, and nobody asked for one"
         return
-    if row["event"] in REQUESTS and row["backing"] != "host" and not _same_event(row["event"], asked["op"]):
+    if row["event"] in REQUESTS and row["backing"] in FILES and not _same_event(row["event"], asked["op"]):
         yield f"its event is {row['event']}: the broker was asked for {asked['op']['type']}"
     yield from _times(history, row["reclaim"], asked)
+
+
+def _asked(history: History, row: Json) -> Json | None:
+    """The request of the row's event: the first of its kind behind the moment when it was begun, or else the first of any kind."""
+    event = row["event"]
+    kinds = (
+        {REQUESTS[event], *ELSEWHERE.get(event, ())} if event in REQUESTS else set(ELSEWHERE.get(event, ()))
+    )
+    began = row["reclaim"].get("began") or 0
+    of_kind = [line for line in history.of("Requested") if line["op"]["type"] in kinds]
+    any_kind = (line for line in history.of("Requested") if line["op"]["type"] in TAKING)
+    behind = next((line for line in of_kind if line["t"] >= began), None)
+    return behind or next(iter(of_kind), None) or next(any_kind, None)
 
 
 def _same_event(event: str, op: Json) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emu.check.validate.lab import TAKING
 from emu.check.validate.refusal import Refusal
 from emu.check.validate.stored import stored
 from emu.core.errors import errno_name
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from emu.check.history import History
 
 Json = dict[str, Any]
-
-TAKING = ("FsTruncate", "FsPunch", "FsUnlink", "FsUnplug")
 
 
 def leftovers(history: History) -> list[Refusal]:
@@ -60,7 +59,9 @@ def _row(history: History) -> Iterator[str]:
     if not reclaim or not reclaim.get("returned"):
         return
     asked = {
-        (line["session"], line["request"]) for line in history.of("Requested") if line["op"]["type"] in TAKING
+        (line["session"], line["request"])
+        for line in history.of("Requested")
+        if line["op"]["type"] in TAKING or history.row["event"] == "cow-write"
     }
     answers = {
         errno_name(line["errno"]) if line["type"] == "Fail" else None

@@ -1,0 +1,98 @@
+"""What the lab's processes ask a node for, by name: one table for whoever wants memory back, the holder itself included.
+
+    {"op": "truncate", "path": "/mnt/victim", "size": 0}
+
+A request is asked, timed, and, where it is refused, asked again as often as was told, a moment later each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING, Any
+
+from emu.engine import ring
+from emu.verbs.pyverbs_error import PyverbsRDMAError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from emu.clients.talk import Command
+
+    from emu.verbs.device import Context
+
+PIECE = 64 << 10
+BETWEEN = 0.05  # seconds between two tries
+
+
+def stamped(length: int, writer: int, ino: int, layout: int, offset: int) -> bytes:
+    """Cells that say: written by `writer`, meant for bytes `offset`.. of file `ino`."""
+    piece = bytearray(length)
+    ring.stamp_fill(piece, writer=writer, ino=ino, work_request=0, layout=layout, namespace=1, offset=offset)
+    return bytes(piece)
+
+
+def write_stamped(ctx: Context, path: str, offset: int, length: int, writer: int) -> None:
+    """The CPU's way: through the node's file operations, piece by piece."""
+    made = ctx.fs.stat(path)
+    for at in range(offset, offset + length, PIECE):
+        size = min(PIECE, offset + length - at)
+        ctx.fs.write(path, at, stamped(size, writer, made["ino"], made.get("layout", 0), at))
+
+
+def _storm(ctx: Context, name: str, times: int) -> None:
+    for _ in range(times):
+        ctx.dmabuf.revoke(name, permanent=False)
+        ctx.dmabuf.restore(name)
+
+
+CALLS: Mapping[str, Callable[..., Any]] = {
+    "truncate": lambda ctx, path, size: ctx.fs.truncate(path, size),
+    "punch": lambda ctx, path, offset, length: ctx.fs.punch(path, offset, length),
+    "fallocate": lambda ctx, path, mode, offset, length: ctx.fs.fallocate(path, mode, offset, length),
+    "unlink": lambda ctx, path: ctx.fs.unlink(path),
+    "unplug": lambda ctx, target, surprise: ctx.fs.unplug(target, surprise),
+    "reflink": lambda ctx, path, to: ctx.fs.reflink(path, to),
+    "stamp": write_stamped,
+    "migrate": lambda ctx, path: ctx.fs.migrate(path),
+    "poison": lambda ctx, path, offset: ctx.fs.poison(path, offset),
+    "umount": lambda ctx, mount: ctx.fs.umount(mount),
+    "writeback": lambda ctx, path: ctx.fs.writeback(path),
+    "pressure": lambda ctx, target: ctx.fs.pressure(target),
+    "buf_move": lambda ctx, name: ctx.dmabuf.move(name),
+    "buf_revoke": lambda ctx, name, permanent: ctx.dmabuf.revoke(name, permanent=permanent),
+    "buf_storm": _storm,
+}
+
+
+def timed(call: Callable[[], Any]) -> Command:
+    """One request: its answer, and the monotonic clock before and after, in ns."""
+    refusal: PyverbsRDMAError | None = None
+    began = time.monotonic_ns()
+    try:
+        call()
+    except PyverbsRDMAError as error:
+        refusal = error
+    ended = time.monotonic_ns()
+    return {
+        "errno": errno.errorcode.get(refusal.errno, str(refusal.errno)) if refusal else None,
+        "error": str(refusal) if refusal else None,
+        "began": began,
+        "ended": ended,
+    }
+
+
+def insist(call: Callable[[], Any], retries: int, before: Callable[[], None] = lambda: None) -> Command:
+    """Ask, and ask again while it is refused. `before`: called once, right before the first request."""
+    before()
+    tries = [timed(call)]
+    while tries[-1]["errno"] and len(tries) <= retries:
+        time.sleep(BETWEEN)
+        tries.append(timed(call))
+    return {"tries": tries}
+
+
+def asked(ctx: Context, ask: Command, retries: int, before: Callable[[], None] = lambda: None) -> Command:
+    """What the lab told to ask for."""
+    arguments = {name: value for name, value in ask.items() if name != "op"}
+    return insist(lambda: CALLS[ask["op"]](ctx, **arguments), retries, before)

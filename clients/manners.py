@@ -1,0 +1,62 @@
+"""What a holder does when its memory is wanted back, as its manner says: the decisions, apart from the verbs that carry them out.
+
+A *notice* is an event MR_REVOKING or MR_REVOKED of the victim, a recall, or SIGIO. The lab tells some manners that the event is now (`told`): nobody
+else could. `due` is when a holder does something of its own accord, on the monotonic clock; None: never.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+ROUND = 0.04  # seconds between two registrations of one that blocks
+AFTER = {"slow": 0.5, "reregister": ROUND, "blocker": ROUND}  # seconds from the event to the first deed
+
+
+class Deed(Enum):
+    NOTHING = "nothing"
+    LET_GO = "let go"  # and register what is left
+    COME_BACK = "come back"  # let go, and register the same again
+    ANOTHER = "another"  # one more registration of the same, and the one before it goes
+
+
+@dataclass
+class Manners:
+    """One holder's. `now` is what the clock says at the call."""
+
+    manner: str
+    due: float | None = None
+    done: bool = False
+
+    def noticed(self, now: float) -> Deed:
+        """Somebody wants the memory."""
+        if self.manner == "prompt" and not self.done:
+            return self._once(Deed.LET_GO)
+        if self.manner == "reregister" and not self.done:
+            return self._once(Deed.COME_BACK)
+        self._begin(now)
+        return Deed.NOTHING
+
+    def told(self, now: float) -> Deed:
+        """The lab says that the event is now. The request is on its way, and is to meet the registration as it is."""
+        self._begin(now)
+        return Deed.NOTHING
+
+    def woken(self, now: float) -> Deed:
+        """The time has come, perhaps."""
+        if self.due is None or now < self.due:
+            return Deed.NOTHING
+        if self.manner == "blocker":
+            self.due = now + ROUND
+            return Deed.ANOTHER
+        self.due = None
+        return self._once(Deed.LET_GO if self.manner == "slow" else Deed.COME_BACK)
+
+    def _begin(self, now: float) -> None:
+        wait = AFTER.get(self.manner)
+        if wait is not None and self.due is None and not self.done:
+            self.due = now + wait
+
+    def _once(self, deed: Deed) -> Deed:
+        self.done = True
+        return deed

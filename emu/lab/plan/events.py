@@ -1,0 +1,231 @@
+"""The events: what each does on each backing, or why it does nothing there.
+
+Every (event, backing) is in `acts` or in `never`, so each row of a comparison is either run or has a reason. `kind` is the core's word for
+what is asked, by which protocols except promises; `needs` the methods of a context that must be there for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from emu.lab import names
+from emu.lab.plan.acts import GONE, HOLED, OPEN, SAME, SHORT, Act, ask
+from emu.lab.plan.geometry import QUARTER, SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NO_FILE = {
+    "anon": "anonymous memory is no file: nothing of it has a layout, a length or a name",
+    "devdax": "a raw device has no files: its space is managed by nobody",
+    "dmabuf": "a dma-buf has a fixed size and no layout: its exporter takes the whole of it, by moving or revoking it",
+}
+HOST_LAYOUT = (
+    "a host file's extents are its filesystem's: the broker's mapping follows offsets of the file, not blocks, so nothing "
+    "that DMA uses moves"
+)
+HOST_SPACE = "the free space of the host's filesystem is everybody's on this host, and not ours to use up"
+TRUNCATE = ask("truncate", path="{victim}", size=QUARTER)
+UNPLUG = ask("unplug", target="{device}", surprise=False)
+PRESSURE_ANON = ask("pressure", target="anon")
+REVOKE = ask("buf_revoke", name="{buffer}", permanent=True)
+
+
+@dataclass(frozen=True)
+class Event:
+    name: str
+    words: str
+    kind: str
+    acts: Mapping[str, Act]
+    never: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+def _on(act: Act, *backings: str) -> dict[str, Act]:
+    return dict.fromkeys(backings, act)
+
+
+SHRUNK = Act(TRUNCATE, SHORT, (QUARTER, SIZE), then="take", spares=True)
+PUNCHED = Act(
+    ask("punch", path="{victim}", offset=QUARTER, length=2 * QUARTER), HOLED, (QUARTER, 3 * QUARTER), then="take", spares=True
+)  # fmt: skip
+
+
+def _fallocate(mode: str, length: int) -> dict[str, object]:
+    return ask("fallocate", path="{victim}", mode=mode, offset=QUARTER, length=length)
+
+
+def _replaced(act: Act, **fields: object) -> Act:
+    return Act(**{**act.__dict__, **fields})
+
+
+def _after_leaving(leaves: str) -> dict[str, Act]:
+    """The memory is wanted when its holder is not there any more."""
+    shrunk = _replaced(SHRUNK, leaves=leaves)
+    return {
+        "dax": shrunk,
+        "page-cache": shrunk,
+        "host": _replaced(shrunk, then="retake"),
+        "anon": Act(PRESSURE_ANON, leaves=leaves),
+        "devdax": Act(UNPLUG, GONE, by="unplugger", then="plug", device=True, leaves=leaves),
+        "dmabuf": Act(REVOKE, leaves=leaves),
+    }
+
+
+EVENTS = {
+    event.name: event
+    for event in (
+        Event(
+            "truncate", "the file is made shorter, and another file gets the blocks", "truncate",
+            {**_on(SHRUNK, "dax", "page-cache"), "host": _replaced(SHRUNK, then="retake")}, NO_FILE,
+        ),
+        Event(
+            "punch", "a hole in the middle of the file", "punch",
+            {**_on(PUNCHED, "dax", "page-cache"), "host": _replaced(PUNCHED, then="retake", expected={**HOLED, "holes": []})}, NO_FILE,
+        ),
+        Event(
+            "collapse", "a range is cut out, and what lies behind it moves forward", "collapse",
+            _on(Act(_fallocate("collapse", 2 * QUARTER), {"size": 2 * QUARTER, "holes": [], "kept": [[0, QUARTER]]},
+                    (QUARTER, 3 * QUARTER), then="take", spares=True), "dax", "page-cache"),
+            {**NO_FILE, "host": HOST_LAYOUT}, ("fs.fallocate",),
+        ),
+        Event(
+            "insert", "a hole is inserted, and what lies behind it moves back", "insert",
+            _on(Act(_fallocate("insert", QUARTER), {"size": SIZE + QUARTER, "holes": [[QUARTER, 2 * QUARTER]], "kept": [[0, QUARTER]]},
+                    (QUARTER, SIZE), spares=True), "dax", "page-cache"),
+            {**NO_FILE, "host": HOST_LAYOUT}, ("fs.fallocate",),
+        ),
+        Event(
+            "zero", "a range reads as zero from now on, without having been written", "zero",
+            _on(Act(_fallocate("zero", 2 * QUARTER), {"size": SIZE, "holes": [], "kept": [[0, QUARTER], [3 * QUARTER, SIZE]]},
+                    (QUARTER, 3 * QUARTER), then="take", spares=True), "dax", "page-cache"),
+            {**NO_FILE, "host": HOST_LAYOUT}, ("fs.fallocate",),
+        ),
+        Event(
+            "unlink", "the last name goes, the file is evicted", "unlink",
+            _on(Act(ask("unlink", path="{victim}"), GONE, then="take"), "dax", "page-cache"),
+            {**NO_FILE, "host": "the name of a host file belongs to the host: emu cannot stand between unlink and its blocks"},
+        ),
+        Event(
+            "reflink", "the file is cloned under the pin: its blocks have two owners from now on", "reflink",
+            _on(Act(ask("reflink", path="{victim}", to="{clone}"), SAME), "dax", "page-cache"),
+            {**NO_FILE, "host": "the blocks of a host file are its filesystem's to share: what DMA reaches are pages of this file alone"},
+            ("fs.reflink",),
+        ),
+        Event(
+            "cow-write", "a write to a file whose blocks a clone shares: the data moves to new blocks", "cow-write",
+            _on(Act(ask("stamp", path="{victim}", offset=QUARTER, length=QUARTER), SAME, (QUARTER, 2 * QUARTER), first=("clone",),
+                    access="r"), "dax", "page-cache"),
+            {
+                "anon": "a long-term pin unshares anonymous pages when it is taken (since 5.19): no later write moves them",
+                "devdax": NO_FILE["devdax"], "dmabuf": NO_FILE["dmabuf"],
+                "host": "the blocks of a host file are its filesystem's to share: what DMA reaches are pages of this file alone",
+            },
+            ("fs.reflink",),
+        ),
+        Event(
+            "migrate", "a defragmenter, or an exporter, moves the data; the place it lay is somebody else's", "migrate",
+            {
+                **_on(Act(ask("migrate", path="{victim}"), SAME, by="defragmenter", then="take"), "dax", "page-cache"),
+                "dmabuf": Act(ask("buf_move", name="{buffer}"), by="defragmenter"),
+            },
+            {
+                "anon": "pages under a long-term pin are not migrated but skipped, and a node has one kind of DRAM to be on",
+                "devdax": NO_FILE["devdax"], "host": HOST_LAYOUT,
+            },
+            ("fs.migrate",),
+        ),
+        Event(
+            "writeback", "the page is cleaned while the NIC writes on, and then reclaimed as clean", "writeback",
+            {"page-cache": Act(ask("writeback", path="{victim}"), SAME, then="pressure")},
+            {
+                "dax": "on dax a store reaches the medium itself: there is no copy to be written back",
+                "devdax": "on a raw device a store reaches the medium itself: there is no copy to be written back",
+                "anon": "anonymous memory has no file behind it: what takes it is swap (memory-pressure)",
+                "host": "write-back of a host file is the kernel's own, and finds DMA of this broker as stores through its mapping",
+                "dmabuf": "a buffer has no medium behind it",
+            },
+            ("fs.writeback",),
+        ),
+        Event(
+            "memory-pressure", "memory is short: clean pages are dropped, anonymous ones swapped", "memory-pressure",
+            {
+                "page-cache": Act(ask("pressure", target="{victim}"), SAME, then="take"),
+                "anon": Act(PRESSURE_ANON),
+            },
+            {
+                "dax": "dax pages are the device itself: there is no copy in memory to be reclaimed",
+                "devdax": "the pages are the device itself: there is no copy in memory to be reclaimed",
+                "host": "the pages of a host file are the kernel's to reclaim, and come back at the broker's next touch",
+                "dmabuf": "a buffer's memory is its exporter's: it moves it (migrate) or revokes it (revoke-storm)",
+            },
+            ("fs.pressure",),
+        ),
+        Event(
+            "unplug", "the device, or what is exported, is taken away in order", "unplug",
+            {
+                **_on(Act(UNPLUG, GONE, by="unplugger", then="plug", device=True), "dax", "page-cache", "devdax"),
+                "host": Act(ask("unplug", target="{victim}", surprise=False), OPEN, then="retake"),
+                "dmabuf": Act(REVOKE),
+            },
+            {"anon": "a client's anonymous memory is on no device of the node's"},
+        ),
+        Event(
+            "surprise-unplug", "the device is gone: a fact, told and not asked", "surprise",
+            _on(Act({**UNPLUG, "surprise": True}, GONE, by="unplugger", then="plug", device=True), "dax", "page-cache", "devdax"),
+            {
+                "anon": "a client's anonymous memory is on no device of the node's",
+                "host": "the device below a host file belongs to the host",
+                "dmabuf": "an exporter that dies takes its descriptor along, not the memory: importers hold references to that",
+            },
+        ),
+        Event(
+            "rnic-unplug", "the NIC itself is taken away", "unplug",
+            _on(Act(ask("unplug", target="emu0", surprise=False), SAME, (0, 0), by="unplugger", alone=True), "dax", "page-cache", "host", "devdax",
+                "anon", "dmabuf"),
+            {}, ("signal",),
+        ),
+        Event(
+            "umount", "the filesystem is unmounted, its inodes evicted", "umount",
+            _on(Act(ask("umount", mount="{mount}"), SAME, (0, 0), by="unplugger", device=True), "dax", "page-cache"),
+            {**NO_FILE, "host": "mounts of the host are the host's"}, ("fs.umount",),
+        ),
+        Event(
+            "exit", "the holder ends, by itself or by kill -9; then the memory is wanted", "truncate", _after_leaving("ends"),
+        ),
+        Event(
+            "fd-pass", "the context's descriptor goes to another process, its opener ends; then the memory is wanted", "truncate",
+            _after_leaving("hands-over"), {}, ("signal",),
+        ),
+        Event(
+            "poison", "one block fails: it must be unmapped, and that be told", "poison",
+            _on(Act(ask("poison", path="{victim}", offset=QUARTER), OPEN, (QUARTER, QUARTER + 4096), spares=True), "dax", "page-cache"),
+            {
+                "anon": "what fails is a block of a pmem device; DRAM of a client is not modelled to fail",
+                "devdax": "a failed block of a raw device has no file through which it could be named",
+                "host": "memory of the host fails for the host: its kernel kills or signals the broker, and nobody can be asked",
+                "dmabuf": "what fails is a block of a pmem device; DRAM of an exporter is not modelled to fail",
+            },
+            ("fs.poison",),
+        ),
+        Event(
+            "revoke-storm", "the exporter revokes and restores the buffer, again and again", "revoke",
+            {"dmabuf": Act(ask("buf_storm", name="{buffer}", times=8))},
+            dict.fromkeys(("dax", "page-cache", "anon", "host", "devdax"),
+                          "only an exporter's buffer comes back after a revoke: elsewhere what was taken belongs to somebody else"),
+            ("dmabuf",),
+        ),
+        Event(
+            "enospc", "the device is full, an admin truncates, a writer needs the space at once", "truncate",
+            _on(_replaced(SHRUNK, then="need", first=("fill",)), "dax", "page-cache"),
+            {**NO_FILE, "host": HOST_SPACE},
+        ),
+        Event(
+            "self-write", "the holder itself makes the file shorter, under its own registration", "truncate",
+            {**_on(_replaced(SHRUNK, by="holder"), "dax", "page-cache"), "host": _replaced(SHRUNK, by="holder", then="retake")}, NO_FILE,
+        ),
+    )
+}  # fmt: skip
+
+assert tuple(EVENTS) == names.EVENTS

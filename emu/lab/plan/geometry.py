@@ -1,0 +1,22 @@
+"""How large everything is that a run works on.
+
+file      0        256K                 768K      1M
+truncate  |  kept  |         given back           |
+punch     |  kept  |     given back     |  kept   |
+unlink    |             given back                |
+"""
+
+from __future__ import annotations
+
+SIZE = 1 << 20
+QUARTER = SIZE // 4
+WRITE = SIZE  # bytes of a WRITE: the engine must have more to do than Python can ask for, or it would be idle at the gate
+READ = QUARTER  # and of a READ, whose result Python looks at
+DEPTH = 2048  # WRITEs outstanding: work for longer than a loaded machine keeps Python waiting
+READS = 4  # READs outstanding: few, since looking at what they bring takes Python longer than the engine needs to bring it
+READS_ALONE = (
+    256  # where nobody writes the engine must have as much to do with READs alone, of the whole file each
+)
+ROUND = 192  # completions between two steps of a run
+BESIDE = 64 << 10  # bytes of the bystander's file
+BLOCK = 4096

@@ -1,0 +1,224 @@
+"""The scene: from the first byte to the last. DMA; the event; what the holder's manner makes of it; what follows.
+
+go         the peer writes and reads without pause                       ... a number of completions ...
+(leave)    the holder ends, or hands its descriptor over, where that is the event
+ask        the request of the act; the holder is stopped before it, killed or told as soon as it has been asked
+then       take, retake, plug, need, pressure: who gets what became free  ... the peer goes on ...
+stop       everything that was posted completes; DMA is over
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from emu.lab.meeting import ASKER, TAKER
+from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
+from emu.lab.patience import stuck
+from emu.lab.places import filled_in
+from emu.lab.plan.geometry import ROUND
+from emu.lab.process import PATIENCE, LabError, Process, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from emu.lab.run import Run
+
+Json = dict[str, Any]
+
+LET_GO_AFTER = 0.3  # seconds: what waits for the holder must be seen to have waited
+LOST_FOR_GOOD = 5.0
+NEED = 1.0  # seconds that somebody who needs space goes on asking for it
+
+
+async def play(run: Run) -> None:
+    peer, holder = run.clients["peer"], run.clients["holder"]
+    await peer.ask(
+        "go", dma=run.control.dma, bystander=not (run.act.alone or run.act.leaves or run.manner.kill)
+    )
+    await _go_on(run, random.Random(run.seed).randint(0, ROUND))
+    await _leave(run)
+    reclaim = await _reclaim(run)
+    if reclaim["returned"]:
+        await THEN[run.act.then](run, reclaim["errno"] is None)
+        await _go_on(run)
+    recovered = await _recovered(run, holder, peer)
+    stopped = await peer.ask("stop", limit=2 * PATIENCE)  # it waits for what does not come, too
+    run.facts |= {
+        "reclaim": reclaim,
+        "leaked": stopped["leaked"],
+        "peer": {key: stopped[key] for key in ("posted", "good", "bad")},
+        "recovery_qps": stopped["recovery_qps"] if recovered else [],
+        "bystander": {"qps": [run.met["peer"]["bystander"]], "mr_lost": not stopped["bystander_lives"]},
+        "drained": ["peer"],
+    }
+
+
+async def _go_on(run: Run, more: int = 0) -> None:
+    """Several times over the whole file by both queue pairs (and `more` pieces), or until an error ends them."""
+    if run.control.dma:
+        await run.clients["peer"].ask("advance", completions=ROUND + more)
+
+
+async def _recovered(run: Run, holder: Process, peer: Process) -> bool:
+    """Whether the peer has another key; then its first request under it is awaited."""
+    if holder.ended or run.manner.stop or run.act.leaves:
+        return False
+    with suppress(LabError):
+        again = bool((await holder.ask("status", limit=LOST_FOR_GOOD))["again"])
+        if again:
+            with suppress(LabError):
+                await peer.ask("recover", limit=LOST_FOR_GOOD)
+        return again
+    return False
+
+
+# ---- the event
+
+
+async def _leave(run: Run) -> None:
+    """The holder goes before anything is asked: by itself, or, where its manner is not to, by kill -9."""
+    holder = run.clients["holder"]
+    if run.act.leaves == "ends":
+        if run.manner.kill or run.manner.stop:
+            holder.signal(signal.SIGSTOP if run.manner.stop else signal.SIGKILL)
+            holder.signal(signal.SIGKILL)
+        else:
+            with suppress(LabError):
+                await holder.ask("quit")
+        await holder.gone()
+        run.facts |= {"pinned": False, "left": ["holder"]}
+    elif run.act.leaves == "hands-over":
+        await hand_over(run)
+
+
+async def hand_over(run: Run) -> None:
+    """The context's descriptor goes to the heir, and its opener ends."""
+    raise LabError(f"{run.spec.label}: nobody can take a descriptor over: there is no heir")
+
+
+async def _reclaim(run: Run) -> Json:
+    """The answer to the act's request; that nothing comes any more is an answer too."""
+    if run.manner.stop and not run.act.leaves:
+        run.clients["holder"].signal(signal.SIGSTOP)
+    began = time.monotonic_ns()
+    asked = asyncio.create_task(
+        run.asker.ask(
+            "ask", limit=None, ask=filled_in(run.act.ask, run.places.files, ASKER), retries=run.manner.retries
+        )
+    )
+    try:
+        await asyncio.gather(_provoke(run), _answer_or_stuck(run, asked))
+        if not asked.done():
+            return {"returned": False, "errno": None, "error": "nothing can advance it any more", "began": began, "ended": None,
+                    "took_us": None, "tries": 1, "denied": 0}  # fmt: skip
+        return _summed_up(asked.result()["tries"])
+    finally:
+        asked.cancel()
+        with suppress(asyncio.CancelledError, LabError):
+            await asked
+
+
+def _summed_up(tries: list[Json]) -> Json:
+    """What was answered at last; from the first request to the last answer, and how long that last one took."""
+    last = tries[-1]
+    return {
+        "returned": True, "errno": last["errno"], "error": last["error"], "began": tries[0]["began"], "ended": last["ended"],
+        "took_us": (last["ended"] - last["began"]) / 1000, "tries": len(tries), "denied": sum(t["errno"] is not None for t in tries),
+    }  # fmt: skip
+
+
+async def _provoke(run: Run) -> None:
+    """What the manner, or a control, does once the request has been asked."""
+    holder = run.clients["holder"]
+    if not (run.manner.told or run.manner.kill or run.control.lets_go) or run.act.leaves:
+        return
+    if not await run.asker.heard("asked"):
+        return
+    if run.control.lets_go:
+        await asyncio.sleep(LET_GO_AFTER)
+        with suppress(LabError):
+            await holder.ask("let_go", limit=LOST_FOR_GOOD)
+    elif run.manner.kill:
+        holder.signal(signal.SIGKILL)
+        run.facts["left"] = ["holder"]
+    elif run.act.by != "holder":  # who asks for itself knows
+        with suppress(LabError):
+            await holder.ask("event", limit=LOST_FOR_GOOD)
+
+
+async def _answer_or_stuck(run: Run, asked: asyncio.Task[Json]) -> None:
+    """Until it is answered; or nothing that the history knows of can advance it, and no manner is about to."""
+    waiter = asyncio.create_task(stuck(run.folder / "history" / "1"))
+    try:
+        await asyncio.wait((asked, waiter), return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            asked.result()
+        elif run.asker.ended or not run.node.alive:
+            raise LabError("whoever asked, or the broker, ended before an answer came")
+    finally:
+        waiter.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiter
+
+
+# ---- what follows
+
+
+async def _nothing(run: Run, succeeded: bool) -> None:
+    """DMA goes on."""
+
+
+async def _take(run: Run, _succeeded: bool) -> None:
+    start, end = run.act.given_back
+    path = f"{VICTIM_MOUNT}/taker"
+    made = await run.clients["taker"].ask("take", path=path, size=end - start, writer=TAKER)
+    run.facts["taken"] = {"path": path, "written": [[0, end - start]], "unzeroed": made["unzeroed"]}
+
+
+async def _need(run: Run, _succeeded: bool) -> None:
+    """The same, by somebody who finds the device full until the space is really free."""
+    start, end = run.act.given_back
+    path = f"{VICTIM_MOUNT}/taker"
+    made = await run.clients["taker"].ask("need", path=path, size=end - start, writer=TAKER, seconds=NEED)
+    run.facts["need"] = {name: made[name] for name in ("failures", "waited_us", "errno_seen")}
+    if made["unzeroed"] is not None:
+        run.facts["taken"] = {"path": path, "written": [[0, end - start]], "unzeroed": made["unzeroed"]}
+
+
+async def _retake(run: Run, succeeded: bool) -> None:
+    if not succeeded:
+        return
+    start, end = run.act.given_back
+    await run.clients["taker"].ask(
+        "retake",
+        path=run.places.victim,
+        start=start,
+        end=end,
+        writer=TAKER,
+        ino=run.met["ino"],
+        layout=run.met["layout"] + 1,
+    )
+    run.facts["taken"] = {"path": "victim", "written": [[start, end]], "unzeroed": None}
+
+
+async def _plug(run: Run, succeeded: bool) -> None:
+    await _go_on(run)
+    if succeeded:
+        await run.clients["unplugger"].ask("plug", device=VICTIM_DEVICE)
+
+
+async def _pressure(run: Run, _succeeded: bool) -> None:
+    """What has been cleaned is dropped."""
+    await _go_on(run)
+    with suppress(Refused):
+        await run.asker.ask("ask", ask={"op": "pressure", "target": run.places.victim}, retries=0)
+
+
+THEN: Mapping[str, Callable[[Run, bool], Awaitable[None]]] = {
+    "": _nothing, "take": _take, "need": _need, "retake": _retake, "plug": _plug, "pressure": _pressure,
+}  # fmt: skip

@@ -1,0 +1,86 @@
+"""What is kept of a run when DMA is over: the memory, whose bytes it is, and the facts that the judge is told."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from emu.host.times import time_scale
+from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
+from emu.lab.plan.acts import BEFORE
+from emu.lab.plan.geometry import SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from emu.lab.run import Run
+
+Json = dict[str, Any]
+
+
+async def take(run: Run) -> None:
+    """filemap.json, and how the blocks add up."""
+    survey = await run.clients["taker"].ask("survey", device=VICTIM_DEVICE)
+    device = run.places.device or VICTIM_DEVICE
+    filemap = {"schema": 1, "block": 4096, "device": device, "image": f"{device}.img", "replaced": False}
+    if run.spec.backing == "host":
+        filemap |= {"namespace": 1, "files": [_host_file(run)]}
+    else:
+        replaced = run.act.then == "plug" and _succeeded(run)
+        filemap |= {"namespace": 2 if replaced else 1, "replaced": replaced, "files": survey["files"]}
+    write(run.folder / "filemap.json", filemap)
+    run.facts["blocks"] = {
+        name: {key: books[key] for key in ("total", "free", "owned", "quarantined")}
+        for name, books in survey["books"]["devices"].items()
+    }
+
+
+def _succeeded(run: Run) -> bool:
+    reclaim = run.facts["reclaim"]
+    return bool(reclaim["returned"]) and reclaim["errno"] is None
+
+
+def _host_file(run: Run) -> Json:
+    """The victim as the kernel has it: the image is the file; what was written anew has a later layout."""
+    path = run.folder / "host" / "victim"
+    size, layout = path.stat().st_size, run.met["layout"]
+    taken = _succeeded(run) and run.act.then == "retake"
+    start, end = run.act.given_back if taken else (size, size)
+    pieces = [[0, 0, start, layout], [start, start, end - start, layout + 1], [end, end, size - end, layout]]
+    extents = [piece for piece in pieces if piece[2] > 0]
+    return {"path": "victim", "ino": run.met["ino"], "size": size, "extents": extents}
+
+
+def memories(run: Run) -> Iterator[tuple[Path, str]]:
+    """What is kept of the memory, and under which name."""
+    if run.spec.backing == "host":
+        yield run.folder / "host" / "victim", "host.img"
+    else:
+        yield run.node.image, f"{VICTIM_DEVICE}.img"
+
+
+def row(run: Run) -> Json:
+    """What the classifier is told: facts of the run, not the protocol's name."""
+    on_host = run.spec.backing == "host"
+    return {
+        "schema": 1,
+        "event": run.spec.event,
+        "backing": run.spec.backing,
+        "holder": run.spec.holder,
+        "seed": run.seed,
+        "time_scale": time_scale(),
+        "dma": run.control.dma,
+        "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim"},
+        "before": BEFORE,
+        "expected": {**run.act.expected, "size": SIZE} if on_host else run.act.expected,
+        "at_stake": run.act.given_back[1] - run.act.given_back[0],
+        "taken": None,
+        "left": [],
+        "need": None,
+        **run.facts,
+    }
+
+
+def write(path: Path, content: Json) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
