@@ -1,7 +1,7 @@
 """`emu fs`: files and devices of a node, over the same messages that any client uses.
 
 A PATH under a mount is a file of the node; another absolute path that exists on this machine is a host file: it is opened here, and its
-descriptor travels along (truncate, punch, unplug). A truncate, punch, unlink or unplug may take as long as the mount's protocol takes; Ctrl-C
+descriptor travels along (truncate, punch, unplug). What takes memory back (truncate, punch, unlink, unplug, reflink, migrate and their like) may take as long as the mount's protocol takes; Ctrl-C
 interrupts it and says whether anything has changed.
 
 Exit codes: 0 done, 1 refused, 64 usage or no broker.
@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from emu.broker.options import OptionError, parse_size
+from emu.broker.options import OptionError, parse_mount, parse_size
 from emu.cli import USAGE, CommandError
 from emu.wire.client import Connection, connect
 from emu.wire.codec import DATA_LIMIT
@@ -201,6 +201,50 @@ def plug(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
     return node.call("fs_plug", device=args.dev).result
 
 
+def collapse(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return fallocate(node, args, "collapse")
+
+
+def insert(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return fallocate(node, args, "insert")
+
+
+def zero(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return fallocate(node, args, "zero")
+
+
+def fallocate(node: Connection, args: argparse.Namespace, mode: str) -> dict[str, Any]:
+    return wait(
+        node.start("fs_fallocate", path=args.path, mode=mode, offset=args.off, length=args.len)
+    ).result
+
+
+def reflink(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return wait(node.start("fs_reflink", path=args.path, to=args.to)).result
+
+
+def migrate(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return wait(node.start("fs_migrate", path=args.path)).result
+
+
+def poison(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return wait(node.start("fs_poison", path=args.path, offset=args.off)).result
+
+
+def umount(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return wait(node.start("fs_umount", mount=args.mount)).result
+
+
+def mount(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    """As `emu broker --mount` says it."""
+    try:
+        wanted = parse_mount(args.mount)
+    except OptionError as error:
+        raise RequestRefused(errno.EINVAL, str(error)) from None
+    fields = {"mount": wanted.path, "device": wanted.device, "dax": wanted.dax, "raw": wanted.raw}
+    return node.call("fs_mount", **fields, protocol=wanted.protocol).result
+
+
 def reclaim(node: Connection, op: str, about: str, /, **values: Any) -> dict[str, Any]:
     """Start it, with the descriptor if it is about a host file, and wait."""
     if not is_host_file(node, about):
@@ -268,5 +312,13 @@ TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] 
     "punch": (("PATH", "OFF", "LEN"), "a hole in a file", punch),
     "unlink": (("PATH",), "remove a file", unlink),
     "unplug": (("TARGET",), "take a device, or a file, away from its users", unplug),
+    "collapse": (("PATH", "OFF", "LEN"), "cut a range out: what lies behind it moves down", collapse),
+    "insert": (("PATH", "OFF", "LEN"), "put a hole in: what lies behind it moves up", insert),
+    "zero": (("PATH", "OFF", "LEN"), "a range reads as zeros, in new blocks", zero),
+    "reflink": (("PATH", "TO"), "a clone that shares the file's blocks", reflink),
+    "migrate": (("PATH",), "move a file's data to other blocks", migrate),
+    "poison": (("PATH", "OFF"), "the memory under a byte of the file has failed", poison),
+    "umount": (("MOUNT",), "take a mount away; its files stay on the device", umount),
+    "mount": (("MOUNT",), "/MNT=DEV[,dax|devdax][,protocol=P]: bring a mount back", mount),
     "plug": (("DEV",), "a new, empty namespace on an unplugged device", plug),
 }

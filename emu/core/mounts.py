@@ -26,6 +26,8 @@ def fs_umount(b: Books, event: Requested, op: FsUmount) -> None:
             errno.EINVAL,
             f"{op.mount} is no filesystem: the mounts are {', '.join(m for m in b.mounts if m not in PSEUDO)}",
         )
+    if row.raw:
+        refuse(errno.EINVAL, f"{op.mount} is a device without a filesystem: unplug {row.device} instead")
     made = Reclaim("umount", event.session, event.request, row.protocol, device=row.device, to=op.mount)
     reclaim.begin(b, made)
 
@@ -33,5 +35,5 @@ def fs_umount(b: Books, event: Requested, op: FsUmount) -> None:
 def fs_mount(b: Books, event: Requested, op: FsMount) -> None:
     if op.device in b.devices:
         asking.online(b, op.device)
-    devices.mount_added(b, MountAdded(op.mount, op.device, op.dax, op.protocol))
+    devices.mount_added(b, MountAdded(op.mount, op.device, op.dax, op.protocol, op.raw))
     reply(b, event, {"protocol": b.mounts[op.mount].protocol})

@@ -80,6 +80,8 @@ def impossible(b: Books, row: Reclaim) -> tuple[int, str] | None:
 
 def result(b: Books, row: Reclaim) -> dict[str, object]:
     """What a success tells whoever asked."""
+    if row.kind == "umount":
+        return {"device": row.device, "protocol": row.protocol}
     ino = b.file_at.first(row.to) if row.kind == "reflink" else None
     if ino is None:
         return {}

@@ -258,19 +258,20 @@ class FsPoison(Request):
 
 @dataclass(frozen=True, slots=True)
 class FsUmount(Request):
-    """The mount goes; its files stay on the device, out of reach until fs_mount brings it back."""
+    """The mount goes; its files stay on the device, out of reach until fs_mount brings it back. Result: {device, protocol}."""
 
     mount: str
 
 
 @dataclass(frozen=True, slots=True)
 class FsMount(Request):
-    """As `--mount MOUNT=DEVICE[,dax],protocol=PROTOCOL`."""
+    """As `--mount MOUNT=DEVICE[,dax|devdax],protocol=PROTOCOL`. Result: {protocol}."""
 
     mount: str
     device: str
     dax: bool
     protocol: str
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,12 @@ NIC: Final = "emu0"  # the name of the one NIC, where devices are unplugged and 
 HOST: Final = "host"  # the name of the mount that stands for host files, and of their backing
 ANON: Final = "anon"  # the same for memory of clients
 DMABUF: Final = "dmabuf"  # the same for buffers of exporters
-SHARED: Final = ("dax", "devdax", DMABUF, "page-cache")  # backings whose memory is a device's, and stays when an MR goes
+SHARED: Final = (
+    "dax",
+    "devdax",
+    DMABUF,
+    "page-cache",
+)  # backings whose memory is a device's, and stays when an MR goes
 PSEUDO: Final = (HOST, ANON, DMABUF)  # mounts without a device: there from the start, each is a backing
 
 Extent = tuple[

@@ -16,7 +16,10 @@ from emu.core.rows import BLOCK, HOST, Reclaim, Run
 if TYPE_CHECKING:
     from emu.core.books import Books
 
-UNDERNEATH: Final = ("migrate", "reflink")  # they change a device's blocks; pages over these stay where they are
+UNDERNEATH: Final = (
+    "migrate",
+    "reflink",
+)  # they change a device's blocks; pages over these stay where they are
 
 
 def overlaps(b: Books, one: Reclaim, other: Reclaim) -> bool:

@@ -106,6 +106,54 @@ class Fs:
     def begin_punch(self, path: str, offset: int, length: int) -> Reclaim:
         return self._begin(f"punch {path}", "fs_punch", path, offset=offset, length=length)
 
+    def fallocate(
+        self, path: str, mode: str, offset: int, length: int, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """mode: collapse (cut the range out), insert (a hole; both in whole blocks of 4096 bytes), zero."""
+        return self.begin_fallocate(path, mode, offset, length).result(timeout)
+
+    def begin_fallocate(self, path: str, mode: str, offset: int, length: int) -> Reclaim:
+        return self._start(
+            f"{mode} {path}", "fs_fallocate", path=path, mode=mode, offset=offset, length=length
+        )
+
+    def reflink(self, path: str, to: str, timeout: float | None = None) -> dict[str, Any]:
+        """A clone `to` on the same mount, which shares the file's blocks. {ino, size, layout} of the clone."""
+        return self.begin_reflink(path, to).result(timeout)
+
+    def begin_reflink(self, path: str, to: str) -> Reclaim:
+        return self._start(f"reflink {path}", "fs_reflink", path=path, to=to)
+
+    def begin_write(self, path: str, offset: int, data: bytes) -> Reclaim:
+        """One write of at most DATA_LIMIT bytes: where it meets what a clone shares, it takes as long as a reclaim does."""
+        return self._start(f"write {path}", "fs_write", path=path, offset=offset, data=data)
+
+    def migrate(self, path: str, timeout: float | None = None) -> dict[str, Any]:
+        """The file's data moves to other blocks."""
+        return self.begin_migrate(path).result(timeout)
+
+    def begin_migrate(self, path: str) -> Reclaim:
+        return self._start(f"migrate {path}", "fs_migrate", path=path)
+
+    def poison(self, path: str, offset: int, timeout: float | None = None) -> dict[str, Any]:
+        """The memory under this byte has failed: a fact, whatever the protocol answers to those who have it mapped."""
+        return self.begin_poison(path, offset).result(timeout)
+
+    def begin_poison(self, path: str, offset: int) -> Reclaim:
+        return self._start(f"poison {path}", "fs_poison", path=path, offset=offset)
+
+    def umount(self, mount: str, timeout: float | None = None) -> dict[str, Any]:
+        """The mount goes, its files stay on the device. {device, protocol}."""
+        return self.begin_umount(mount).result(timeout)
+
+    def begin_umount(self, mount: str) -> Reclaim:
+        return self._start(f"umount {mount}", "fs_umount", mount=mount)
+
+    def mount(self, mount: str, device: str, protocol: str, dax: bool = True) -> dict[str, Any]:
+        return self._call(
+            f"mount {mount}", "fs_mount", mount=mount, device=device, dax=dax, protocol=protocol
+        )
+
     def unlink(self, path: str, timeout: float | None = None) -> dict[str, Any]:
         return self.begin_unlink(path).result(timeout)
 
@@ -137,6 +185,10 @@ class Fs:
 
     def _call(self, what: str, op: str, **values: Any) -> dict[str, Any]:
         return Reclaim(self._session.start(op, **values), what).result(timeout=60)
+
+    def _start(self, what: str, op: str, **values: Any) -> Reclaim:
+        with pyverbs_errors(what):
+            return Reclaim(self._session.start(op, **values), what)
 
     def _page(self, path: str = "", **fields: Any) -> dict[str, Any]:
         return self._call(f"ls {path}", "fs_ls", path=path, **fields)

@@ -227,7 +227,9 @@ def test_s6_blocks_add_up_whatever_happens(seed, policy):
             assert page_places(script.core.books, device) == list(range(row.blocks)), f"step {step}, {device}"
         for ino, held in script.core.books.pages.items():
             pages, file = blocks_of(held.extents), script.core.books.files[ino]
-            assert blocks_of(held.dirty) <= pages <= blocks_of(file.extents), "a page lies over a block, and a dirty one is a page"
+            assert blocks_of(held.dirty) <= pages <= blocks_of(file.extents), (
+                "a page lies over a block, and a dirty one is a page"
+            )
         if script.rng.random() < 0.7:
             script.core.committed()
 
