@@ -73,7 +73,7 @@ MINIMUM: Mapping[str, tuple[Claim, ...]] = {
     ),
     "layout-lease": (
         SOUND,
-        _denies("ETXTBSY, now, while the lease is held and pinned; blocks kept", UNPLUGGED),
+        Claim(("S3", "V22"), "ETXTBSY, now, while the lease is held and pinned: nothing has changed"),
     ),
     "lease-signal": (
         SOUND,
@@ -145,7 +145,13 @@ CANNOT: Mapping[str, Mapping[str, str]] = {
     ),
     "wait": {"S7": "no deadline: it can hang for ever", "V17": "it waits for the holder"},
     "wait-fair": {"S7": "no deadline: it can hang for ever", "V17": "it waits for the holder"},
-    "layout-lease": {"V17": "a lease needs its holder"},
+    "layout-lease": {
+        **dict.fromkeys(
+            ("S1", "S8", "V4"), "the owner's own change skips the break, and frees under its own MR (Wilcox)"
+        ),
+        "S7": "the lease may go before the pin (Chinner): then it waits as mainline does",
+        "V17": "a lease needs its holder",
+    },
     "lease-signal": {"V17": "a lease needs its holder, or its end"},
     "recall-fence": {"V17": "a recall asks its holder first"},
     "kill-process": {"S7": "a process that cannot die: hang"},
@@ -184,6 +190,8 @@ def inapplicable(protocol: Protocol) -> dict[str, str]:
             found["V18"] = "it takes nothing from under a pin, so that it never waits"
     if "unmap" not in verbs or "deferred-unmap" not in protocol.importers:
         found["V5"] = "it waits for no importer that unmaps later"
+    if "dax" in protocol.refuses:
+        found["V20"] = "where a reclaim's blocks can be looked up it admits nobody"
     if protocol.name != "wait-fair":
         found["V23"] = "the contract asks it of wait-fair only"
     return {name: found[name] for name in PROMISES if name in found}

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 BYTES: Final = 4 << 30  # of address space
 MOST: Final = 200  # phases that are asked about
 FACTS: Final = tuple(
-    Facts(kind, pins, holders, own, leased, "dax")
+    Facts(kind, pins, holders, own, leased, "dax", marked)
     for kind in KINDS
     for pins, holders, own in ((0, 0, False), (1, 1, False), (2, 1, True), (2, 2, False))
-    for leased in (False, True)
+    for leased, marked in ((False, False), (True, False), (False, True))
 )
 
 

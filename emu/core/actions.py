@@ -13,6 +13,7 @@ from emu.core import (
     contexts,
     fencing,
     files,
+    leases,
     moving,
     orphans,
     pages,
@@ -343,6 +344,11 @@ def do_reply(b: Books, number: int, _action: Action) -> bool:
     return False
 
 
+def do_break_leases(b: Books, number: int, _action: Action) -> bool:
+    leases.break_all(b, b.reclaims[number])
+    return False
+
+
 def do_arm(b: Books, number: int, action: Action) -> bool:
     row = b.reclaims[number]
     if row.timer or not 0 < action.number < 1e9:
@@ -454,6 +460,7 @@ DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
     "free": do_free,
     "deny": do_deny,
     "reply": do_reply,
+    "break_leases": do_break_leases,
     "arm": do_arm,
     "disarm": do_disarm,
     "signal": signals.do_signal,

@@ -111,6 +111,8 @@ class Books:
         self.qps: Book[int, rows.Qp] = Book("qps", self.log)
         self.mrs: Book[int, rows.Mr] = Book("mrs", self.log)
         self.reclaims: Book[int, rows.Reclaim] = Book("reclaims", self.log)
+        self.leases: Book[int, rows.Lease] = Book("leases", self.log)
+        self.parked: Book[int, rows.Parked] = Book("parked", self.log)
         self.teardowns: Book[int, rows.Teardown] = Book("teardowns", self.log)
         self.nics: Book[str, rows.Nic] = Book("nics", self.log)
         self.cookies: Book[int, rows.Cookie] = Book("cookies", self.log)
@@ -124,7 +126,7 @@ class Books:
         self._index()
         self.out: list[Effect] = []
         self.agenda: list[tuple[int, str]] = []  # (reclaim, event) to be told before the step ends
-        self.went: list[int] = []  # keys whose pin went in this step
+        self.went: list[tuple[int, rows.Mr]] = []  # keys whose pin went in this step, and what they were
         self.idle = False  # blocks in quarantine may have nobody any more who keeps them there
         self.ended = False  # a reclaim ended in this step: others may start
         self.wanted: list[rows.Reclaim] = []  # reclaims that the running request needs before it can go on
@@ -169,6 +171,11 @@ class Books:
         self.fences.indexes = (self.fences_of,)
         self.asked: Grouped[int, rows.Reclaim] = Grouped(lambda r: ((r.session, r.request),))
         self.reclaims.indexes = (self.asked,)
+        self.leases_on: Grouped[int, rows.Lease] = Grouped(lambda lease: (lease.ino,))
+        self.leases_of: Grouped[int, rows.Lease] = Grouped(lambda lease: (lease.session,))
+        self.leases.indexes = (self.leases_on, self.leases_of)
+        self.parked_as: Grouped[int, rows.Parked] = Grouped(lambda p: ((p.session, p.request),))
+        self.parked.indexes = (self.parked_as,)
         self.patient: Grouped[int, rows.Teardown] = Grouped(lambda t: (t.again,) if t.again else ())
         self.teardowns.indexes = (self.patient,)
         self.dying: Grouped[int, rows.Session] = Grouped(lambda s: (True,) if s.dying else ())

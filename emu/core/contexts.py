@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import queues, scope, teardown
+from emu.core import parking, queues, scope, teardown
 from emu.core.asking import alive, answer, refuse, reply
 from emu.core.effects import Notify
 from emu.core.requests import (
@@ -68,6 +68,7 @@ def destroy(b: Books, session: int) -> None:
         qp = b.qps[handle]
         if qp.made and not qp.ending:
             queues.end_qp(b, handle)
+    parking.context_destroyed(b, session)
     keys = b.mrs_of.of(session)
     for key in keys:
         _revoke(b, key)
@@ -79,7 +80,7 @@ def _revoke(b: Books, key: int) -> None:
     row = b.mrs[key]
     b.mrs.put(key, row._replace(revoked=True, state="unmapped" if row.state == "pinned" else row.state))
     if row.state == "pinned":
-        b.went.append(key)
+        b.went.append((key, row))
 
 
 # ---- the NIC

@@ -44,6 +44,7 @@ FACTS: Mapping[str, tuple[str, str]] = {
     "pinned": ("pinned", "free"),
     "own": ("own", "not own"),
     "leased": ("leased", "not leased"),
+    "marked": ("marked", "not marked"),
 }
 VALUED: Final = ("kind", "backing")
 
@@ -86,6 +87,7 @@ VERBS: Mapping[str, str] = {
     "free": "give the blocks back to the allocator, as the protocol's disposal says (text: another one, for this time)",
     "deny": "answer the request with an error (text: the errno's name); nothing may have been applied",
     "reply": "answer the request with success",
+    "break_leases": "layout leases of others on what is reclaimed end; who had one and asked for events is told LEASE_BROKEN",
     "arm": "start the timer (number: seconds); answered by deadline",
     "disarm": "stop the timer",
     "signal": "a real signal to the process that opened each holder's context (text: its name)",
@@ -147,6 +149,7 @@ class Facts(NamedTuple):
     own: bool = False  # there are pins, and all are of the session that asks
     leased: bool = False  # somebody other than who asks has a layout lease on the file
     backing: str = ""  # of the range
+    marked: bool = False  # a file in the range is marked immutable
 
     @property
     def pinned(self) -> bool:

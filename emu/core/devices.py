@@ -5,7 +5,19 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import allocator, asking, contexts, extents, files, orphans, pages, queues, rawdev, registration
+from emu.core import (
+    allocator,
+    asking,
+    contexts,
+    extents,
+    files,
+    leases,
+    orphans,
+    pages,
+    queues,
+    rawdev,
+    registration,
+)
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice, Poison
@@ -106,7 +118,8 @@ def set_protocol(b: Books, event: Requested, op: SetProtocol) -> None:
         _check_serves(b, op.mount, name)
         row = row._replace(protocol=name)
         b.mounts.put(op.mount, row)
-    reply(b, event, {"protocol": row.protocol, "known": sorted(b.protocols)})
+    needs = b.protocols[row.protocol].needs
+    reply(b, event, {"protocol": row.protocol, "known": sorted(b.protocols), "needs": needs})
 
 
 def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
@@ -133,6 +146,7 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
         )
     pages.forget_device(b, op.device)
     for ino in b.files_on.of(op.device):
+        leases.file_gone(b, ino)
         b.files.drop(ino)
     for number, bad in b.bad.items():
         if bad.device == op.device:  # other memory comes
@@ -183,7 +197,20 @@ def query_device(b: Books, event: Requested, _op: QueryDevice) -> None:
 
 
 def query_books(b: Books, event: Requested, _op: QueryBooks) -> None:
-    names = ("sessions", "pds", "mrs", "cqs", "qps", "reclaims", "teardowns", "tokens", "files", "hosts")
+    names = (
+        "sessions",
+        "pds",
+        "mrs",
+        "cqs",
+        "qps",
+        "reclaims",
+        "leases",
+        "parked",
+        "teardowns",
+        "tokens",
+        "files",
+        "hosts",
+    )
     counts: dict[str, object] = {name: len(getattr(b, name)) for name in names}
     blocks = {name: blocks_of(b, name) for name in b.devices}
     blocks |= {pages.name_of(name): pages.blocks_of(b, name) for name in b.caches}

@@ -14,7 +14,7 @@ import errno
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core import allocator, asking, extents, orphans, pages, sharing
+from emu.core import allocator, asking, extents, leases, orphans, pages, sharing
 from emu.core.asking import IO_MAX, answer, check_range, check_span, fail, refuse, reply
 from emu.core.effects import Blank, CloseHandle, Load, Store, Zero
 from emu.core.errors import errno_name
@@ -150,6 +150,8 @@ def fs_stat(b: Books, event: Requested, op: FsStat) -> None:
         "layout": row.layout,
         "nlink": row.nlink,
         "origin": row.origin,
+        "marked": row.marked,
+        "leases": len(b.leases_on.of(ino)),
     }
     if row.lost:
         more["lost"] = [[at * BLOCK, n * BLOCK] for at, _device, n, _since in row.lost]
@@ -181,6 +183,8 @@ def fs_write(b: Books, event: Requested, op: FsWrite) -> None:
         reply(b, event, {"written": 0})
         return
     end = op.offset + length
+    if end > row.size:
+        leases.check_may_grow(b, row)
     _check_heals(row, op.offset, end)
     if sharing.before(b, event, op, ino, min(op.offset, row.size), end):
         return
@@ -305,6 +309,7 @@ def evict(b: Books, ino: int, reclaim: int) -> None:
     pages.forget(b, ino, 0, FOREVER, reclaim)
     b.files.drop(ino)
     sharing.let_go(b, ino, row, row.extents, reclaim)
+    leases.file_gone(b, ino)
 
 
 def sync(b: Books, ino: int, lo: int, hi: int, token: int = 0, reclaim: int = 0) -> bool:

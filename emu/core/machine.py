@@ -25,6 +25,7 @@ from emu.core import (
     files,
     guards,
     layout,
+    leases,
     mounts,
     poison,
     queues,
@@ -91,10 +92,10 @@ class Core:
         try:
             EVENTS[type(event)](b, event)
             reclaim.pins_went(b)
-            reclaim.settle(b)
+            reclaim.settle(b, requested)
             while b.then:
                 go_on(b, *b.then.pop(0))
-                reclaim.settle(b)
+                reclaim.settle(b, requested)
             reclaim.release_idle(b)
             sessions.sweep(b)
             contexts.sweep(b)
@@ -299,6 +300,8 @@ REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any
     requests.FsPoison: poison.fs_poison,
     requests.FsUmount: mounts.fs_umount,
     requests.FsMount: mounts.fs_mount,
+    requests.FsLease: leases.fs_lease,
+    requests.FsMark: leases.fs_mark,
     requests.Cancel: taking.cancel,
     requests.Acknowledge: taking.acknowledge,
     requests.SetProtocol: devices.set_protocol,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import asking, keys, signals
+from emu.core import asking, keys, parking
+from emu.core.admission import admit
 from emu.core.asking import refuse
 from emu.core.effects import Claim
 from emu.core.errors import shown
-from emu.core.registration import admit, check_gate, install, row_of
+from emu.core.registration import install, row_of
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def pin(b: Books, event: Requested, op: RegMr) -> None:
         )
     if hi > size:
         refuse(errno.EINVAL, f"bytes {op.offset} to {hi} go past the end of {op.path}: it has {size} bytes")
-    admit(b, mount.protocol, op.importer)
-    signals.admit(b, event.session, mount.protocol)
-    check_gate(b, op.path, device=mount.device, lo=op.offset, hi=hi)
+    admit(b, event, op, op.path)
+    if parking.waits(b, event, op.path, device=mount.device, lo=op.offset, hi=hi):
+        return
     key = keys.issue_key(b)
     b.mrs.put(key, row_of(event, op, device.aperture, device.aperture, ((op.offset, op.length),)))
     install(b, key)

@@ -15,17 +15,19 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.core import actions, allocator, scope
+from emu.core import actions, allocator, parking, scope
 from emu.core.actions import DOING, end
 from emu.core.asking import fail
 from emu.core.decision import END, START, Action, Decision, Facts
 from emu.core.errors import ProtocolBroke, errno_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emu.core.books import Books
     from emu.core.decision import Deciding
-    from emu.core.events import Answered, TimerFired
-    from emu.core.rows import Reclaim, Token
+    from emu.core.events import Answered, Requested, TimerFired
+    from emu.core.rows import Reclaim, Run, Token
 
 REST: Final = 32  # decisions of one reclaim in one step
 WORDS: Final = 300  # of a stranger's, as many as are repeated
@@ -89,7 +91,7 @@ def _wake(b: Books) -> None:
             _start(b, number)
 
 
-def settle(b: Books) -> None:
+def settle(b: Books, requested: Callable[[Books, Requested], None]) -> None:
     """Tell everything on the agenda, and what comes of it, and start who waited, until all reclaims are at rest."""
     told: dict[int, int] = {}
     while b.wanted or b.agenda or b.ended:
@@ -98,6 +100,7 @@ def settle(b: Books) -> None:
             continue
         if not b.agenda:
             b.ended = False
+            parking.go_on(b, requested)
             _wake(b)
             continue
         number, event = b.agenda.pop(0)
@@ -266,11 +269,20 @@ def pins_went(b: Books) -> None:
     if not b.went:
         return
     for number, row in b.reclaims.items():
-        mine = any(key in row.keys for key in b.went)
-        if mine and not row.queued and not row.applied and not scope.pinned(b, row):
+        if _was_pinned(b, row) and not row.queued and not row.applied and not scope.pinned(b, row):
             b.agenda.append((number, "unpinned"))
     b.went.clear()
     b.idle = True
+
+
+def _was_pinned(b: Books, row: Reclaim) -> bool:
+    """By a pin that went: one that was there when it began, or that came in behind it."""
+    space, runs = scope.space_of(b, row)
+    return any(key in row.keys or (mr.space == space and _meet(mr.runs, runs)) for key, mr in b.went)
+
+
+def _meet(one: tuple[Run, ...], other: tuple[Run, ...]) -> bool:
+    return any(at < to + count and to < at + n for at, n in one for to, count in other)
 
 
 def release_idle(b: Books) -> None:

@@ -1,6 +1,6 @@
 """Memory regions, registered in three steps.
 
-    reg_mr -> gate check, row PINNED -> (memory opened) -> InstallKey: INSTALLING -> KeyInstalled: LIVE -> Reply
+    reg_mr -> admitted, no gate in the way (or parked), row PINNED -> (memory opened) -> InstallKey: INSTALLING -> KeyInstalled: LIVE -> Reply
 
 From PINNED on the row pins its range, so a reclaim between any two steps finds it. What the reclaim takes back meanwhile is
 latched in `revoked`: the registration then fails with EBUSY and the key, if there is one, is torn down (teardown.py).
@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, guards, keys, pages, rights, sharing, signals
+from emu.core import asking, extents, files, guards, keys, pages, parking, rights, sharing
+from emu.core.admission import LOCAL_WRITE, admit
 from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
     from emu.core.books import Books
     from emu.core.events import Answered, KeyInstalled, MemoryFaulted, Requested
     from emu.core.requests import RegMr
-    from emu.core.rows import Reclaim
 
 MAX_MR: Final = 65536
 MAX_RUNS: Final = 7000  # of one MR: its answer carries them, through the door
 
 
-LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC = 1, 2, 4, 8
+REMOTE_WRITE, REMOTE_READ, REMOTE_ATOMIC = 2, 4, 8
 
 
 KNOWN_ACCESS: Final = 15
@@ -57,15 +57,6 @@ def check_asked(b: Books, event: Requested, op: RegMr) -> None:
         )
     if len(b.mrs_of.of(event.session)) >= MAX_MR:
         refuse(errno.ENOMEM, f"this context has {MAX_MR} MRs already: deregister some first")
-
-
-def admit(b: Books, protocol: str, importer: str) -> None:
-    accepted = b.protocols[protocol].importers
-    if importer not in accepted:
-        refuse(
-            errno.EOPNOTSUPP,
-            f"protocol {protocol} cannot take memory back from a {importer} importer: use {', '.join(accepted)}",
-        )
 
 
 def row_of(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[Run, ...]) -> Mr:
@@ -98,15 +89,16 @@ def pin_anon(b: Books, event: Requested, op: RegMr) -> None:
 
 def pin_file(b: Books, event: Requested, op: RegMr) -> None:
     ino, row = asking.file_at(b, op.path)
-    path, mount = asking.mount_of(b, op.path)
+    path, _mount = asking.mount_of(b, op.path)
     check_within(op, row.size, op.path)
-    admit(b, mount.protocol, op.importer)
-    signals.admit(b, event.session, mount.protocol)
-    check_gate(b, op.path, ino=ino, device=row.device, lo=op.offset, hi=op.offset + op.length)
-    files.check_not_lost(row, op.offset, op.offset + op.length)
-    if op.access & LOCAL_WRITE and sharing.before(b, event, op, ino, op.offset, op.offset + op.length):
+    admit(b, event, op, path, ino)
+    lo, hi = op.offset, op.offset + op.length
+    if parking.waits(b, event, op.path, ino=ino, device=row.device, lo=lo, hi=hi):
         return
-    sharing.check_gate(b, ino, op.offset, op.offset + op.length)
+    files.check_not_lost(row, lo, hi)
+    if op.access & LOCAL_WRITE and sharing.before(b, event, op, ino, lo, hi):
+        return
+    sharing.check_gate(b, ino, lo, hi)
     row = files.fill(b, ino, op.offset, op.length)
     backing = asking.backing_of(b, path)
     if backing == "page-cache":
@@ -137,26 +129,6 @@ def check_within(op: RegMr, size: int, label: str) -> None:
         )
 
 
-def check_gate(
-    b: Books, label: str, *, lo: int, hi: int, ino: int = 0, device: str = "", host: int = 0
-) -> None:
-    for number, row in b.reclaims.items():
-        if row.gated and covers(row, ino, device, host) and row.lo < hi and lo < row.hi:
-            refuse(
-                errno.EBUSY,
-                f"{label} is being taken back by {row.kind} (reclaim {number}): register again when that has ended",
-            )
-
-
-def covers(row: Reclaim, ino: int, device: str, host: int) -> bool:
-    """Does this reclaim take from this file, device or host file?"""
-    return bool(
-        (row.ino and row.ino == ino)
-        or (row.device and row.device == device)
-        or (row.host and row.host == host)
-    )
-
-
 def pin_host(b: Books, event: Requested, op: RegMr) -> None:
     file = asking.host_file(event, "reg_mr")
     label = file.label or f"host file {file.device}:{file.inode}"
@@ -166,8 +138,7 @@ def pin_host(b: Books, event: Requested, op: RegMr) -> None:
             f"{label} was opened for reading only: open it for writing, or register without writes",
         )
     check_within(op, file.size, label)
-    admit(b, b.mounts[HOST].protocol, op.importer)
-    signals.admit(b, event.session, b.mounts[HOST].protocol)
+    admit(b, event, op, HOST)
     host = host_row(b, file.device, file.inode, label)
     row = b.hosts[host]
     if row.gone:
@@ -175,7 +146,8 @@ def pin_host(b: Books, event: Requested, op: RegMr) -> None:
             errno.ENODEV,
             f"{label} was taken away by unplug: it can be registered when nobody refers to it any more",
         )
-    check_gate(b, label, host=host, lo=op.offset, hi=op.offset + op.length)
+    if parking.waits(b, event, label, host=host, lo=op.offset, hi=op.offset + op.length):
+        return
     key = keys.issue_key(b)
     runs = ((op.offset, op.length),)
     if row.aperture and row.bytes >= op.offset + op.length:

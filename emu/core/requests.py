@@ -281,9 +281,30 @@ class FsPlug(Request):
     device: str
 
 
+# ---- what a registration may need first
+
+
+@dataclass(frozen=True, slots=True)
+class FsLease(Request):
+    """A layout lease on the file, for the process that opened this context. kind: exclusive, shared, none (it is given back). Result: {kind}."""
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsMark(Request):
+    """The durable mark that the file's layout is to stay as it is; False clears it. Result: {immutable}."""
+
+    path: str
+    immutable: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Cancel(Request):
-    """Interrupt the reclaim that request `request` of this session started; it answers EINTR, having changed nothing."""
+    """Interrupt the reclaim that request `request` of this session started, or a registration that waits behind one; it answers EINTR, having
+    changed nothing.
+    """
 
     request: int
 
@@ -346,6 +367,8 @@ REQUESTS: dict[str, RequestType] = {
     "ack": Acknowledge,
     "protocol": SetProtocol,
     "query_books": QueryBooks,
+    "fs_lease": FsLease,
+    "fs_mark": FsMark,
 }
 
 # The requests whose answer carries, or whose message may carry, descriptors: they need the door.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from emu.core.decision import Action
-    from emu.core.requests import Request
+    from emu.core.events import HostFile
+    from emu.core.requests import RegMr, Request
 
 BLOCK: Final = 4096
 FOREVER: Final = 1 << 63  # one past every offset that a file can have
@@ -76,6 +77,7 @@ class File(NamedTuple):
     lost: tuple[
         Extent, ...
     ] = ()  # holes whose memory has failed: they read as EIO (a device block says nothing there)
+    marked: bool = False  # its layout is to stay as it is (leases.py)
 
 
 class Blocks(NamedTuple):
@@ -85,6 +87,27 @@ class Blocks(NamedTuple):
     start: int
     blocks: int
     reclaim: int = 0
+
+
+class Lease(NamedTuple):
+    """A layout lease: of the process that opened the session, on a file."""
+
+    session: int
+    ino: int
+    exclusive: bool
+
+
+class Parked(NamedTuple):
+    """A reg_mr that waits for the reclaims `behind` which it stands. op and host: without what the fields before them name."""
+
+    session: int
+    request: int
+    pd: int
+    iova: int
+    op: RegMr
+    handle: int
+    host: HostFile | None
+    behind: tuple[int, ...]
 
 
 class Zeroing(NamedTuple):
@@ -314,6 +337,18 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "gone": VALUE,
         "origin": "ino",
         "lost": "extents",
+        "marked": VALUE,
+    },
+    Lease: {"session": "session", "ino": "ino", "exclusive": VALUE},
+    Parked: {
+        "session": "session",
+        "request": "request",
+        "pd": "pd",
+        "iova": GHOST,
+        "op": VALUE,
+        "handle": "handle",
+        "host": VALUE,
+        "behind": "reclaim*",
     },
     Bad: {"device": VALUE, "block": VALUE},
     Blocks: {"aperture": "aperture", "start": VALUE, "blocks": VALUE, "reclaim": "reclaim"},
@@ -447,6 +482,8 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "qps": (Qp, "qp"),
     "mrs": (Mr, "key"),
     "reclaims": (Reclaim, "reclaim"),
+    "leases": (Lease, "lease"),
+    "parked": (Parked, "parked"),
     "teardowns": (Teardown, "teardown"),
     "nics": (Nic, VALUE),
     "cookies": (Cookie, "cookie"),

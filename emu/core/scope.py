@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, moving, pages, sharing
+from emu.core import asking, extents, leases, moving, pages, sharing
 from emu.core.asking import fail
 from emu.core.decision import Facts
 from emu.core.effects import Phase
@@ -141,7 +141,8 @@ def pins_on(b: Books, key: int) -> bool:
 def facts_of(b: Books, row: Reclaim) -> Facts:
     keys = pinned(b, row)
     holders = tuple(dict.fromkeys(b.mrs[key].session for key in keys))
-    return Facts(row.kind, len(keys), len(holders), holders == (row.session,), backing=backing_of(b, row))
+    own, leased, marked = holders == (row.session,), bool(leases.of_others(b, row)), leases.marked(b, row)
+    return Facts(row.kind, len(keys), len(holders), own, leased, backing_of(b, row), marked)
 
 
 def backing_of(b: Books, row: Reclaim) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core import queues, reclaim, teardown
+from emu.core import leases, parking, queues, reclaim, teardown
 from emu.core.effects import EndCq, EndSession
 from emu.core.rows import Session
 
@@ -33,6 +33,7 @@ def owner_ended(b: Books, event: OwnerEnded) -> None:
     row = b.sessions.get(event.session)
     if row is not None and not row.dying:
         b.sessions.put(event.session, row._replace(orphaned=True))
+        leases.owner_gone(b, event.session)
 
 
 def lost(b: Books, event: SessionLost) -> None:
@@ -40,6 +41,8 @@ def lost(b: Books, event: SessionLost) -> None:
     if row is None or row.dying:
         return
     b.sessions.put(event.session, row._replace(dying=True))
+    leases.owner_gone(b, event.session)
+    parking.session_lost(b, event.session)
     reclaim.session_lost(b, event.session)
     for handle in b.qps_of.of(event.session):
         qp = b.qps[handle]

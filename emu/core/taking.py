@@ -9,7 +9,7 @@ import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emu.core import asking, contexts, devices, files, pages, reclaim, registration, sharing
+from emu.core import asking, contexts, devices, files, leases, pages, parking, reclaim, registration, sharing
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
 from emu.core.errors import shown
@@ -29,6 +29,7 @@ def fs_truncate(b: Books, event: Requested, op: FsTruncate) -> None:
         return
     ino, row = asking.file_at(b, op.path)
     if op.size > row.size:
+        leases.check_may_grow(b, row)
         if sharing.before(b, event, op, ino, *sharing.tail(row)):
             return
         files.grow(b, ino, op.size)
@@ -119,6 +120,11 @@ def _host(b: Books, event: Requested, kind: str, lo: int, hi: int, growing: bool
 
 def cancel(b: Books, event: Requested, op: Cancel) -> None:
     number = b.asked.first((event.session, op.request)) if op.request else None
+    parked = b.parked_as.first((event.session, op.request))
+    if parked is not None:
+        parking.interrupt(b, parked)
+        reply(b, event)
+        return
     if number is None:
         refuse(
             errno.ENOENT, f"request {op.request} is no reclaim under way: it was answered, or was never asked"

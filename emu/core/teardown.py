@@ -129,9 +129,10 @@ def _give_up(b: Books, number: int, why: str, refusal: int) -> None:
 def unpin(b: Books, keys: tuple[int, ...]) -> None:
     """Their translations are gone."""
     for key in keys:
-        pages.pinned_to_write(b, b.mrs[key])  # written back meanwhile or not: the NIC may have gone on
-        b.mrs.put(key, b.mrs[key]._replace(state="unmapped"))
-        b.went.append(key)
+        row = b.mrs[key]
+        pages.pinned_to_write(b, row)  # written back meanwhile or not: the NIC may have gone on
+        b.mrs.put(key, row._replace(state="unmapped"))
+        b.went.append((key, row))
 
 
 def _finish(b: Books, number: int) -> None:
@@ -149,7 +150,7 @@ def forget(b: Books, key: int, opened: bool = True) -> None:
     b.mrs.drop(key)
     keys.return_key(b, key)
     if row.state != "unmapped":
-        b.went.append(key)
+        b.went.append((key, row))
     if row.right:
         rights.left(b, row.right)
     if row.backing in SHARED or b.mrs_via.has(row.aperture):

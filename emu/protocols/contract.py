@@ -109,6 +109,10 @@ def reply() -> Action:
     return Action("reply")
 
 
+def break_leases() -> Action:
+    return Action("break_leases")
+
+
 def arm(seconds: float) -> Action:
     return Action("arm", number=seconds)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def listing(protocol: Protocol) -> dict[str, Any]:
     """{"schema": 1, "protocol", "summary", ..., "rows": [{"phase", "event", "if", "actions": [[verb, text, number], ...], "to"}, ...]}.
 
-    "if" is "pinned", "free", "pinned, not own" and their like (emu.core.decision.FACTS), or "" where the row does not ask. Rows are in the
+    "if" is "pinned", "free", "pinned and not own" and their like (emu.core.decision.FACTS), or "" where the row does not ask. Rows are in the
     order of the file.
     """
     return {

@@ -11,7 +11,19 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from emu.protocols import deferred_free, ebusy, mr_revoke, none, recall_fence, virtual_truncate
+from emu.protocols import (
+    deferred_free,
+    ebusy,
+    immutable,
+    layout_lease,
+    mr_revoke,
+    none,
+    recall_fence,
+    refuse,
+    virtual_truncate,
+    wait,
+    wait_fair,
+)
 from emu.protocols.contract import Malformed, Protocol, check
 
 if TYPE_CHECKING:
@@ -20,7 +32,12 @@ if TYPE_CHECKING:
 GROUP = "emu.protocols"
 BUILT_IN = (
     none.PROTOCOL,
+    refuse.PROTOCOL,
+    immutable.PROTOCOL,
+    wait.PROTOCOL,
+    wait_fair.PROTOCOL,
     ebusy.PROTOCOL,
+    layout_lease.PROTOCOL,
     mr_revoke.PROTOCOL,
     recall_fence.PROTOCOL,
     deferred_free.PROTOCOL,

@@ -52,11 +52,11 @@ def words_for(fact: str) -> tuple[str, str]:
 
 
 def words_of(path: Path) -> str:
-    return ", ".join(words_for(fact)[0 if holds else 1] for fact, holds in path)
+    return " and ".join(words_for(fact)[0 if holds else 1] for fact, holds in path)
 
 
 def arm_of(entry: Rule | Choice, facts: Facts) -> str:
-    """Which way it goes, in words: `pinned, not own`; "" where the row does not ask."""
+    """Which way it goes, in words: `pinned and not own`; "" where the row does not ask."""
     return next(
         words_of(path) for path, _rule in paths(entry) if all(facts.holds(f) == holds for f, holds in path)
     )

@@ -4,6 +4,7 @@ A counterexample is a history that the protocol really makes, and that breaks th
 engine moves under live keys is what an engine would. Nothing in it is edited.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def refused(protocol, kind):
     holder = story.session("holder")
     story.create("/mnt/a", 4)
     key = story.register(holder, "/mnt/a", 4)
+    if not key:  # it admits nobody
+        story.reclaim(kind, "pm0" if kind == "surprise" else "/mnt/a")
+        return story
     story.dereg(holder, key, answers=False)
     asked = next(event for event in story.owed if isinstance(event, ev.Quiesced))
     story.owed.remove(asked)
@@ -89,6 +93,108 @@ def on_its_way(protocol, kind):
     return story
 
 
+def written_to_by_its_owner(protocol, kind):
+    """The lease's only owner takes from its own file, another file has the blocks, and the peer writes on."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.session("peer", wants=False)
+    story.create("/mnt/a", 4)
+    key = story.register(holder, "/mnt/a", 4)
+    story.reclaim(kind, "/mnt/a", session=holder)
+    story.create("/mnt/b", 4)
+    story.posted("peer", 50, key)
+    story.moved(key, 1, op=50)
+    story.polled("peer", 50)
+    return story
+
+
+def found_dirty_after_its_owner(protocol, kind):
+    """Who has the owner's blocks reads them before anything else."""
+    story = written_to_by_its_owner(protocol, kind)
+    story.row = {"taken": {"path": "/mnt/b", "written": [], "unzeroed": BLOCK}}
+    return story
+
+
+def lost_before_it_was_reused(protocol, kind):
+    """As before, and nobody has the blocks yet."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.session("peer", wants=False)
+    story.create("/mnt/a", 4)
+    key = story.register(holder, "/mnt/a", 4)
+    story.reclaim(kind, "/mnt/a", session=holder)
+    story.posted("peer", 50, key)
+    story.moved(key, 2, op=50)
+    story.polled("peer", 50)
+    return story
+
+
+def handed_on(protocol, kind):
+    """The opener has ended, its descriptor is elsewhere: the lease is gone, and the pin is not."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.create("/mnt/a", 4)
+    story.register(holder, "/mnt/a", 4)
+    story.step(ev.OwnerEnded(holder))
+    story.reclaim(kind)
+    story.create("/mnt/b", 1)
+    return story
+
+
+def on_its_way_to_its_owner(protocol, kind):
+    """A key is being installed when its owner takes the memory."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.create("/mnt/a", 4)
+    story.register(holder, "/mnt/a", 4, answers=False)
+    story.reclaim(kind, session=holder, answers=False)
+    return story
+
+
+def refused_to_its_owner(protocol, kind):
+    """The hardware would not stop for a deregistration; then the owner takes the memory."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.create("/mnt/a", 4)
+    key = story.register(holder, "/mnt/a", 4)
+    story.dereg(holder, key, answers=False)
+    asked = next(event for event in story.owed if isinstance(event, ev.Quiesced))
+    story.owed.remove(asked)
+    story.step(ev.Quiesced(asked.cookie, EIO))
+    story.reclaim(kind, session=holder)
+    return story
+
+
+def read_from_outside(protocol, _kind):
+    """An MR that only reads a host file: it is admitted, and stays when the file is cut."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.ask(holder, rq.AllocPd())
+    pd = story.result(holder, story.requests)["handle"]
+    file = ev.HostFile(1, 7, 7, 4 * BLOCK, True, "/tmp/a")
+    wanted = rq.RegMr(pd, 4 * BLOCK, 0, 0, "host", "/tmp/a")
+    for op, given in (
+        (wanted, file),
+        (rq.FsTruncate("/tmp/a", 0, host=True), dataclasses.replace(file, handle=2)),
+    ):
+        story.requests += 1
+        story.step(ev.Requested(holder, story.requests, op, given))
+        story.answer(ev.Answered, ev.KeyInstalled)
+    return story
+
+
+# Of a surprise that nobody is taken anything for: the pins stay, and meet the next namespace.
+LEFT_ALONE = {
+    "S1": ("surprise", stale),
+    "S2": ("surprise", whole),
+    "S4": ("surprise", acknowledged),
+    "S8": ("surprise", stale),
+    "S9": ("surprise", found_dirty),
+    "V4": ("surprise", whole),
+    "V10": ("surprise", stale),
+    "V14": ("surprise", refused),
+}
+
 # (protocol, kind of reclaim or "": it promises that nowhere) -> invariant -> the kind of reclaim that shows it, and how
 COUNTEREXAMPLES = {
     ("none", ""): {
@@ -105,16 +211,27 @@ COUNTEREXAMPLES = {
         "V18": ("truncate", whole),
         "V20": ("truncate", whole),
     },
+    ("refuse", ""): {"V18": ("truncate", read_from_outside)},
+    ("immutable", ""): {"V20": ("surprise", whole)},
+    ("immutable", "surprise"): LEFT_ALONE,
+    ("wait", ""): {"S7": ("truncate", whole), "V17": ("truncate", whole)},
+    ("wait-fair", ""): {"S7": ("truncate", whole), "V17": ("truncate", whole)},
     ("ebusy", ""): {"V20": ("surprise", whole)},
-    ("ebusy", "surprise"): {
-        "S1": ("surprise", stale),
-        "S2": ("surprise", whole),
-        "S4": ("surprise", acknowledged),
-        "S8": ("surprise", stale),
-        "S9": ("surprise", found_dirty),
-        "V4": ("surprise", whole),
-        "V10": ("surprise", stale),
-        "V14": ("surprise", refused),
+    ("ebusy", "surprise"): LEFT_ALONE,
+    ("layout-lease", ""): {
+        "S1": ("truncate", written_to_by_its_owner),
+        "S2": ("truncate", written_to_by_its_owner),
+        "S4": ("truncate", lost_before_it_was_reused),
+        "S7": ("truncate", handed_on),
+        "S8": ("truncate", written_to_by_its_owner),
+        "S9": ("truncate", found_dirty_after_its_owner),
+        "V4": ("truncate", written_to_by_its_owner),
+        "V10": ("truncate", written_to_by_its_owner),
+        "V12": ("truncate", on_its_way_to_its_owner),
+        "V14": ("truncate", refused_to_its_owner),
+        "V17": ("truncate", handed_on),
+        "V18": ("truncate", written_to_by_its_owner),
+        "V20": ("truncate", written_to_by_its_owner),
     },
 }
 

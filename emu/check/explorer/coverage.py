@@ -27,7 +27,7 @@ WORLD_KINDS = frozenset("surprise" if kind == "surprise-unplug" else kind for ki
 
 
 class Watched:
-    """A protocol as the core sees it, with `rows`: (phase, event, arm) that were decided; arm is "pinned", "free", "leased, own" or ""."""
+    """A protocol as the core sees it, with `rows`: (phase, event, arm) that were decided; arm is "pinned", "free", "pinned and leased" or ""."""
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol

@@ -431,8 +431,9 @@ def nothing_grew(history: History) -> str:
 def one_order(history: History) -> Iterator[Breach]:
     """S10: file operations take effect one by one, each between its request and its answer; reclaims of one range one behind the other."""
     made = history.once(digest.read)
+    late = set(_late(made))
     for change in made.changes:
-        if not _explained(made, change):
+        if not _explained(made, change) and (change.line["n"], change.ino) not in late:
             what = change.new.path if change.new else (change.old.path if change.old else "a file")
             yield Breach("S10", f"{what} changed, and nobody had asked for that", (change.line["n"],))
     yield from _answers(made)
@@ -445,6 +446,26 @@ def _explained(made: Digest, change: Change) -> bool:
     rows = [made.reclaim_at[step.life, number] for number in step.applied]
     mine = any(row.target.get("ino") == change.ino for row in rows)
     return mine or _asked(change, step.op) or _host_step(step)
+
+
+def _late(made: Digest) -> Iterator[tuple[int, int]]:
+    """(line, file) of what registrations did that had waited behind a reclaim, in the step that let them go on."""
+    waiting: dict[tuple[int, int], Json] = {}
+    for step in made.steps:
+        for line in step.lines:
+            match line["type"]:
+                case "Loaded":
+                    waiting.clear()
+                case "SessionLost":
+                    waiting = {pair: op for pair, op in waiting.items() if pair[0] != line["session"]}
+                case "Requested" if line["op"]["type"] == "RegMr":
+                    waiting[line["session"], line["request"]] = line["op"]
+        for change in step.changes:
+            if any(_asked(change, op) for op in waiting.values()):
+                yield change.line["n"], change.ino
+        for line in step.lines:
+            if line["type"] in {"Reply", "Fail"}:
+                waiting.pop((line["session"], line["request"]), None)
 
 
 def _asked(change: Change, op: Json) -> bool:
@@ -466,6 +487,7 @@ SIZES: Mapping[str, Callable[[FileRow, Json], int]] = {
     "FsTruncate": lambda _old, op: int(op["size"]),
     "FsWrite": lambda old, op: max(old.size, int(op["offset"]) + int(op["data"])),
     "RegMr": lambda old, _op: old.size,
+    "FsMark": lambda old, _op: old.size,
 }
 
 

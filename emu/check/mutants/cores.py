@@ -14,6 +14,7 @@ from emu.core import (
     files,
     keys,
     machine,
+    parking,
     reclaim,
     registration,
     requests,
@@ -212,7 +213,7 @@ DoubleFree = mutated(Patch(allocator, "release", _release_twice))
 
 # ---- the gate is there, and nobody looks at it
 
-GateIgnored = mutated(Patch(registration, "check_gate", lambda *_args, **_more: None))
+GateIgnored = mutated(Patch(parking, "waits", lambda *_args, **_more: False))
 
 
 # ---- the gate opens when the DMA is fenced

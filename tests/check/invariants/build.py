@@ -207,7 +207,12 @@ class Story:
         return self.ask(session or self.admin(), rq.FsCreate(path, blocks * BLOCK))
 
     def register(self, session, path, blocks, offset=0, importer="sync-revocable", answers=True):
-        """A PD, an MR over `blocks` blocks of the file; the key (0: refused, or not answered yet)."""
+        """A PD, an MR over `blocks` blocks of the file, with what the protocol wants first; the key (0: refused, or not answered yet)."""
+        needs = self.protocols[self.protocol].needs
+        if needs == "lease":
+            self.ask(session, rq.FsLease(path, "shared"))
+        elif needs == "mark":
+            self.ask(self.admin(), rq.FsMark(path, True))
         self.ask(session, rq.AllocPd())
         pd = self.result(session, self.requests)["handle"]
         wanted = rq.RegMr(pd, blocks * BLOCK, ACCESS, 0, "dax", path, offset * BLOCK, importer)
@@ -423,7 +428,7 @@ def revoked(kind="truncate", protocol="mr-revoke"):
     story.holder, story.peer = story.session("holder"), story.session("peer", wants=False)
     story.create("/mnt/a", 4)
     story.key = story.register(story.holder, "/mnt/a", 4)
-    for block in range(4):
+    for block in range(4) if story.key else ():
         story.posted("peer", block + 1, story.key)
         story.moved(story.key, block, op=block + 1)
         story.polled("peer", block + 1)
