@@ -212,6 +212,13 @@ class Effects:
     def _yield_lease(self, e: fx.YieldLease) -> None:
         self.guards.give_back(e.aperture)
 
+    def _map_buffer(self, e: fx.MapBuffer) -> None:
+        """A byte of each run: memory that is absent is found here, not by the first DMA."""
+        number = self._memory.number(e.aperture)
+        for offset, _length in e.runs:
+            self._engine.cpu_read(number, offset, 1)
+        self._submit(Answered(e.token))
+
     def _drop_aperture(self, e: fx.DropAperture) -> None:
         self._give_up("aperture", e.aperture)
         self.guards.give_back(e.aperture)
@@ -269,6 +276,9 @@ class Effects:
 
     def _drop_right(self, _e: fx.DropRight) -> None:
         """The record has the line."""
+
+    def _restore(self, e: fx.Restore) -> None:
+        """The record has the line: what was given back is mapped again by whoever maps it."""
 
     # ---- queues
 
@@ -398,6 +408,7 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.OpenAnon: "open_anon",
     fx.OpenHost: "open_host",
     fx.YieldLease: "yield_lease",
+    fx.MapBuffer: "map_buffer",
     fx.DropAperture: "drop_aperture",
     fx.HostTruncate: "host_truncate",
     fx.HostPunch: "host_punch",
@@ -410,6 +421,7 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.FenceRight: "fence_right",
     fx.ReturnRight: "return_right",
     fx.DropRight: "drop_right",
+    fx.Restore: "restore",
     fx.MakeCq: "make_cq",
     fx.EndCq: "end_cq",
     fx.MakeQp: "make_qp",

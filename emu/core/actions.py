@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from emu.core import (
     allocator,
+    buffers,
     contexts,
     fencing,
     files,
+    importers,
     leases,
     moving,
     orphans,
@@ -112,12 +114,27 @@ def do_unmap(b: Books, number: int, _action: Action) -> bool:
 
 
 def _ask_to_unmap(b: Books, number: int) -> None:
+    """Of all that it has quiesced: at once who can be, the rest when its importer has said so (importers.py)."""
     scope.phase(b, number, "unmapping")
     mapped = _quiet(b, b.reclaims[number])
-    if mapped:
-        b.emit(Unmap(_await(b, number), mapped))
-    else:
+    awaited = tuple(key for key in mapped if importers.awaited(b, key))
+    ready = tuple(key for key in mapped if key not in awaited)
+    b.reclaims.put(number, b.reclaims[number]._replace(waiting=bool(awaited)))
+    importers.wait_for(b, number, awaited)
+    if ready:
+        b.emit(Unmap(_await(b, number, ready), ready))
+    elif not awaited:
         _unmap_answered(b, number)
+
+
+def importer_unmapped(b: Books, number: int) -> None:
+    """Somebody that this reclaim waits for has said so, or is gone."""
+    row = b.reclaims[number]
+    if not row.waiting or row.cookie or row.again:
+        return  # what is under way looks again when it is answered
+    mapped = _quiet(b, row)
+    if not mapped or any(not importers.awaited(b, key) for key in mapped):
+        _ask_to_unmap(b, number)
 
 
 def _quiet(b: Books, row: Reclaim) -> tuple[int, ...]:
@@ -369,13 +386,13 @@ def do_disarm(b: Books, number: int, _action: Action) -> bool:
     return False
 
 
-def _await(b: Books, number: int) -> int:
+def _await(b: Books, number: int, keys: tuple[int, ...] = ()) -> int:
     cookie = b.number("cookie")
     row = b.reclaims[number]
     if row.cookie:
         b.cookies.drop(row.cookie)  # an answer that nobody waits for any more
     b.reclaims.put(number, row._replace(cookie=cookie))
-    b.cookies.put(cookie, Cookie(reclaim=number))
+    b.cookies.put(cookie, Cookie(reclaim=number, keys=keys))
     return cookie
 
 
@@ -393,18 +410,22 @@ def _quiesce_answered(b: Books, number: int, refusal: int) -> None:
     b.agenda.append((number, "quiesced"))
 
 
-def unmapped(b: Books, number: int, refusal: int) -> None:
-    """A refusal is no matter of the protocol's: the core asks again until the translations are gone, or the reclaim has ended."""
+def unmapped(b: Books, number: int, refusal: int, keys: tuple[int, ...]) -> None:
+    """These are. A refusal is no matter of the protocol's: the core asks again until the translations are gone, or the reclaim has ended."""
     row = b.reclaims[number]._replace(cookie=0)
     b.reclaims.put(number, row)
     if refusal:
         _again(b, number)
         return
-    teardown.unpin(b, _quiet(b, row))
-    _unmap_answered(b, number)
+    teardown.unpin(b, tuple(key for key in _quiet(b, row) if key in keys))
+    if row.waiting:
+        importer_unmapped(b, number)
+    else:
+        _unmap_answered(b, number)
 
 
 def _unmap_answered(b: Books, number: int) -> None:
+    importers.forget(b, number)
     scope.phase(b, number, "unmapped")
     b.agenda.append((number, "unmapped"))
 
@@ -432,6 +453,7 @@ def _forget_again(b: Books, number: int) -> None:
 def end(b: Books, number: int) -> None:
     do_disarm(b, number, Action("disarm"))
     _forget_again(b, number)
+    importers.forget(b, number)
     row = b.reclaims[number]
     if row.cookie:
         b.cookies.drop(row.cookie)
@@ -479,6 +501,8 @@ APPLYING: Ways = {
     ("reflink", "file"): _apply_reflink,
     ("cow-write", "file"): _apply_cow,
     ("poison", "file"): _apply_poison,
+    ("move", "file"): buffers.apply_move,
+    ("revoke", "file"): buffers.apply_revoke,
     ("umount", "device"): _apply_umount,
     ("unplug", "file"): _apply_unplug_file,
     ("unplug", "device"): _apply_unplug_device,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import rawdev, registration
+from emu.core import imports, rawdev, registration
 from emu.core.asking import owned, refuse
 from emu.core.errors import shown
 from emu.core.queues import need_door
-from emu.core.rows import ANON, HOST
+from emu.core.rows import ANON, DMABUF, HOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,4 +35,5 @@ PINNING: Mapping[str, Callable[[Books, Requested, RegMr], None]] = {
     ANON: registration.pin_anon,
     HOST: registration.pin_host,
     "devdax": rawdev.pin,
+    DMABUF: imports.pin,
 }

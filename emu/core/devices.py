@@ -22,7 +22,7 @@ from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice, Poison
 from emu.core.errors import Refused, errno_name, shown
-from emu.core.rows import BLOCK, Device, Mount, Token
+from emu.core.rows import BLOCK, DMABUF, Device, Mount, Token
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -52,6 +52,8 @@ def device_added(b: Books, event: DeviceAdded) -> None:
     allocator.restore(b, row.aperture, row.blocks, [*owned, *bad])
     orphans.forget(b, event.name)
     runs = tuple((start * BLOCK, count * BLOCK) for start, count in owned)
+    if event.name == DMABUF:
+        b.mounts.put(DMABUF, b.mounts[DMABUF]._replace(device=DMABUF))
     b.emit(OpenDevice(row.aperture, event.name, row.blocks, runs, row.namespace))
     if bad:
         b.emit(Poison(row.aperture, tuple((block * BLOCK, BLOCK) for block, _count in bad)))
@@ -148,6 +150,8 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
     for ino in b.files_on.of(op.device):
         leases.file_gone(b, ino)
         b.files.drop(ino)
+        if ino in b.buffers:
+            b.buffers.drop(ino)
     for number, bad in b.bad.items():
         if bad.device == op.device:  # other memory comes
             b.bad.drop(number)

@@ -217,6 +217,15 @@ class YieldLease(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class MapBuffer(Effect):
+    """The exporter's side of an import: the memory of these runs is there, or is not. Answered(token, errno)."""
+
+    token: int
+    aperture: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DropAperture(Effect):
     aperture: int
 
@@ -317,6 +326,14 @@ class DropRight(Effect):
     """The right leaves the table: it was returned, or its fence is confirmed."""
 
     right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore(Effect):
+    """A buffer that `reclaim` had taken for a time is given back; keys: those that it met and that are still there."""
+
+    reclaim: int
+    keys: tuple[int, ...]
 
 
 # ---- queues
@@ -447,7 +464,8 @@ class Phase(Effect):
     """A reclaim enters a phase: the epoch advances, and the history gets a line with the operations in flight under `keys`.
 
     phase: requested, gated, notified, signalled (detail: signal, sessions), destroyed, fencing, fenced, unmapping, unmapped, applied, freed, returned (detail: errno), ended;
-    broken (detail: rule, sentence): the protocol broke the contract, and the reclaim is broken off.
+    broken (detail: rule, sentence): the protocol broke the contract, and the reclaim is broken off; overdue: these importers
+    have not unmapped within their bound; restored: behind its end, a buffer that was revoked for a time is there again.
     """
 
     reclaim: int

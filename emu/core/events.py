@@ -27,6 +27,11 @@ class DeviceAdded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BuffersLost(Event):
+    """At a restart: exporters died with the broker, and their buffers with them."""
+
+
+@dataclass(frozen=True, slots=True)
 class MountAdded(Event):
     """A filesystem on a device, `dax` or over a page cache; `raw`: device-dax, which has no files."""
 

@@ -18,12 +18,16 @@ from emu.core import (
     actions,
     allocator,
     backings,
+    buffers,
     contexts,
     devices,
     events,
+    exporters,
     fencing,
     files,
     guards,
+    importers,
+    imports,
     layout,
     leases,
     mounts,
@@ -96,6 +100,7 @@ class Core:
             while b.then:
                 go_on(b, *b.then.pop(0))
                 reclaim.settle(b, requested)
+            buffers.sweep(b)
             reclaim.release_idle(b)
             sessions.sweep(b)
             contexts.sweep(b)
@@ -236,14 +241,16 @@ def unmapped(b: Books, event: events.Unmapped) -> None:
         return
     b.cookies.drop(event.cookie)
     if cookie.reclaim:
-        actions.unmapped(b, cookie.reclaim, event.errno)
+        actions.unmapped(b, cookie.reclaim, event.errno, cookie.keys)
     else:
         teardown.unmapped(b, cookie.teardown, event.errno)
 
 
 def timer_fired(b: Books, event: events.TimerFired) -> None:
     number = b.patient.first(event.timer)
-    if number is None:
+    if event.timer in b.bounds:
+        importers.overdue(b, event.timer)
+    elif number is None:
         reclaim.timer_fired(b, event)
     else:
         teardown.ask_again(b, number)
@@ -252,6 +259,7 @@ def timer_fired(b: Books, event: events.TimerFired) -> None:
 EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
     events.DeviceAdded: devices.device_added,
     events.MountAdded: devices.mount_added,
+    events.BuffersLost: buffers.lost,
     events.SessionOpened: sessions.opened,
     events.SessionLost: sessions.lost,
     events.OwnerEnded: sessions.owner_ended,
@@ -302,6 +310,12 @@ REQUESTS: Mapping[type[requests.Request], Callable[[Books, events.Requested, Any
     requests.FsMount: mounts.fs_mount,
     requests.FsLease: leases.fs_lease,
     requests.FsMark: leases.fs_mark,
+    requests.DmabufCreate: exporters.create,
+    requests.DmabufMove: exporters.move,
+    requests.DmabufRevoke: exporters.revoke,
+    requests.DmabufRestore: exporters.restore,
+    requests.DmabufDestroy: exporters.destroy,
+    requests.DmabufStat: exporters.stat,
     requests.Cancel: taking.cancel,
     requests.Acknowledge: taking.acknowledge,
     requests.SetProtocol: devices.set_protocol,
@@ -315,6 +329,7 @@ ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
     "get_qp": queues.qp_answered,
     "end_qp": queues.qp_ended,
     "open_memory": registration.memory_opened,
+    "map_buffer": imports.mapped,
     "host_applied": reclaim.host_applied,
     "zeroed": reclaim.zeroed,
     "flushed": writeback.flushed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import extents, files, sharing
+from emu.core import buffers, extents, files, sharing
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def result(b: Books, row: Reclaim) -> dict[str, object]:
     """What a success tells whoever asked."""
     if row.kind == "umount":
         return {"device": row.device, "protocol": row.protocol}
+    if row.kind == "move":
+        return {**buffers.told(row.ino, b.files[row.ino]), "map": buffers.places(b.files[row.ino])}
     ino = b.file_at.first(row.to) if row.kind == "reflink" else None
     if ino is None:
         return {}

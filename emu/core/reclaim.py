@@ -271,6 +271,8 @@ def pins_went(b: Books) -> None:
     for number, row in b.reclaims.items():
         if _was_pinned(b, row) and not row.queued and not row.applied and not scope.pinned(b, row):
             b.agenda.append((number, "unpinned"))
+        if row.waiting:
+            actions.importer_unmapped(b, number)
     b.went.clear()
     b.idle = True
 

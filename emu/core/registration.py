@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, guards, keys, pages, parking, rights, sharing
+from emu.core import asking, extents, files, guards, importers, keys, pages, parking, rights, sharing
 from emu.core.admission import LOCAL_WRITE, admit
 from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
@@ -51,6 +51,7 @@ def check_asked(b: Books, event: Requested, op: RegMr) -> None:
         refuse(errno.EINVAL, f"access {op.access:#x} has a remote write without LOCAL_WRITE: add LOCAL_WRITE")
     if op.importer not in IMPORTERS:
         refuse(errno.EINVAL, f"importer {shown(op.importer)} is unknown: use {', '.join(IMPORTERS)}")
+    importers.check_bound(b, event, op)
     if op.guard and op.backing != HOST:
         refuse(
             errno.EINVAL, f"guard: only host files have a kernel to guard them from, not {op.backing} memory"
@@ -75,6 +76,7 @@ def row_of(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[R
         runs,
         state,
         event.request,
+        bound=op.bound,
     )
 
 
@@ -105,16 +107,20 @@ def pin_file(b: Books, event: Requested, op: RegMr) -> None:
         pages.bring_in(b, ino, op.offset, op.length)
     aperture, layout = pages.ground(b, ino, row)
     runs = extents.runs(layout, op.offset, op.length)
-    if len(runs) > MAX_RUNS:
-        refuse(
-            errno.EMSGSIZE,
-            f"the range lies in {len(runs)} extents, an answer carries {MAX_RUNS}: register it in pieces",
-        )
+    check_runs(runs)
     key = keys.issue_key(b)
     made = row_of(event, op, aperture, aperture, runs)._replace(backing=backing, ino=ino, layout=row.layout)
     b.mrs.put(key, made)
     pages.pinned_to_write(b, made)
     install(b, key)
+
+
+def check_runs(runs: tuple[Run, ...]) -> None:
+    if len(runs) > MAX_RUNS:
+        refuse(
+            errno.EMSGSIZE,
+            f"the range lies in {len(runs)} extents, an answer carries {MAX_RUNS}: register it in pieces",
+        )
 
 
 def check_within(op: RegMr, size: int, label: str) -> None:

@@ -45,6 +45,8 @@ class RegMr(Request):
     backing `anon`: a new memfd of `length` bytes. `dax`, `page-cache`: bytes offset..offset+length of the file `path` on a mount (offset a
     multiple of 4096); which of the two it is, the mount says. `host`: the descriptor sent along, same ranges. `iova` is the address by which work requests
     name the first byte. `guard` (host only): a kernel lease on that descriptor; result {guarded, unguarded}: why not. map: [[offset, bytes], ...] in the returned descriptor, page multiples covering the range.
+    `devdax`: bytes of the raw device that is mounted at `path`. `dmabuf`: bytes of the buffer that `path` names. `bound`: seconds within which
+    a deferred-unmap importer says (`ack`) that it has unmapped, behind its fence.
     """
 
     pd: int
@@ -56,6 +58,7 @@ class RegMr(Request):
     offset: int = 0
     importer: str = "sync-revocable"
     guard: bool = False
+    bound: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +303,57 @@ class FsMark(Request):
     immutable: bool
 
 
+# ---- buffers of an exporter: it creates them, and alone moves, takes away, gives back and destroys them
+
+
+@dataclass(frozen=True, slots=True)
+class DmabufCreate(Request):
+    """A buffer of `size` bytes, a multiple of 4096, zeroed, that others can import by its name. It goes with its exporter's context.
+    Result: {name, size, ino, map}; descriptor: the memory that map is about.
+    """
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DmabufMove(Request):
+    """To other memory, with its contents. A reclaim of the old place."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DmabufRevoke(Request):
+    """Take it back from everybody. permanent: for good, its memory goes back to the exporter; else until dmabuf_restore."""
+
+    name: str
+    permanent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DmabufRestore(Request):
+    """What was taken for a time can be imported again; dynamic importers map it again, pinned ones may ignore it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DmabufDestroy(Request):
+    """The exporter lets go of its name; the memory is free when the last importer has unmapped it. Nobody is told."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DmabufStat(Request):
+    """Anybody may ask. Result: {name, size, ino, layout, state, pins, extents as of fs_stat, device}. state: ready, away (revoked for a time),
+    closed (for good).
+    """
+
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Cancel(Request):
     """Interrupt the reclaim that request `request` of this session started, or a registration that waits behind one; it answers EINTR, having
@@ -363,6 +417,12 @@ REQUESTS: dict[str, RequestType] = {
     "fs_poison": FsPoison,
     "fs_umount": FsUmount,
     "fs_mount": FsMount,
+    "dmabuf_create": DmabufCreate,
+    "dmabuf_move": DmabufMove,
+    "dmabuf_revoke": DmabufRevoke,
+    "dmabuf_restore": DmabufRestore,
+    "dmabuf_destroy": DmabufDestroy,
+    "dmabuf_stat": DmabufStat,
     "cancel": Cancel,
     "ack": Acknowledge,
     "protocol": SetProtocol,
@@ -372,4 +432,4 @@ REQUESTS: dict[str, RequestType] = {
 }
 
 # The requests whose answer carries, or whose message may carry, descriptors: they need the door.
-DOOR_ONLY = frozenset({"reg_mr", "create_cq", "create_qp"})
+DOOR_ONLY = frozenset({"reg_mr", "create_cq", "create_qp", "dmabuf_create"})

@@ -228,6 +228,8 @@ class Mr(NamedTuple):
     layout: int = 0
     token: int = 0
     right: int = 0  # under which it is used, where its protocol keeps a table of rights (rights.py)
+    bound: float = 0.0  # seconds, of a deferred-unmap importer
+    acked: bool = False  # that importer says that it has unmapped, or does so as soon as its fences retire
 
 
 class Reclaim(NamedTuple):
@@ -261,6 +263,8 @@ class Reclaim(NamedTuple):
     to: str = ""  # reflink: the clone's path; umount: the mount
     block: int = -1  # poison: the device block that has failed
     then: Request | None = None  # cow-write: the request that goes on when the blocks are the file's own
+    waiting: bool = False  # for deferred-unmap importers
+    permanent: bool = False  # of a buffer: for good
 
 
 class Teardown(NamedTuple):
@@ -284,10 +288,30 @@ class Nic(NamedTuple):
 
 
 class Cookie(NamedTuple):
-    """Who waits for the answer to a Quiesce or Unmap."""
+    """Who waits for the answer to a Quiesce or Unmap. keys: of a reclaim's Unmap, whom it names."""
 
     reclaim: int = 0
     teardown: int = 0
+    keys: tuple[int, ...] = ()
+
+
+class Bound(NamedTuple):
+    """Until its timer rings, a deferred-unmap importer whose fences have retired may still be mapped."""
+
+    reclaim: int
+    key: int
+
+
+class Buffer(NamedTuple):
+    """What the file of a dma-buf (on the hidden device of that name) does not say. session: its exporter, 0: it is gone.
+
+    away: revoked for a time, by `reclaim`, which met `keys`.
+    """
+
+    session: int
+    away: bool = False
+    reclaim: int = 0
+    keys: tuple[int, ...] = ()
 
 
 class Token(NamedTuple):
@@ -402,6 +426,8 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "layout": GHOST,
         "token": "token",
         "right": "token",
+        "bound": VALUE,
+        "acked": VALUE,
     },
     Reclaim: {
         "kind": VALUE,
@@ -432,6 +458,8 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "to": VALUE,
         "block": VALUE,
         "then": VALUE,
+        "waiting": VALUE,
+        "permanent": VALUE,
     },
     Teardown: {
         "session": "session",
@@ -442,7 +470,9 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "keep": VALUE,
     },
     Nic: {"session": "session", "request": "request"},
-    Cookie: {"reclaim": "reclaim", "teardown": "teardown"},
+    Cookie: {"reclaim": "reclaim", "teardown": "teardown", "keys": "key*"},
+    Bound: {"reclaim": "reclaim", "key": "key"},
+    Buffer: {"session": "session", "away": VALUE, "reclaim": "reclaim", "keys": "key*"},
     Token: {
         "kind": VALUE,
         "session": "session",
@@ -487,6 +517,8 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "teardowns": (Teardown, "teardown"),
     "nics": (Nic, VALUE),
     "cookies": (Cookie, "cookie"),
+    "bounds": (Bound, "timer"),
+    "buffers": (Buffer, "ino"),
     "tokens": (Token, "token"),
     "rights": (Right, "token"),
     "fences": (Fence, "cookie"),

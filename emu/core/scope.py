@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, leases, moving, pages, sharing
+from emu.core import asking, buffers, extents, leases, moving, pages, sharing
 from emu.core.asking import fail
 from emu.core.decision import Facts
 from emu.core.effects import Phase
@@ -71,7 +71,7 @@ def stopped(b: Books, row: Reclaim) -> tuple[int, str] | None:
             return errno.ENOENT, "the file was unlinked meanwhile"
         if not b.devices[file.device].online:
             return errno.ENODEV, f"device {file.device} was unplugged meanwhile"
-        if file.gone and row.kind != "unlink":
+        if file.gone and row.kind not in {"unlink", "revoke", "surprise"}:
             return errno.ENODEV, f"file {file.path} was taken away meanwhile"
         if not asking.mount_on(b, file.device):
             return errno.ENOENT, f"the mount of {file.path} was unmounted meanwhile"
@@ -96,6 +96,9 @@ def target(b: Books, row: Reclaim) -> dict[str, object]:
     if row.ino:
         found: dict[str, object] = {"path": b.files[row.ino].path, "ino": row.ino, "lo": row.lo, "hi": row.hi}
         more: dict[str, object] = {"length": row.length, "to": row.to, "block": row.block + 1}
+        if row.ino in b.buffers:
+            more |= {"buffer": buffers.name_of(b.files[row.ino])}
+            found |= {"permanent": row.permanent} if row.kind != "move" else {}
         return found | {name: value for name, value in more.items() if value}
     if row.device:
         return {"device": row.device, "mount": row.to} if row.to else {"device": row.device}

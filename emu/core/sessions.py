@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core import leases, parking, queues, reclaim, teardown
+from emu.core import exporters, leases, parking, queues, reclaim, teardown
 from emu.core.effects import EndCq, EndSession
 from emu.core.rows import Session
 
@@ -44,6 +44,7 @@ def lost(b: Books, event: SessionLost) -> None:
     leases.owner_gone(b, event.session)
     parking.session_lost(b, event.session)
     reclaim.session_lost(b, event.session)
+    exporters.exporter_lost(b, event.session)
     for handle in b.qps_of.of(event.session):
         qp = b.qps[handle]
         if qp.made and not qp.ending:

@@ -9,7 +9,20 @@ import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from emu.core import asking, contexts, devices, files, leases, pages, parking, reclaim, registration, sharing
+from emu.core import (
+    actions,
+    asking,
+    contexts,
+    devices,
+    files,
+    importers,
+    leases,
+    pages,
+    parking,
+    reclaim,
+    registration,
+    sharing,
+)
 from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
 from emu.core.errors import shown
@@ -137,8 +150,11 @@ def cancel(b: Books, event: Requested, op: Cancel) -> None:
 
 
 def acknowledge(b: Books, event: Requested, op: Acknowledge) -> None:
-    asking.owned(b.mrs, event, op.handle, "MR")
-    for number, row in b.reclaims.items():
-        if op.handle in row.keys and not row.queued:
-            b.agenda.append((number, "acknowledged"))
+    mr = asking.owned(b.mrs, event, op.handle, "MR")
+    met = [number for number, row in b.reclaims.items() if op.handle in row.keys and not row.queued]
+    if mr.importer == importers.DEFERRED and met:
+        b.mrs.put(op.handle, mr._replace(acked=True))
+    for number in met:
+        b.agenda.append((number, "acknowledged"))
+        actions.importer_unmapped(b, number)
     reply(b, event)

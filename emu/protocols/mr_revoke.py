@@ -11,7 +11,8 @@ translations are gone (unmap), and only then reuse. No answer of a holder is awa
     fencing, unmapping, refused --cancelled--> deny EINTR ------------> end
 
 Hardware that refuses to stop is asked again for ever: never go on as if it had been revoked (V14). The key stays reserved
-until its MR is deregistered; both sides' work under it ends in errors.
+until its MR is deregistered; both sides' work under it ends in errors. A deferred-unmap importer is waited for in `unmapping`, as long as it
+takes: when it has said that it has unmapped.
 """
 
 from emu.core.decision import END, START
@@ -72,6 +73,7 @@ PROTOCOL = Protocol(
         "V2",
         "V3",
         "V4",
+        "V5",
         "V6",
         "V7",
         "V9",
@@ -90,7 +92,7 @@ PROTOCOL = Protocol(
         "V24",
         "V25",
     ),
-    importers=("sync-revocable",),
+    importers=("sync-revocable", "deferred-unmap"),
     disposal="after-unmap",
     loss="mr",
 )

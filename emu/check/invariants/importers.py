@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from emu.check.invariants.timeline import At, Json, Mapped, Reclaim, Registration
     from emu.history.oplog import OpRecord
 
+SLACK = 250_000_000  # nanoseconds: the owner's timer rings late on a machine under load
+
 CLASSES = {
     "sync-revocable": 0,
     "deferred-unmap": DEFERRED,
@@ -43,7 +45,7 @@ def bound_broken(history: History) -> Iterator[Breach]:
     for mapped, until in _bounded(history):
         fence = mapped.quiesced
         done = mapped.unmapped or mapped.died or reading.last
-        if fence is not None and done.t > until and not _overdue(history, mapped):
+        if fence is not None and done.t > until + SLACK and not _overdue(history, mapped):
             sentence = f"key {mapped.key:#x} was not unmapped within its bound of {_bound(mapped):g} s, and nobody said so"
             yield Breach("V5", sentence, (fence.n, done.n))
     for given in reading.given:

@@ -330,8 +330,8 @@ TruncatedEarly = mutated(Patch(machine.REQUESTS, requests.FsTruncate, _truncate_
 # ---- a refused unmap is taken for done
 
 
-def _unmap_refused_is_done(b: Books, number: int, _refusal: int) -> None:
-    actions_unmapped(b, number, 0)
+def _unmap_refused_is_done(b: Books, number: int, _refusal: int, keys: tuple[int, ...]) -> None:
+    actions_unmapped(b, number, 0, keys)
 
 
 actions_unmapped = actions.unmapped

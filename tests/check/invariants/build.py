@@ -215,7 +215,10 @@ class Story:
             self.ask(self.admin(), rq.FsMark(path, True))
         self.ask(session, rq.AllocPd())
         pd = self.result(session, self.requests)["handle"]
-        wanted = rq.RegMr(pd, blocks * BLOCK, ACCESS, 0, "dax", path, offset * BLOCK, importer)
+        bound = 2.0 if importer == "deferred-unmap" else 0.0
+        wanted = rq.RegMr(
+            pd, blocks * BLOCK, ACCESS, 0, "dax", path, offset * BLOCK, importer=importer, bound=bound
+        )
         request = self.ask(session, wanted, answers)
         return (self.result(session, request) or {}).get("lkey", 0)
 

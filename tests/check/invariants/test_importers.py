@@ -17,8 +17,7 @@ def registered(importer, bound=None):
     story.create("/mnt/a", 4)
     story.key = story.register(story.holder, "/mnt/a", 4, importer=importer)
     asked = next(line for line in story.lines if line.get("op", {}).get("type") == "RegMr")
-    if bound:
-        asked["op"]["bound"] = bound
+    asked["op"]["bound"] = bound or 0.0
     return story
 
 
