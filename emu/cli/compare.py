@@ -27,6 +27,7 @@ from emu.lab.compare import Options, compare, cores
 from emu.lab.kept import RESULT, Kept, put
 from emu.lab.plan import QUICK, backings_here, events_here, full, protocols_here, quick, rows
 from emu.lab.rows import exit_code
+from emu.report import drill
 from emu.report.html import page
 from emu.report.schema import problems
 from emu.report.table import render
@@ -257,7 +258,8 @@ def _deliver(args: argparse.Namespace, result: dict[str, Any]) -> None:
             "\n".join(["", f"against {args.against}", *(f"  {line}" for line in words(result["against"]))]),
             file=table,
         )
-    texts = ((args.html, page), (args.json, _raw))
+    rows = f"{Path(args.html).name}{drill.FOLDER}" if args.html and args.html != "-" else ""
+    texts = ((args.html, lambda result: page(result, rows)), (args.json, _raw))
     failed = []
     for name, text in texts:
         try:
@@ -267,6 +269,22 @@ def _deliver(args: argparse.Namespace, result: dict[str, Any]) -> None:
             failed.append(error)
     if failed:
         raise CommandError("\nemu: ".join(map(str, failed)))
+    if rows:
+        _look_closely(Path(args.html).parent / rows, result["rows"], f"../{Path(args.html).name}")
+
+
+def _look_closely(folder: Path, rows: list[dict[str, Any]], back: str) -> None:
+    """A page for each row that was run, beside the comparison's."""
+    try:
+        folder.mkdir(exist_ok=True)
+        for row in rows:
+            if row["evidence"]:
+                (folder / drill.name(row)).write_text(drill.page(row, back), "utf-8")
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or errno.EIO, "EIO")
+        raise CommandError(
+            f"compare {folder}: {code}: {error.strerror}: the rows' own pages are not all there"
+        ) from None
 
 
 def _raw(result: dict[str, Any]) -> str:

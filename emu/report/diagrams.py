@@ -35,7 +35,7 @@ def section(rows: Sequence[Json]) -> str:
     if not shown:
         return ""
     figures = "".join(_run(row, picture) for row, picture in shown)
-    return f'<h2>Run by run, party by party</h2>{figures}{_key()}<p class="footnote">{escape(CLOCKS)}</p>'
+    return f'<h2>Run by run, party by party</h2>{figures}{key()}<p class="footnote">{escape(CLOCKS)}</p>'
 
 
 def _drawn(rows: Sequence[Json]) -> tuple[Json, str] | None:
@@ -67,7 +67,7 @@ def _took(row: Json) -> float:
     return float(row["reclaim_us"]["p50"]) if row["reclaim_us"] else 1e12
 
 
-def _key() -> str:
+def key() -> str:
     items = "".join(
         f'<li><i style="background:var(--{shade})"></i>{escape(words)}</li>' for shade, words in KEY
     )

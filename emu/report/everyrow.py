@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 FIGURES = (("foreign_bytes", "foreign bytes"), ("freed_bytes", "freed bytes"), ("lost_bytes", "lost bytes"), ("dma_at_gate", "in flight"))  # fmt: skip
+MANY = 100  # rows, which are folded away
 FOOTNOTE = (
     "Foreign: bytes found in the image, each once. Freed and lost: bytes that operations moved. A place that is written again is counted "
     "again, so these may exceed the size of the file. In flight: operations at the gate. Evidence: relative to the directory in which "
@@ -25,9 +26,13 @@ def section(rows: Sequence[Json]) -> str:
     cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("row", "measured", "claimed"))
     cells += "".join(f'<th scope="col" class="n">{escape(name)}</th>' for _, name in FIGURES)
     body = "".join(_line(row) for row in rows if row["outcome"] != "N/A")
+    many = sum(row["outcome"] != "N/A" for row in rows) > MANY
     table = f'<table class="rows"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
     note = f'<p class="footnote">{escape(FOOTNOTE)}</p>'
-    return f"<h2>Every row</h2>{scroll(table, 'Every row with its figures')}{note}"
+    shown = f"{scroll(table, 'Every row with its figures')}{note}"
+    return "<h2>Every row</h2>" + (
+        f"<details><summary>{len(rows)} rows</summary>{shown}</details>" if many else shown
+    )
 
 
 def _line(row: Json) -> str:

@@ -10,8 +10,8 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from emu.report import diagrams, everyrow, latency, leastbad
-from emu.report.parts import chip, figure, scroll
+from emu.report import diagrams, drill, everyrow, latency, leastbad
+from emu.report.parts import POLICY, SHADE, chip, figure, scroll
 from emu.report.table import columns, groups
 from emu.report.words import MEANING, agreement, count, findings, measured, span
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+WIDE = 8  # events; a matrix that is wider shows the outcomes alone
 READING = (
     "Foreign bytes are counted in the device image after DMA has stopped: stamped cells in blocks that belong to another file, or that came to this one later. They are a lower bound.",
     "Freed and lost bytes come from the engine's log, and count only operations that started after the reclaim returned; each write counts, not each byte of the file.",
@@ -27,11 +28,10 @@ READING = (
     "Controls change one thing: nobody writes (no-dma), the allocator reuses freed blocks last (fifo), nobody holds the file (no-pin). A row one of whose controls does not end as it must is unknown.",
     "Times are of this machine under this load; they are reported, and decide nothing.",
 )
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def page(result: Json) -> str:
-    """The whole document."""
+def page(result: Json, beside: str = "") -> str:
+    """The whole document. beside: the folder with a page for each row (drill.py), as seen from here; without it nothing is linked."""
     style = files("emu.report").joinpath("page.css").read_text("utf-8")
     policy = f"{POLICY}; {leastbad.policy()}"
     return (
@@ -39,15 +39,15 @@ def page(result: Json) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>emu compare: who gets the memory back, and at what price</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n{_body(result)}\n</body>\n</html>\n"
+        f"<body>\n{_body(result, beside)}\n</body>\n</html>\n"
     )
 
 
-def _body(result: Json) -> str:
+def _body(result: Json, beside: str) -> str:
     rows = result["rows"]
     sections = [
         _header(result),
-        _matrices(rows),
+        _matrices(rows, beside),
         _findings(rows),
         leastbad.section(result),
         _legend(rows),
@@ -86,20 +86,46 @@ def _verdict(rows: Sequence[Json]) -> str:
 # ---- the matrix
 
 
-def _matrices(rows: Sequence[Json]) -> str:
-    return "<h2>Outcomes</h2>" + "".join(_matrix(title, members) for title, members in groups(rows).items())
+def _matrices(rows: Sequence[Json], beside: str) -> str:
+    hint = (
+        "<p>A cell leads to its run: who did what when, whose memory it was, every figure.</p>"
+        if beside
+        else ""
+    )
+    return f"<h2>Outcomes</h2>{hint}" + "".join(
+        _matrix(title, members, beside) for title, members in groups(rows).items()
+    )
 
 
-def _matrix(title: str, rows: Sequence[Json]) -> str:
+def _matrix(title: str, rows: Sequence[Json], beside: str) -> str:
+    """Wide ones are heat maps: the outcome alone, the rest where a pointer rests, and behind the link."""
     events = columns(rows, "event")
     found = {(row["protocol"], row["event"]): row for row in rows}
-    head = "".join(f'<th scope="col">{escape(event)}</th>' for event in events)
+    heat = len(events) > WIDE
+    cell = _square if heat else _cell
+    head = "".join(f'<th scope="col"><span>{escape(event)}</span></th>' for event in events)
     body = "".join(
-        f'<tr><th scope="row">{escape(p)}</th>{"".join(_cell(found.get((p, event))) for event in events)}</tr>'
+        f'<tr><th scope="row">{escape(p)}</th>{"".join(cell(found.get((p, event)), beside) for event in events)}</tr>'
         for p in columns(rows, "protocol")
     )
-    table = f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+    kind = "matrix squares" if heat else "matrix"
+    table = f'<table class="{kind}"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f"<h3>{escape(title)}</h3>{scroll(table, title)}{_reasons(rows)}"
+
+
+def _square(row: Json | None, beside: str) -> str:
+    if row is None:
+        return "<td></td>"
+    shade, tip = SHADE.get(row["outcome"], "none"), f"{', '.join(row['outcomes'])}: {measured(row)}"
+    word = "" if row["outcome"] == "N/A" else escape(row["outcome"])
+    return f'<td class="{shade}" title="{escape(tip, quote=True)}">{_linked(row, word, beside)}</td>'
+
+
+def _linked(row: Json, markup: str, beside: str) -> str:
+    """markup: what stands in the cell."""
+    if not beside or not row["evidence"]:
+        return markup
+    return f'<a href="{escape(f"{beside}/{drill.name(row)}", quote=True)}">{markup}</a>'
 
 
 def _reasons(rows: Sequence[Json]) -> str:
@@ -116,14 +142,14 @@ def _reasons(rows: Sequence[Json]) -> str:
     return f'<ul class="reasons">{"".join(lines)}</ul>' if lines else ""
 
 
-def _cell(row: Json | None) -> str:
+def _cell(row: Json | None, beside: str) -> str:
     if row is None:
         return "<td></td>"
     also = [name for name in row["outcomes"] if name != row["outcome"]]
     chips = " ".join(
         [chip(row["outcome"]), *(chip(name) for name in also if name in {"FAULT", "KILL", "LEAK"})]
     )
-    return f"<td>{chips}<small>{escape(_short(row))}</small></td>"
+    return f"<td>{_linked(row, chips, beside)}<small>{escape(_short(row))}</small></td>"
 
 
 def _short(row: Json) -> str:
@@ -167,8 +193,8 @@ def _legend(rows: Sequence[Json]) -> str:
 
 def _latency(rows: Sequence[Json]) -> str:
     caption = (
-        "From the reclaimer's call to its answer: the dot is the median, the line reaches to the longest. A refusal and a "
-        "corruption are quick too; the outcome stands beside each."
+        "From the reclaimer's call to its answer. A dot is a row's median; a line reaches to the longest, a stroke stands at the median of a "
+        "protocol's rows. A refusal and a corruption are quick too: the colour tells, and the outcome stands beside each or where a pointer rests."
     )
     return f"<h2>How long the reclaimer waited</h2>{figure(latency.plot(rows), caption)}"
 

@@ -7,8 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from emu.report import sequence
-from emu.report.html import POLICY
-from emu.report.parts import figure, scroll
+from emu.report.parts import POLICY, figure, scroll
 from emu.report.sequence import Happening
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 SHADE = {
     "CORRUPT": "bad", "FAULT": "bad", "KILL": "loss", "HANG": "loss", "LEAK": "loss", "LOST": "loss", "STALE": "loss",
     "DENY": "deny", "REFUSED": "deny", "OK+ERR": "good", "OK": "good", "UNKNOWN": "none", "N/A": "none",

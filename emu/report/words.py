@@ -65,6 +65,17 @@ def _parts(row: Json) -> Iterable[str]:
         yield f"DMA of {count(row['absent_bytes'])} bytes went on to absent memory after the unplug was answered"
     if "LOST" in found:
         yield f"{count(row['lost_bytes'])} bytes were acknowledged and are not in the file"
+    if "KILL" in found:
+        innocent = f", {count(row['innocent_killed'])} of them innocent" if row["innocent_killed"] else ""
+        yield f"{count(row['killed'])} killed{innocent}"
+    if "HANG" in found:
+        yield "no answer, and nothing left that could bring one"
+    if "LEAK" in found:
+        yield "reported free, and not allocatable while it was pinned"
+    if "STALE" in found:
+        yield f"{count(row['stale_bytes'])} bytes were read from what was no longer the file"
+    if "REFUSED" in found:
+        yield "the registration was refused, so that there was no DMA to stop"
     if "DENY" in found:
         yield f"refused with {row['errno']}" + ("" if _changed(row) else ", and the file is unchanged")
     if "OK+ERR" in found and "CORRUPT" not in found:
@@ -108,10 +119,32 @@ def _unknown(rows: Sequence[Json]) -> Iterable[str]:
 
 
 def _disagreeing(rows: Sequence[Json]) -> Iterable[str]:
+    """Rows that differ from one claim in one way are told together, with the first one's figures."""
+    groups: dict[tuple[str, str, str, str], list[Json]] = {}
     for row in rows:
         if row["agrees"] is False:
-            outcomes = ", ".join(row["outcomes"])
-            yield f"{name(row)}: claimed {row['claimed']} ({row['claimed_by']}), measured {outcomes}: {measured(row)}."
+            told = row["protocol"], row["claimed"], row["claimed_by"], ", ".join(row["outcomes"])
+            groups.setdefault(told, []).append(row)
+    for (_protocol, claimed, by, outcomes), members in groups.items():
+        also = f" (and {len(members) - 1} more: {_which(members[1:])})" if len(members) > 1 else ""
+        yield f"{name(members[0])}{also}: claimed {claimed} ({by}), measured {outcomes}: {measured(members[0])}."
+
+
+def _which(rows: Sequence[Json]) -> str:
+    """Events, each with where it was seen."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["event"], []).append(f"{row['backing']} {row['holder']}")
+    return "; ".join(f"{event} on {', '.join(where)}" for event, where in found.items())
+
+
+def agreement_of(row: Json) -> str:
+    """Whether the measurement agrees with what was claimed of the row."""
+    return {
+        True: "the measurement agrees",
+        False: "the measurement differs",
+        None: "that is no claim to be judged",
+    }[row["agrees"]]
 
 
 def _open(rows: Sequence[Json]) -> Iterable[str]:

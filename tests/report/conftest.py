@@ -1,5 +1,6 @@
 """A result as `emu compare` makes it, from verdicts made up here: the lab's own code gives the rows their keys."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from emu.history.runs import machine
 from emu.lab.plan import rows
 from emu.lab.plan.spec import RowSpec
 from emu.lab.rows import RowResult, RunResult
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 SAFE = ["S1", "S2", "S3"]
 FIGURES = dict.fromkeys(

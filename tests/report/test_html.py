@@ -1,42 +1,12 @@
 """The page: self-contained, well-formed, safe against what a file or a protocol may be called."""
 
 import re
-from html.parser import HTMLParser
+
+from markup import hostile, parsed
 
 from emu.report import scene
 from emu.report.html import page
 from emu.report.scene import Scene
-
-VOID = {"meta", "br", "input", "hr", "img", "link"}
-HOSTILE = "\"><script>alert(1)</script><svg onload=x>&amp;' \u202e"
-
-
-class Checker(HTMLParser):
-    """Every element closed in order; collects tags and attributes."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.attributes = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value) for key, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value) for key, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def parsed(text):
-    checker = Checker()
-    checker.feed(text)
-    assert checker.open == []
-    return checker
 
 
 def test_the_page_is_well_formed_and_names_every_row(result):
@@ -53,22 +23,6 @@ def test_nothing_is_fetched_from_elsewhere(result):
     assert not [a for a in checker.attributes if a[1] in {"src", "href", "srcset", "onload", "onclick"}]
     assert "url(" not in page(result)
     assert "@import" not in page(result)
-
-
-def hostile(result):
-    for row in result["rows"]:
-        row.update(
-            protocol=HOSTILE,
-            event=HOSTILE,
-            holder=HOSTILE,
-            backing=HOSTILE,
-            claimed=HOSTILE,
-            claimed_by=HOSTILE,
-        )
-        row.update(errno=HOSTILE, reason=HOSTILE, evidence=HOSTILE, controls={HOSTILE: HOSTILE})
-        row.update(error_completions={HOSTILE: 1}, breaches=[["S1", HOSTILE]], agrees=False)
-    result["machine"].update(system=HOSTILE, kernel=HOSTILE)
-    return result
 
 
 def test_hostile_names_stay_text(result):
