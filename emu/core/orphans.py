@@ -83,5 +83,5 @@ def _name(device: str, start: int) -> str:
 
 
 def _device_of(b: Books, aperture: int) -> str:
-    """ "" of a page cache, which goes with the broker."""
+    """Empty for a page cache, which goes with the broker."""
     return next((name for name, row in b.devices.items() if row.aperture == aperture), "")
