@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from emu.broker.options import OptionError, parse_mount, parse_size
@@ -36,6 +36,7 @@ PATIENCE = 10.0  # seconds that an interrupted reclaim gets to say how it ended
 STARTING = 2.0  # seconds that a broker gets to open its door: `emu broker ... &` and the next line run at the same time
 LOOK_AGAIN = 0.05
 LONGEST = (1 << 63) - 1
+CHOICES = {"KIND": ("exclusive", "shared", "none"), "ON_OFF": ("on", "off")}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +53,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             command.add_argument(
                 argument.strip("[]").lower(), metavar=argument.strip("[]"), **_kind(argument)
             )
+        if name == "lease":
+            command.add_argument("--keep", action="store_true", help="hold it until interrupted")
         if name == "unplug":
             command.add_argument(
                 "--surprise", action="store_true", help="the device is gone already; nobody is asked"
@@ -60,6 +63,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def _kind(argument: str) -> dict[str, Any]:
     kind: dict[str, Any] = {"nargs": "?", "default": ""} if argument.startswith("[") else {}
+    if argument in CHOICES:
+        kind["choices"] = CHOICES[argument]
     return kind | ({"type": size} if argument in {"SIZE", "OFF", "LEN"} else {})
 
 
@@ -197,6 +202,21 @@ def unplug(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
     return reclaim(node, "fs_unplug", args.target, target=args.target, surprise=args.surprise)
 
 
+def lease(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    """It ends with the process that opened the context: this one, unless told to keep it."""
+    result = node.call("fs_lease", path=args.path, kind=args.kind).result
+    if args.keep and args.kind != "none":
+        print(f"{args.path}: {args.kind} lease held until interrupted", file=sys.stderr, flush=True)
+        with suppress(KeyboardInterrupt):
+            while True:
+                node.next_event()
+    return result
+
+
+def mark(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return node.call("fs_mark", path=args.path, immutable=args.on_off == "on").result
+
+
 def plug(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
     return node.call("fs_plug", device=args.dev).result
 
@@ -320,5 +340,11 @@ TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] 
     "poison": (("PATH", "OFF"), "the memory under a byte of the file has failed", poison),
     "umount": (("MOUNT",), "take a mount away; its files stay on the device", umount),
     "mount": (("MOUNT",), "/MNT=DEV[,dax|devdax][,protocol=P]: bring a mount back", mount),
+    "lease": (
+        ("PATH", "KIND"),
+        "a layout lease: exclusive, shared, or none; it ends with this command",
+        lease,
+    ),
+    "mark": (("PATH", "ON_OFF"), "mark a file immutable, or clear the mark: on, off", mark),
     "plug": (("DEV",), "a new, empty namespace on an unplugged device", plug),
 }

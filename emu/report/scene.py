@@ -42,6 +42,7 @@ TOLD = {
     1002: "MR_RESTORED",
     1003: "MEMORY_FAULT",
     1010: "UNGUARDED",
+    1020: "LEASE_BROKEN",
 }
 MARGIN_NS = 150_000  # at least, on both sides
 MOST = 400  # marks of a kind; beyond that a diagram shows no more

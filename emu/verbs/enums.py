@@ -398,6 +398,7 @@ class ibv_event_type(IntEnum):  # noqa: N801 - its name in C
     EMU_EVENT_MR_RESTORED = 1002
     EMU_EVENT_MEMORY_FAULT = 1003
     EMU_EVENT_UNGUARDED = 1010
+    EMU_EVENT_LEASE_BROKEN = 1020
 
 
 (
@@ -426,4 +427,5 @@ class ibv_event_type(IntEnum):  # noqa: N801 - its name in C
     EMU_EVENT_MR_RESTORED,
     EMU_EVENT_MEMORY_FAULT,
     EMU_EVENT_UNGUARDED,
+    EMU_EVENT_LEASE_BROKEN,
 ) = ibv_event_type

@@ -177,6 +177,20 @@ class Fs:
         """A new, empty namespace on an unplugged device."""
         return self._call(f"plug {device}", "fs_plug", device=device)
 
+    # ---- what a registration may need first
+
+    def lease(self, path: str, kind: str) -> dict[str, Any]:
+        """A layout lease for the process that opened this context: "exclusive", "shared"; "none" gives it back. EAGAIN: somebody else has one."""
+        return self._call(f"lease {path}", "fs_lease", path=path, kind=kind)
+
+    def mark(self, path: str, immutable: bool = True) -> dict[str, Any]:
+        """The file's layout is to stay as it is; False clears the mark. It is durable, and outlives this context."""
+        return self._call(f"mark {path}", "fs_mark", path=path, immutable=immutable)
+
+    def needs(self, mount: str) -> str:
+        """What a registration on this mount needs first: "mark", "lease", "signal", or "" for nothing."""
+        return str(self._call(f"protocol {mount}", "protocol", mount=mount)["needs"])
+
     def protocol(self, mount: str, name: str = "") -> str:
         """The mount's protocol; with a name: change it, for reclaims that begin from now on. Mount `host`: of host files."""
         return str(self._call(f"protocol {mount}", "protocol", mount=mount, name=name)["protocol"])

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import cffi
@@ -29,11 +29,15 @@ from emu.verbs import enums as e
 from emu.verbs.base import PyverbsCM, closed, lines, refuse_unacknowledged
 from emu.verbs.fs import host_file
 from emu.verbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
+from emu.verbs.session import pyverbs_errors
+from emu.wire.client import DEFAULT_TIMEOUT
+from emu.wire.errors import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.verbs.pd import PD
+    from emu.wire.client import Answer, Pending
 
 PAGE = mmap.PAGESIZE
 _FFI = cffi.FFI()
@@ -106,7 +110,7 @@ class MR(PyverbsCM):
             fds: tuple[int, ...] = ()
             if asked["backing"] == "host":
                 fds = (given.enter_context(host_file(asked["path"], readable=not self.access & WRITABLE)),)
-            answer = self.pd.ctx.call("reg_mr", fds, **asked)
+            answer = self._ask(fds, asked)
             for fd in answer.descriptors:
                 given.callback(os.close, fd)
             self._handle = int(answer.result["handle"])
@@ -118,6 +122,24 @@ class MR(PyverbsCM):
             except PyverbsRDMAError:
                 self.close()
                 raise
+
+    def _ask(self, fds: tuple[int, ...], asked: dict[str, Any]) -> Answer:
+        """A registration may wait behind a reclaim, as long as that takes (wait-fair). Ctrl-C takes it back."""
+        pending = self.pd.ctx.session.start("reg_mr", fds, **asked)
+        try:
+            with pyverbs_errors("reg_mr"):
+                return pending.result()
+        except KeyboardInterrupt:
+            self._take_back(pending)
+            raise
+
+    def _take_back(self, pending: Pending) -> None:
+        with suppress(WireError):  # interrupted, or refused: there is nothing to end
+            pending.cancel()
+            answer = pending.result(DEFAULT_TIMEOUT)
+            for fd in answer.descriptors:
+                os.close(fd)
+            self.pd.ctx.put_off("dereg_mr", int(answer.result["handle"]))
 
     def _keep(self, result: dict[str, Any]) -> None:
         self.lkey, self.rkey = int(result["lkey"]), int(result["rkey"])

@@ -26,6 +26,7 @@ NOTICES: Final[Mapping[str, int]] = {
     "MR_RESTORED": 1002,
     "MEMORY_FAULT": 1003,
     "UNGUARDED": 1010,
+    "LEASE_BROKEN": 1020,
 }
 ORDINAL: Final = {kind: number for number, kind in enumerate(REQUESTS.values(), 1)}
 
