@@ -25,6 +25,7 @@ from emu.check.verdict import NO_DMA_AT_GATE, Verdict, judge
 from emu.history.manifest import write_manifest
 from emu.history.runs import META, machine, read_meta
 from emu.host.times import time_scale
+from emu.lab.children import Nursery
 from emu.lab.plan.controls import Control, controls_for
 from emu.lab.plan.spec import RowSpec
 from emu.lab.process import LabError
@@ -70,6 +71,7 @@ class Comparison:
     options: Options
     slots: asyncio.Semaphore
     stage: asyncio.Semaphore
+    nursery: Nursery = field(default_factory=Nursery)
     controls: dict[str, asyncio.Task[RunResult]] = field(default_factory=dict)
     done: int = 0
     reused: int = 0
@@ -130,7 +132,9 @@ class Comparison:
                 tries[-1] = _put_aside(tries[-1], folder, len(tries))
             seed = random.Random(f"{self.options.seed}/{spec.label}/{control.name}/{number}/{len(tries)}")
             async with self.slots:
-                tries.append(await _once(Run(spec, folder, seed.getrandbits(32), control, self.stage)))
+                tries.append(
+                    await _once(Run(spec, folder, seed.getrandbits(32), control, self.nursery, self.stage))
+                )
         return chosen(tries)
 
 
@@ -233,6 +237,7 @@ async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
         await asyncio.gather(*workers)
     finally:
         await _end([*workers, *comparison.controls.values()])
+        await comparison.nursery.close()
     return _result(comparison, rows, specs)
 
 

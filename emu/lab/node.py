@@ -8,19 +8,23 @@ to the evidence folder.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.host.times import patience
-from emu.lab.process import LabError, deliver
+from emu.lab.process import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from emu.lab.children import Child, Nursery
 
 VICTIM_DEVICE, VICTIM_MOUNT = "pm0", "/mnt"
 OTHER_DEVICE, OTHER_MOUNT = "pm1", "/other"
@@ -32,24 +36,24 @@ START, STOP = 30.0, 10.0
 class Broker:
     """A running `emu broker`."""
 
-    def __init__(self, directory: Path, child: asyncio.subprocess.Process, lifeline: int) -> None:
+    def __init__(self, directory: Path, child: Child | asyncio.subprocess.Process, lifeline: int) -> None:
         self.directory, self._child, self._lifeline = directory, child, lifeline
 
     @classmethod
     async def start(
         cls, protocol: str, folder: Path, options: Sequence[str] = (), device_bytes: int | str = DEVICE_BYTES,
-        properties: str = "dax",
+        properties: str = "dax", nursery: Nursery | None = None,
     ) -> Broker:  # fmt: skip
-        """properties: of both mounts. Returns when it serves; its history goes to folder/history, its words to folder/logs. LabError: it did not come up."""
+        """Returns when it serves; its history goes to folder/history, its words to folder/logs. LabError: it did not come up.
+
+        properties: of both mounts. nursery: who starts it; none: we do.
+        """
         directory = Path(f"/tmp/emu-lab-{secrets.token_hex(5)}")  # noqa: S108 - short; the broker makes it, for us alone
         life_end, lifeline = os.pipe()
         ready, ready_end = os.pipe()
         try:
-            command = [
-                *_command(directory, protocol, folder, ready_end, life_end, device_bytes, properties),
-                *options,
-            ]
-            child = await _spawn(command, folder / "logs" / "broker.log", (ready_end, life_end))
+            words = [*_command(directory, protocol, folder, device_bytes, properties), *options]
+            child = await _spawn(words, folder / "logs", (ready_end, life_end), nursery)
         except BaseException:
             os.close(lifeline)
             os.close(ready)
@@ -95,11 +99,11 @@ class Broker:
     async def stop(self) -> bool:
         """End it cleanly, so that the logs are whole; whether that is how it ended. Idempotent; leaves no directory."""
         asked = self.alive
-        deliver(self._child, signal.SIGTERM)
+        self._deliver(signal.SIGTERM)
         try:
             await asyncio.wait_for(self._child.wait(), patience(STOP))
         except TimeoutError:
-            deliver(self._child, signal.SIGKILL)
+            self._deliver(signal.SIGKILL)
             await self._child.wait()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -108,26 +112,53 @@ class Broker:
                 self._lifeline = -1
         return asked and self._child.returncode == 0
 
+    def _deliver(self, number: signal.Signals) -> None:
+        """A signal, unless it has ended. Not through asyncio: Popen's own methods reap the child behind its watcher's back."""
+        if self._child.returncode is None:
+            with suppress(ProcessLookupError):
+                if isinstance(self._child, asyncio.subprocess.Process):
+                    os.kill(self._child.pid, number)
+                else:
+                    self._child.send_signal(number)
+
     @property
     def alive(self) -> bool:
         return self._child.returncode is None
 
 
-async def _spawn(command: list[str], log: Path, descriptors: tuple[int, ...]) -> asyncio.subprocess.Process:
-    with log.open("wb") as words:
-        return await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=words, stderr=words, pass_fds=descriptors, start_new_session=True
-        )  # fmt: skip
+async def _spawn(
+    words: list[str], logs: Path, ends: tuple[int, int], nursery: Nursery | None
+) -> Child | asyncio.subprocess.Process:
+    """ends: descriptors of its ready pipe and its lifeline. Who it is stands beside its log."""
+    log = logs / "broker.log"
+    child: Child | asyncio.subprocess.Process
+    if nursery is not None:
+        argv = ["broker", *words, "--ready={0}", "--lifeline={1}"]
+        child = await nursery.spawn("emu", argv, log, ends, talks=False)
+    else:
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "emu",
+            "broker",
+            *words,
+            f"--ready={ends[0]}",
+            f"--lifeline={ends[1]}",
+        ]
+        with log.open("wb") as said:
+            child = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=ends, start_new_session=True
+            )  # fmt: skip
+    (logs / "broker.json").write_text(json.dumps({"pid": child.pid, "dir": words[1]}) + "\n")
+    return child
 
 
-def _command(
-    directory: Path, protocol: str, folder: Path, ready: int, lifeline: int, size: int | str, properties: str
-) -> list[str]:
+def _command(directory: Path, protocol: str, folder: Path, size: int | str, properties: str) -> list[str]:
     words = f",{properties}" if properties else ""
     mounts = [f"{VICTIM_MOUNT}={VICTIM_DEVICE}{words}", f"{OTHER_MOUNT}={OTHER_DEVICE}{words}"]
     return [
-        sys.executable, "-P", "-m", "emu", "broker", "--dir", str(directory),
-        *(f"--pmem={device}={size}" for device in (VICTIM_DEVICE, OTHER_DEVICE)),
-        *(f"--mount={mount},protocol={protocol}" for mount in mounts),
-        f"--history={folder}/history", f"--history-bytes={HISTORY_BYTES}", f"--ready={ready}", f"--lifeline={lifeline}", "--ephemeral",
+        "--dir", str(directory), *(f"--pmem={device}={size}" for device in (VICTIM_DEVICE, OTHER_DEVICE)),
+        *(f"--mount={mount},protocol={protocol}" for mount in mounts), f"--history={folder}/history", f"--history-bytes={HISTORY_BYTES}",
+        "--ephemeral",
     ]  # fmt: skip

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import signal
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +18,12 @@ from emu.host.times import patience
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from emu.lab.children import Child, Nursery
+
 Json = dict[str, Any]
 LINE_LIMIT = 16 << 20
 PATIENCE = 30.0  # seconds for a command; EMU_TIME_SCALE stretches it
 GRACE = 5.0
-
-
-def deliver(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """Send a signal, unless it has ended. Not through asyncio: Popen's own methods reap the child behind its watcher's back."""
-    if child.returncode is None:
-        with suppress(ProcessLookupError):
-            os.kill(child.pid, number)
 
 
 class LabError(Exception):
@@ -48,7 +41,7 @@ class Refused(LabError):
 class Process:
     """One client of a run. `notes` holds what it said unasked."""
 
-    def __init__(self, name: str, child: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, child: Child) -> None:
         self.name, self._child = name, child
         self.notes: list[Json] = []
         self.doomed = False  # its end is the lab's doing
@@ -58,15 +51,9 @@ class Process:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, name: str, module: str, logs: Path) -> Process:
+    async def start(cls, name: str, module: str, logs: Path, nursery: Nursery) -> Process:
         """`python -m emu.clients.MODULE`."""
-        with (logs / f"{name}.log").open("wb") as log:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", f"emu.clients.{module}", stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE, stderr=log, limit=LINE_LIMIT,
-                start_new_session=True,
-            )  # fmt: skip
-        return cls(name, child)
+        return cls(name, await nursery.spawn(f"emu.clients.{module}", (), logs / f"{name}.log"))
 
     async def _read(self) -> None:
         assert self._child.stdout
@@ -95,8 +82,7 @@ class Process:
         future = self._answers[number] = asyncio.get_running_loop().create_future()
         if self._reader.done():
             raise LabError(f"{self.name} ended before it was asked to {name}; see logs/{self.name}.log")
-        assert self._child.stdin
-        self._child.stdin.write(json.dumps({"id": number, "do": name, **fields}).encode() + b"\n")
+        self._child.write(json.dumps({"id": number, "do": name, **fields}).encode() + b"\n")
         try:
             answer: Json = await asyncio.wait_for(future, None if limit is None else patience(limit))
         except TimeoutError:
@@ -123,11 +109,11 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         """What a manner asks for; whoever is ended by it was ended by the lab."""
         self.doomed = self.doomed or number == signal.SIGKILL
-        deliver(self._child, number)
+        self._child.send_signal(number)
 
     def wake(self) -> None:
         """Whoever was stopped goes on."""
-        deliver(self._child, signal.SIGCONT)
+        self._child.send_signal(signal.SIGCONT)
 
     async def gone(self) -> None:
         """Wait for its end."""
@@ -151,7 +137,7 @@ class Process:
 
     async def kill(self) -> None:
         self.doomed = self.doomed or not self.ended
-        deliver(self._child, signal.SIGKILL)
+        self._child.send_signal(signal.SIGKILL)
         await self._child.wait()
         self._reader.cancel()
         with suppress(asyncio.CancelledError):

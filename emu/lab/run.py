@@ -33,6 +33,7 @@ from emu.lab.scene import play
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from emu.lab.children import Nursery
     from emu.lab.places import Places
     from emu.lab.plan.acts import Act
     from emu.lab.plan.backings import Backing
@@ -62,6 +63,7 @@ class Run:
     folder: Path
     seed: int
     control: Control
+    nursery: Nursery
     stage: asyncio.Semaphore  # held while DMA goes on: another run's engine would only disturb the times
     broker: Broker | None = None
     clients: dict[str, Process] = field(default_factory=dict)
@@ -140,10 +142,11 @@ class Run:
             self.folder.resolve(),
             [*options, *self.control.options],
             properties=self.backing.properties,
+            nursery=self.nursery,
         )
 
     async def _start_client(self, name: str, logs: Path) -> None:
-        self.clients[name] = await Process.start(name, name, logs)
+        self.clients[name] = await Process.start(name, name, logs, self.nursery)
 
     # ---- the end
 

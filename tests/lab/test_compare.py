@@ -38,7 +38,7 @@ def lab(monkeypatch, tmp_path):
     made = Lab()
 
     class FakeRun:
-        def __init__(self, spec, folder, seed, control, _stage):
+        def __init__(self, spec, folder, seed, control, _nursery, _stage):
             self.folder, self.key = folder, (spec.event, control.name)
             folder.mkdir(parents=True, exist_ok=True)
             self.facts = {"reclaim": {"returned": True, "errno": None, "began": 0, "ended": 5000}}

@@ -15,12 +15,10 @@ PATIENCE = 120.0
 
 
 def directory_of(out, folder):
-    """(pid, directory) of the broker that writes its history into this folder of `out`, as far as it is there."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = path.read_text().split("\0")
-            if f"--history={out}/{folder}/run-1/history" in words:
-                return int(path.parent.name), Path(words[words.index("--dir") + 1])
+    """(pid, directory) of the broker of this folder's run, as soon as the lab has written it down."""
+    with suppress(OSError, ValueError):
+        found = json.loads((out / folder / "run-1/logs/broker.json").read_text())
+        return found["pid"], Path(found["dir"])
     return None
 
 
