@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from emu.broker.invalidation import TIMER as INVALIDATION_TIMER
 from emu.broker.reception import Visitor
 from emu.broker.steps import RETRY_TIMER
 from emu.core.events import Answered, CqReported, MemoryFaulted, QpReported, Quiesced, TimerFired, Unmapped
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from emu.broker.admin import Admin
     from emu.broker.effects import Effects
+    from emu.broker.invalidation import Invalidations
     from emu.broker.memory import Memory
     from emu.broker.reception import Reception
     from emu.broker.record import Record
@@ -60,10 +62,12 @@ class Loop:
     def __init__(
         self, *, door: socket.socket, router: Router, engine: Engine, memory: Memory, sessions: Sessions, reception: Reception,
         steps: Steps, effects: Effects, timers: Timers, admin: Admin, record: Record, uid: int,
+        invalidations: Invalidations,
     ) -> None:  # fmt: skip
         self._door, self._router, self._engine, self._memory = door, router, engine, memory
         self._sessions, self._reception, self._steps, self._effects = sessions, reception, steps, effects
         self._timers, self._admin, self._record, self._uid = timers, admin, record, uid
+        self._invalidations = invalidations
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[int], None]] = {}
         self._visitors: dict[int, Visitor] = {}
@@ -268,7 +272,7 @@ class Loop:
     def _engine_event(self, event: EngineEvent) -> None:
         if event.kind is EventKind.QUIESCED:
             if not self._effects.grace_ended(event.cookie):
-                self._steps.submit(Quiesced(event.cookie))
+                self._invalidations.answered(Quiesced(event.cookie))
         elif event.kind is EventKind.UNMAPPED:
             self._steps.submit(Unmapped(event.cookie))
         elif event.kind is EventKind.QP_GONE:
@@ -284,6 +288,8 @@ class Loop:
     def _timer(self, name: Name) -> None:
         if isinstance(name, int):
             self._steps.submit(TimerFired(name))
+        elif name == INVALIDATION_TIMER:
+            self._invalidations.due()
         elif name == RETRY_TIMER:
             self._steps.retry()
         elif name == DOOR_TIMER:

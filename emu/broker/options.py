@@ -43,6 +43,9 @@ class MountPoint:
     raw: bool = False  # device-dax
 
 
+LONGEST_INVALIDATION = 10_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Everything a broker is started with."""
@@ -57,6 +60,9 @@ class Options:
     allocator: str = "freed-first"
     threads: int = 1
     quantum: int = 65536
+    invalidation_us: float = (
+        0.0  # what the hardware takes to say that it has stopped, beyond what our engine takes
+    )
     history: Path | None = None  # of all runs; None: DIR/runs
     keep_history: bool = True
     history_bytes: int = DEFAULT_LIMIT
@@ -131,4 +137,8 @@ def check(options: Options) -> Options:
         raise OptionError(f"--threads {options.threads}: 1 to 8")
     if not 4096 <= options.quantum <= 16 << 20 or options.quantum % 64:
         raise OptionError(f"--quantum {options.quantum}: 4K to 16M, a multiple of 64")
+    if not 0 <= options.invalidation_us <= LONGEST_INVALIDATION:
+        raise OptionError(
+            f"--invalidation-cost {options.invalidation_us:g}: microseconds, 0 to {LONGEST_INVALIDATION:,}"
+        )
     return options

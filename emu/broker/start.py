@@ -25,6 +25,7 @@ from emu.broker import directory, images
 from emu.broker.admin import Admin
 from emu.broker.effects import Effects
 from emu.broker.hostfiles import HostFiles
+from emu.broker.invalidation import Invalidations
 from emu.broker.journal import Journal
 from emu.broker.loop import Loop
 from emu.broker.memory import Memory
@@ -129,6 +130,7 @@ class _Broker:
         steps.effects = Effects(
             engine, memory, host_files, sessions, timers, record, steps.submit, host_worker
         )
+        stack.callback(steps.effects.guards.close)
         self._recover(core, steps)
         self._log_operations(engine)
         engine.start()
@@ -137,6 +139,7 @@ class _Broker:
         self.loop = Loop(
             door=listener, router=router, engine=engine, memory=memory, sessions=sessions, reception=reception, steps=steps,
             effects=steps.effects, timers=timers, admin=admin, record=record, uid=os.geteuid(),
+            invalidations=Invalidations(options.invalidation_us / 1e6, timers, steps.submit),
         )  # fmt: skip
         for worker in (filler, host_worker):
             self.loop.watch(worker.fileno(), worker.finish)

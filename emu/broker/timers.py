@@ -22,10 +22,11 @@ class Timers:
         self._armed: dict[Name, int] = {}
         self._serial = itertools.count()
 
-    def arm(self, name: Name, seconds: float) -> None:
+    def arm(self, name: Name, seconds: float, *, scaled: bool = True) -> None:
         serial = next(self._serial)
         self._armed[name] = serial
-        heapq.heappush(self._heap, (self._clock() + seconds * self._scale, serial, name))
+        wait = seconds * self._scale if scaled else seconds
+        heapq.heappush(self._heap, (self._clock() + wait, serial, name))
 
     def disarm(self, name: Name) -> None:
         """A name that is not armed is left alone."""

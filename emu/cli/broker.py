@@ -72,6 +72,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantum", metavar="BYTES", default="64K", help="bytes an engine thread copies between two looks"
     )
+    parser.add_argument(
+        "--invalidation-cost",
+        metavar="US",
+        type=float,
+        default=0.0,
+        help="microseconds that the hardware takes to stop DMA, beyond what the engine takes (0)",
+    )
     parser.add_argument("--history", metavar="DIR", help="where run folders are made (default: DIR/runs)")
     parser.add_argument("--no-history", action="store_true", help="leave no run folder")
     parser.add_argument(
@@ -104,6 +111,7 @@ def options(args: argparse.Namespace) -> Options:
             allocator=args.allocator,
             threads=args.threads,
             quantum=parse_size(args.quantum),
+            invalidation_us=args.invalidation_cost,
             history=Path(args.history) if args.history else None,
             keep_history=not args.no_history,
             history_bytes=parse_size(args.history_bytes),

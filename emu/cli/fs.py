@@ -261,7 +261,12 @@ def mount(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
         wanted = parse_mount(args.mount)
     except OptionError as error:
         raise RequestRefused(errno.EINVAL, str(error)) from None
-    fields = {"mount": wanted.path, "device": wanted.device, "dax": wanted.dax, "raw": wanted.raw}
+    fields: dict[str, Any] = {
+        "mount": wanted.path,
+        "device": wanted.device,
+        "dax": wanted.dax,
+        "raw": wanted.raw,
+    }
     return node.call("fs_mount", **fields, protocol=wanted.protocol).result
 
 

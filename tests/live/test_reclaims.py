@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 import pytest
 
@@ -270,3 +271,14 @@ def test_a_reclaim_that_waits_can_be_cancelled(fresh, party):
     holder.gather(1)
     node.fs.truncate("/mnt/a", 0, timeout=30)
     assert node.fs.stat("/mnt/a")["size"] == 0
+
+
+def test_a_revoke_takes_what_an_invalidation_costs(fresh, party):
+    """A lower bound, not a speed: the answer of the hardware is held back for that long."""
+    node = fresh("mr-revoke", options=["--invalidation-cost", "50000"])
+    here = party(node)
+    here.ctx.fs.create("/mnt/a", 1 << 16)
+    here.memory("f", 1 << 16, file="/mnt/a")
+    began = time.monotonic()
+    here.ctx.fs.truncate("/mnt/a", 0)
+    assert time.monotonic() - began >= 0.05
