@@ -22,7 +22,7 @@ void mapping_free(struct emu_engine *e, void *object)
 	if (m->base)
 		munmap(m->base, m->bytes);
 	if (m->gens)
-		munmap(m->gens, m->gens_bytes);
+		munmap(m->gens, m->gens_bytes + sizeof(uint32_t));
 	if (m->gens_file)
 		munmap(m->gens_file, m->gens_bytes);
 	if (m->fd >= 0)
@@ -30,13 +30,27 @@ void mapping_free(struct emu_engine *e, void *object)
 	free(m);
 }
 
-static int map_memory(struct mapping *m, int fd, uint64_t bytes)
+/* The file, and behind it memory that is nobody's, in one range. */
+static int map_with_scratch(struct mapping *m, int fd, uint64_t bytes, uint64_t scratch)
+{
+	char *p = mmap(NULL, bytes + scratch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	m->base = p;
+	m->bytes = bytes + scratch;
+	return mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ? -errno : 0;
+}
+
+static int map_memory(struct mapping *m, int fd, uint64_t bytes, uint64_t scratch)
 {
 	void *p;
 
 	m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (m->fd < 0)
 		return -errno;
+	if (scratch)
+		return map_with_scratch(m, fd, bytes, scratch);
 	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED && errno == EACCES) {
 		m->readonly = 1;
@@ -49,7 +63,8 @@ static int map_memory(struct mapping *m, int fd, uint64_t bytes)
 	return 0;
 }
 
-/* The engine's threads read a copy in memory of the engine's own: the file may be truncated under them. */
+/* The engine's threads read a copy in memory of the engine's own: the file may be truncated under them. It has a word more than the
+ * file: the scratch block's, 0 for ever. */
 static int map_generations(struct mapping *m, int fd, uint64_t blocks)
 {
 	uint64_t bytes = blocks * sizeof(uint32_t);
@@ -66,7 +81,7 @@ static int map_generations(struct mapping *m, int fd, uint64_t blocks)
 	if (p == MAP_FAILED)
 		return -errno;
 	m->gens_file = p;
-	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	p = mmap(NULL, bytes + sizeof(uint32_t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)
 		return -errno;
 	m->gens = p;
@@ -95,7 +110,7 @@ static int mapping_new(const struct emu_aperture *a, int fd, int gens_fd, uint32
 	if (fd >= 0) {
 		err = big_enough(fd, a->bytes, a->flags);
 		if (!err)
-			err = map_memory(m, fd, a->bytes);
+			err = map_memory(m, fd, a->bytes, a->scratch);
 		if (!err && gens_fd >= 0)
 			err = map_generations(m, gens_fd, (a->bytes + a->block - 1) / a->block);
 	}
@@ -131,10 +146,13 @@ int emu_aperture_add(struct emu_engine *e, int fd, uint64_t bytes, uint32_t bloc
 		return number;
 	if (fd < 0 || bytes == 0 || bytes > INT64_MAX || (gens_fd >= 0 && block == 0))
 		return -EINVAL;
+	if ((flags & EMU_AP_SCRATCH) && ((flags & EMU_AP_HOST) || block == 0 || block % 4096 || bytes % block))
+		return -EINVAL;
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return -ENOMEM;
-	*a = (struct emu_aperture){ .number = (uint32_t)number, .block = block ? block : 4096, .flags = flags, .bytes = bytes };
+	*a = (struct emu_aperture){ .number = (uint32_t)number, .block = block ? block : 4096, .flags = flags, .bytes = bytes,
+		.scratch = flags & EMU_AP_SCRATCH ? block : 0 };
 	err = mapping_new(a, fd, gens_fd, 0, &a->map);
 	if (err) {
 		free(a);

@@ -158,7 +158,7 @@ struct mapping { /* [section] */
 
 struct emu_aperture {
 	uint32_t number, block, flags;
-	uint64_t bytes;
+	uint64_t bytes, scratch; /* in the file, and behind it */
 	struct mapping *map;
 	uint32_t instances; /* [control] */
 	uint32_t mrs;       /* [control] */

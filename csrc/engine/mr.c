@@ -109,7 +109,7 @@ static int fits(const struct emu_extent *x, const struct emu_aperture *a, int ma
 {
 	if (!present(x->offset))
 		return may_miss && x->bytes != 0;
-	return x->bytes != 0 && x->offset <= a->bytes && x->bytes <= a->bytes - x->offset;
+	return x->bytes != 0 && x->offset <= a->bytes + a->scratch && x->bytes <= a->bytes + a->scratch - x->offset;
 }
 
 static int extents_fit(const struct emu_mr_desc *d, const struct emu_aperture *a)
@@ -480,12 +480,15 @@ int emu_mr_remove(struct emu_engine *e, uint32_t key)
 
 	if (!mr)
 		return -ENOENT;
-	if (emu_peek(&mr->state) != EMU_MR_UNMAPPED)
+	if (emu_peek(&mr->state) != EMU_MR_UNMAPPED && emu_peek(&mr->state) != EMU_MR_ABSENT)
 		return -EBUSY;
 	g = grace_new(0, 0, mr_discard, mr);
 	if (!g)
 		return -ENOMEM;
 	emu_publish(&e->mrs[key >> 8], (struct emu_mr *)NULL);
+	emu_publish(&mr->state, EMU_MR_UNMAPPED);
+	if (mr->importer == EMU_IMP_DYNAMIC)
+		park_wake(e, mr, 0, 0); /* who waits is refused */
 	mr->aperture->mrs--;
 	e->n_mrs--;
 	grace_start(e, g);

@@ -273,6 +273,12 @@ static void who_waits_can_go(void)
 	CHECK_EQ(remap(RKEY, 1, NEW), -ENOENT);
 	done();
 
+	parked_at(7); /* the same, while there is nothing to unmap */
+	CHECK_EQ(emu_mr_remove(w.e, RKEY), 0);
+	expect_wc(&a, 7, EMU_WC_REM_ACCESS_ERR);
+	CHECK_EQ(emu_mr_state(w.e, RKEY), -ENOENT);
+	done();
+
 	parked_at(2); /* its queue pair is reset, and used again */
 	CHECK_EQ(modify(&a, EMU_QPS_ERR), 0);
 	expect_wc(&a, 2, EMU_WC_WR_FLUSH_ERR);
@@ -368,6 +374,45 @@ static void a_quiesced_key_is_retargeted(void)
 	unmap(OTHER);
 	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)w.aperture, x, 3), -EBUSY);
 	CHECK_EQ(emu_mr_remove(w.e, OTHER), 0);
+	done();
+}
+
+/* The page behind a device: DMA may be led there, nothing else comes there, and it goes with the memory. */
+static void a_scratch_page_takes_what_is_nobodys(void)
+{
+	struct emu_extent x[2] = { { LEN, 4096 }, { 0, 4096 } }, beyond;
+	uint32_t key = OTHER;
+	int scratch;
+	char byte = 0;
+
+	fresh(NULL);
+	CHECK_EQ(emu_aperture_add(w.e, w.fd, w.bytes, 0, -1, EMU_AP_SCRATCH), -EINVAL);
+	CHECK_EQ(emu_aperture_add(w.e, w.fd, w.bytes - 64, 4096, -1, EMU_AP_SCRATCH), -EINVAL);
+	scratch = emu_aperture_add(w.e, w.fd, w.bytes, 4096, w.gens_fd, EMU_AP_SCRATCH);
+	CHECK(scratch > 0);
+	quiesce(&w, &key, 1);
+	beyond = (struct emu_extent){ w.bytes + 4096, LEN };
+	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)scratch, &beyond, 1), -EINVAL);
+	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)w.aperture, &(struct emu_extent){ w.bytes - 4096, LEN }, 1), -EINVAL);
+	x[1].offset = w.bytes;
+	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)scratch, x, 2), 0);
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 1, SRC, LEN, LKEY, LEN, OTHER));
+	expect_wc(&a, 1, EMU_WC_SUCCESS);
+	CHECK(all_are(LEN, 4096, 1) && all_are(LEN + 4096, 4096, 0));
+	CHECK_EQ(emu_cpu_read(w.e, (uint32_t)scratch, w.bytes, &byte, 1), -EINVAL);
+	CHECK_EQ(emu_blocks_allocate(w.e, (uint32_t)scratch, w.bytes, 4096, 0), -EINVAL);
+	post(&a, rdma(EMU_WR_RDMA_READ, 2, SRC, 64, LKEY, LEN + 4096, OTHER)); /* what was written there last */
+	expect_wc(&a, 2, EMU_WC_SUCCESS);
+	CHECK(all_are(SRC, 64, 1));
+	CHECK_EQ(emu_aperture_swap(w.e, (uint32_t)scratch, -1, -1), 0);
+	post(&a, rdma(EMU_WR_RDMA_READ, 3, SRC, 64, LKEY, LEN + 4096, OTHER));
+	expect_wc(&a, 3, EMU_WC_SUCCESS);
+	CHECK(all_are(SRC, 64, (char)0xff));
+	CHECK_EQ(emu_aperture_swap(w.e, (uint32_t)scratch, w.fd, w.gens_fd), 0);
+	quiesce(&w, &key, 1);
+	unmap(OTHER);
+	CHECK_EQ(emu_mr_remove(w.e, OTHER), 0);
+	CHECK_EQ(emu_aperture_drop(w.e, (uint32_t)scratch), 0);
 	done();
 }
 
@@ -536,6 +581,7 @@ int main(void)
 	a_drain_waits_for_bytes_under_way();
 	what_makes_no_sense_is_refused();
 	a_quiesced_key_is_retargeted();
+	a_scratch_page_takes_what_is_nobodys();
 	the_log_knows_the_new_translation();
 	storm(4096, 1, LOAD(400u));
 	storm(65536, 2, LOAD(400u));

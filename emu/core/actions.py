@@ -12,6 +12,7 @@ from emu.core import (
     allocator,
     buffers,
     contexts,
+    faults,
     fencing,
     files,
     importers,
@@ -20,6 +21,7 @@ from emu.core import (
     orphans,
     pages,
     pretending,
+    retargeting,
     scope,
     sharing,
     signals,
@@ -33,6 +35,7 @@ from emu.core.effects import (
     Disarm,
     HostPunch,
     HostTruncate,
+    Invalidate,
     Notify,
     Offline,
     Quiesce,
@@ -40,12 +43,13 @@ from emu.core.effects import (
     YieldLease,
 )
 from emu.core.errors import Refused
-from emu.core.rows import BLOCK, FOREVER, Cookie, Reclaim, Token
+from emu.core.rows import BLOCK, FOREVER, Cookie, Mr, Reclaim, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emu.core.books import Books
+    from emu.core.events import Answered
 
     Ways = Mapping[tuple[str, str], Callable[[Books, int, Reclaim], bool]]
 
@@ -57,7 +61,7 @@ def do_gate(b: Books, number: int, _action: Action) -> bool:
 
 
 def do_notify(b: Books, number: int, action: Action) -> bool:
-    """Every holder that asked hears of each of its MRs; of MR_REVOKED at most once."""
+    """Every holder that asked hears of each of its MRs; of MR_REVOKED at most once, and not of one on demand, which is not revoked."""
     row = b.reclaims[number]
     if not action.text:
         raise scope.broke(row, "known-answer", "notify without the event's name")
@@ -66,6 +70,7 @@ def do_notify(b: Books, number: int, action: Action) -> bool:
         if (
             mr is None
             or mr.told
+            or (action.text == "MR_REVOKED" and faults.on_demand(mr))
             or not alive(b, mr.session)
             or not b.sessions[mr.session].wants
             or mr.request
@@ -86,18 +91,36 @@ def do_quiesce(b: Books, number: int, _action: Action) -> bool:
     row = b.reclaims[number]
     keys = scope.pinned(b, row)
     for key in keys:
-        mr = b.mrs[key]
-        # without a key there is no translation yet: taking it back is all there is to do
-        b.mrs.put(key, mr._replace(revoked=True, state="unmapped" if mr.state == "pinned" else mr.state))
+        b.mrs.put(key, _taken(b.mrs[key]))
     b.idle = True
-    b.reclaims.put(number, row._replace(keys=_union(row.keys, keys), fencing=True, fenced=False))
+    parked = tuple(key for key in keys if b.mrs[key].state == "parked")
+    behind = tuple(key for key in teardown.mapped_of(b, keys) if key not in parked)
+    b.reclaims.put(
+        number, row._replace(keys=_union(row.keys, keys), fencing=True, fenced=False, behind=behind)
+    )
     scope.phase(b, number, "fencing")
-    mapped = teardown.mapped_of(b, keys)
+    if parked:
+        b.emit(Invalidate(_await(b, number), parked))
+    else:
+        _quiesce_behind(b, number)
+    return False
+
+
+def _taken(mr: Mr) -> Mr:
+    """On demand its work waits from now on; else it is revoked, and without a key, so that there is no translation yet, that is all."""
+    if faults.on_demand(mr):
+        return mr._replace(state="parked")
+    return mr._replace(revoked=True, state="unmapped" if mr.state == "pinned" else mr.state)
+
+
+def _quiesce_behind(b: Books, number: int) -> None:
+    row = b.reclaims[number]
+    mapped = teardown.mapped_of(b, row.behind)
+    b.reclaims.put(number, row._replace(behind=()))
     if mapped:
         b.emit(Quiesce(_await(b, number), mapped))
     else:
         _quiesce_answered(b, number, 0)
-    return False
 
 
 def _union(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
@@ -109,6 +132,7 @@ def do_unmap(b: Books, number: int, _action: Action) -> bool:
     if not row.fenced:
         raise scope.broke(row, "unmap-after-quiesce", "unmap before the quiesce was answered")
     _forget_again(b, number)
+    b.reclaims.put(number, b.reclaims[number]._replace(switching=False))
     _ask_to_unmap(b, number)
     return False
 
@@ -139,7 +163,44 @@ def importer_unmapped(b: Books, number: int) -> None:
 
 def _quiet(b: Books, row: Reclaim) -> tuple[int, ...]:
     """Keys that this reclaim has quiesced and that still have a translation."""
-    return tuple(key for key in teardown.mapped_of(b, row.keys) if b.mrs[key].revoked)
+    return tuple(
+        key for key in teardown.mapped_of(b, row.keys) if b.mrs[key].revoked or b.mrs[key].state == "parked"
+    )
+
+
+def do_retarget(b: Books, number: int, _action: Action) -> bool:
+    row = b.reclaims[number]
+    if not row.fenced:
+        raise scope.broke(row, "unmap-after-quiesce", "retarget before the quiesce was answered")
+    _forget_again(b, number)
+    b.reclaims.put(number, b.reclaims[number]._replace(switching=True))
+    scope.phase(b, number, "retargeting")
+    _retarget(b, number)
+    return False
+
+
+def _retarget(b: Books, number: int) -> None:
+    retargeting.ask(b, number)
+    if not retargeting.awaited(b, number):
+        _retarget_answered(b, number)
+
+
+def _retarget_answered(b: Books, number: int) -> None:
+    scope.phase(b, number, "retargeted")
+    b.agenda.append((number, "retargeted"))
+
+
+def retargeted(b: Books, _number: int, token: Token, event: Answered) -> None:
+    """One key's answer. What the engine had no room for is asked for again."""
+    retargeting.answered(b, token, event.errno)
+    number = token.reclaim
+    row = b.reclaims.get(number)
+    if row is None or retargeting.awaited(b, number):
+        return
+    if retargeting.pending(b, row):
+        _again(b, number)
+    else:
+        _retarget_answered(b, number)
 
 
 def do_apply(b: Books, number: int, _action: Action) -> bool:
@@ -398,7 +459,10 @@ def _await(b: Books, number: int, keys: tuple[int, ...] = ()) -> int:
 
 def quiesced(b: Books, number: int, refusal: int) -> None:
     b.reclaims.put(number, b.reclaims[number]._replace(cookie=0))
-    _quiesce_answered(b, number, refusal)
+    if refusal:
+        _quiesce_answered(b, number, refusal)
+    else:
+        _quiesce_behind(b, number)
 
 
 def _quiesce_answered(b: Books, number: int, refusal: int) -> None:
@@ -417,7 +481,12 @@ def unmapped(b: Books, number: int, refusal: int, keys: tuple[int, ...]) -> None
     if refusal:
         _again(b, number)
         return
-    teardown.unpin(b, tuple(key for key in _quiet(b, row) if key in keys))
+    quiet = tuple(key for key in _quiet(b, row) if key in keys)
+    parked = tuple(key for key in quiet if b.mrs[key].state == "parked")
+    teardown.unpin(b, tuple(key for key in quiet if key not in parked))
+    for key in parked:
+        b.went.append((key, b.mrs[key]))
+        b.mrs.put(key, b.mrs[key]._replace(state="absent", runs=()))
     if row.waiting:
         importer_unmapped(b, number)
     else:
@@ -437,9 +506,14 @@ def _again(b: Books, number: int) -> None:
     b.emit(Arm(timer, teardown.RETRY))
 
 
-def unmap_again(b: Books, number: int) -> None:
-    b.reclaims.put(number, b.reclaims[number]._replace(again=0))
-    _ask_to_unmap(b, number)
+def ask_again(b: Books, number: int) -> None:
+    """The core's own timer has fired: what the engine refused was an unmap, or a retarget."""
+    row = b.reclaims[number]._replace(again=0)
+    b.reclaims.put(number, row)
+    if row.switching:
+        _retarget(b, number)
+    else:
+        _ask_to_unmap(b, number)
 
 
 def _forget_again(b: Books, number: int) -> None:
@@ -477,6 +551,7 @@ DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {
     "unmap": do_unmap,
     "notify_peers": fencing.do_notify_peers,
     "fence": fencing.do_fence,
+    "retarget": do_retarget,
     "apply": do_apply,
     "pretend": do_pretend,
     "free": do_free,

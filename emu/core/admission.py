@@ -1,6 +1,7 @@
 """Whom a mount's protocol admits: what a registration meets before anything is pinned.
 
 refuses    memory of this kind is not registered at all (`backing`, or `backing:write`: not with LOCAL_WRITE)
+on_demand  MRs of the mount's files are of the class dynamic, as are those that ask for it by IBV_ACCESS_ON_DEMAND
 importers  classes whose memory the protocol can take back
 needs      what whoever registers must have done first (decision.NEEDS)
 """
@@ -8,6 +9,7 @@ needs      what whoever registers must have done first (decision.NEEDS)
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from emu.core import asking, leases, signals
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from emu.core.requests import RegMr
 
 LOCAL_WRITE: Final = 1
+ON_DEMAND: Final = 1 << 6
+
+
+def classed(b: Books, op: RegMr, mount: str) -> RegMr:
+    """With the class of importer that it is here: dynamic, where it is asked for on demand, or the protocol gives memory in no other way."""
+    on_demand = op.access & ON_DEMAND or b.protocols[b.mounts[mount].protocol].on_demand
+    return replace(op, importer="dynamic") if on_demand else op
 
 
 def admit(b: Books, event: Requested, op: RegMr, mount: str, ino: int = 0) -> None:

@@ -115,6 +115,7 @@ class Books:
         self.parked: Book[int, rows.Parked] = Book("parked", self.log)
         self.teardowns: Book[int, rows.Teardown] = Book("teardowns", self.log)
         self.nics: Book[str, rows.Nic] = Book("nics", self.log)
+        self.faults: Book[int, rows.Fault] = Book("faults", self.log)
         self.cookies: Book[int, rows.Cookie] = Book("cookies", self.log)
         self.bounds: Book[int, rows.Bound] = Book("bounds", self.log)
         self.buffers: Book[int, rows.Buffer] = Book("buffers", self.log)
@@ -182,6 +183,9 @@ class Books:
         self.parked.indexes = (self.parked_as,)
         self.patient: Grouped[int, rows.Teardown] = Grouped(lambda t: (t.again,) if t.again else ())
         self.teardowns.indexes = (self.patient,)
+        self.failed: Grouped[int, rows.Fault] = Grouped(lambda f: (f.again,) if f.again else ())
+        self.faults_of: Grouped[int, rows.Fault] = Grouped(lambda f: (f.key,))
+        self.faults.indexes = (self.failed, self.faults_of)
         self.dying: Grouped[int, rows.Session] = Grouped(lambda s: (True,) if s.dying else ())
         self.sessions.indexes = (self.dying,)
 

@@ -61,6 +61,7 @@ EVENTS: Mapping[str, str] = {
     "unmapped": "the translations of these keys are gone",
     "fence_confirmed": "the storage takes nothing any more of the clients of `fence`; their rights have left the table",
     "fence_failed": "a fence was not confirmed: that client's right is still in the table",
+    "retargeted": "the translations of these keys lead to the scratch page, where they led into the range",
     "cancelled": "whoever asked has interrupted the request, or is gone; nothing has been applied",
 }
 
@@ -69,6 +70,7 @@ ANSWERS: Mapping[str, str] = {
     "quiesced": "quiesce",
     "quiesce_failed": "quiesce",
     "unmapped": "unmap",
+    "retargeted": "retarget",
     "deadline": "arm",
     "fence_confirmed": "fence",
     "fence_failed": "fence",
@@ -82,6 +84,7 @@ VERBS: Mapping[str, str] = {
     "notify_peers": "tell contexts whose queue pairs are connected to a holder's, and that asked for events (text: the event's name)",
     "fence": "the storage takes no work any more of the clients that pin the range; answered by fence_confirmed or fence_failed",
     "unmap": "forget the translations of quiesced or fenced keys; answered by unmapped",
+    "retarget": "switch the range's pages of quiesced keys to the scratch page, and let them live again; answered by retargeted",
     "apply": "carry out the truncate, punch, unlink or unplug; an error of the host ends the reclaim with it",
     "pretend": "in place of apply: what nobody pins goes, what is pinned stays the file's, its size is as before",
     "free": "give the blocks back to the allocator, as the protocol's disposal says (text: another one, for this time)",
@@ -106,7 +109,7 @@ RULES: Mapping[str, str] = {
     "at-rest": "a reclaim comes to rest: no endless chain of decisions in one step",
     "one-answer": "a request is answered once, by reply or deny, before the end",
     "deny-before-apply": "an error means that nothing was applied",
-    "unmap-after-quiesce": "translations are forgotten only after the quiesce was answered",
+    "unmap-after-quiesce": "translations are forgotten or switched only after the quiesce was answered",
     "apply-once": "a change is applied once",
     "free-after-apply": "blocks are freed only after the change was applied, once",
     "free-after-unmap": "no block is freed while a pin is on it, unless disposal `now` says so",

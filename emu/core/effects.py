@@ -288,6 +288,36 @@ class Unmap(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class Invalidate(Effect):
+    """As Quiesce, of keys of dynamic importers: what comes afterwards waits, and Missed tells of it. Quiesced(cookie, errno)."""
+
+    cookie: int
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remap(Effect):
+    """A new translation: of a dynamic importer's key, in answer to the fault with this sequence (errno ESTALE: it was invalidated since), or of
+    a quiesced key of another importer, which lives again. Extents may be absent: (-1, bytes) there is no memory, who waits for it fails;
+    (-2, bytes) none was looked for, an access asks. Answered(token, errno).
+    """
+
+    token: int
+    key: int
+    aperture: int
+    extents: tuple[Run, ...]
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenScratch(Effect):
+    """A page of the node's own, for keys whose device goes away. It stays as long as the node."""
+
+    aperture: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveKey(Effect):
     """The unmapped key leaves the engine's table."""
 

@@ -179,3 +179,14 @@ class LeaseBroken(Event):
 
     aperture: int
     taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Missed(Event):
+    """A page fault: work under a dynamic importer's key waits for memory at `offset` of the MR, `bytes` from there. sequence: of the key."""
+
+    key: int
+    sequence: int
+    offset: int
+    bytes: int
+    write: bool

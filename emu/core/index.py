@@ -88,7 +88,9 @@ def nodes(start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def pinning(row: Mr | None) -> tuple[int, tuple[tuple[int, int], ...]] | None:
     """Space and runs that this MR pins, None for no pin."""
-    return None if row is None or row.state == "unmapped" else (row.space, row.runs)
+    if row is None or row.state in {"unmapped", "absent"} or not row.runs:
+        return None
+    return (row.space, row.runs)
 
 
 class Pins:

@@ -23,6 +23,7 @@ from emu.core import (
     devices,
     events,
     exporters,
+    faults,
     fencing,
     files,
     guards,
@@ -101,6 +102,10 @@ class Core:
                 go_on(b, *b.then.pop(0))
                 reclaim.settle(b, requested)
             buffers.sweep(b)
+            faults.settle(b)
+            while b.wanted:
+                reclaim.settle(b, requested)
+                faults.settle(b)
             reclaim.release_idle(b)
             sessions.sweep(b)
             contexts.sweep(b)
@@ -247,9 +252,11 @@ def unmapped(b: Books, event: events.Unmapped) -> None:
 
 
 def timer_fired(b: Books, event: events.TimerFired) -> None:
-    number = b.patient.first(event.timer)
+    number, fault = b.patient.first(event.timer), b.failed.first(event.timer)
     if event.timer in b.bounds:
         importers.overdue(b, event.timer)
+    elif fault is not None:
+        faults.ask_again(b, fault)
     elif number is None:
         reclaim.timer_fired(b, event)
     else:
@@ -275,6 +282,7 @@ EVENTS: Mapping[type[events.Event], Callable[[Books, Any], None]] = {
     events.QpReported: queues.qp_reported,
     events.CqReported: queues.cq_reported,
     events.MemoryFaulted: registration.faulted,
+    events.Missed: faults.missed,
     events.LeaseBroken: guards.lease_broken,
 }
 
@@ -331,6 +339,8 @@ ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
     "open_memory": registration.memory_opened,
     "map_buffer": imports.mapped,
     "host_applied": reclaim.host_applied,
+    "remapped": faults.remapped,
+    "retargeted": actions.retargeted,
     "zeroed": reclaim.zeroed,
     "flushed": writeback.flushed,
     "plugged": devices.plugged,

@@ -10,7 +10,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.core import asking, keys, parking
-from emu.core.admission import admit
+from emu.core.admission import admit, classed
 from emu.core.asking import refuse
 from emu.core.effects import Claim
 from emu.core.errors import shown
@@ -40,6 +40,7 @@ def pin(b: Books, event: Requested, op: RegMr) -> None:
         )
     if hi > size:
         refuse(errno.EINVAL, f"bytes {op.offset} to {hi} go past the end of {op.path}: it has {size} bytes")
+    op = classed(b, op, op.path)
     admit(b, event, op, op.path)
     if parking.waits(b, event, op.path, device=mount.device, lo=op.offset, hi=hi):
         return

@@ -258,7 +258,7 @@ def timer_fired(b: Books, event: TimerFired) -> None:
         return  # disarmed while it rang
     b.timers.drop(event.timer)
     if b.reclaims[number].again == event.timer:
-        actions.unmap_again(b, number)
+        actions.ask_again(b, number)
         return
     b.reclaims.put(number, b.reclaims[number]._replace(timer=0))
     b.agenda.append((number, "deadline"))

@@ -12,7 +12,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from emu.core import asking, extents, files, guards, importers, keys, pages, parking, rights, sharing
-from emu.core.admission import LOCAL_WRITE, admit
+from emu.core.admission import LOCAL_WRITE, ON_DEMAND, admit, classed
 from emu.core.asking import alive, answer, check_range, check_span, fail, refuse
 from emu.core.decision import IMPORTERS
 from emu.core.effects import InstallKey, Notify, OpenAnon, OpenHost
@@ -41,7 +41,7 @@ OPTIONAL_ACCESS: Final = 0x3FF00000  # IBV_ACCESS_OPTIONAL_RANGE: may be ignored
 def check_asked(b: Books, event: Requested, op: RegMr) -> None:
     check_span(op.offset, op.length, least=1)
     check_range("iova", op.iova, 0, (1 << 64) - op.length)
-    extra = op.access & ~(KNOWN_ACCESS | OPTIONAL_ACCESS)
+    extra = op.access & ~(KNOWN_ACCESS | ON_DEMAND | OPTIONAL_ACCESS)
     if op.access < 0 or extra:
         number = errno.EOPNOTSUPP if op.access >= 0 and extra < 256 else errno.EINVAL
         refuse(
@@ -77,12 +77,16 @@ def row_of(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[R
         state,
         event.request,
         bound=op.bound,
+        lo=op.offset,
     )
 
 
 def pin_anon(b: Books, event: Requested, op: RegMr) -> None:
     if op.offset:
         refuse(errno.EINVAL, f"offset {op.offset} in memory that does not exist yet: anon memory starts at 0")
+    if op.access & ON_DEMAND:
+        op = classed(b, op, ANON)
+        admit(b, event, op, ANON)
     aperture, token, key = b.number("aperture"), b.number("token"), keys.issue_key(b)
     b.mrs.put(key, row_of(event, op, aperture, aperture, ((0, op.length),))._replace(token=token))
     b.tokens.put(token, Token("open_memory", event.session, event.request, key=key))
@@ -93,6 +97,7 @@ def pin_file(b: Books, event: Requested, op: RegMr) -> None:
     ino, row = asking.file_at(b, op.path)
     path, _mount = asking.mount_of(b, op.path)
     check_within(op, row.size, op.path)
+    op = classed(b, op, path)
     admit(b, event, op, path, ino)
     lo, hi = op.offset, op.offset + op.length
     if parking.waits(b, event, op.path, ino=ino, device=row.device, lo=lo, hi=hi):
@@ -144,6 +149,7 @@ def pin_host(b: Books, event: Requested, op: RegMr) -> None:
             f"{label} was opened for reading only: open it for writing, or register without writes",
         )
     check_within(op, file.size, label)
+    op = classed(b, op, HOST)
     admit(b, event, op, HOST)
     host = host_row(b, file.device, file.inode, label)
     row = b.hosts[host]

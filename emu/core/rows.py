@@ -206,6 +206,7 @@ class Mr(NamedTuple):
     """A memory region. It pins its runs of `space` until its translation is gone.
 
     state: pinned (no key yet) -> installing -> live -> unmapped. `revoked`: some reclaim took it back; latched.
+    On demand (faults.py) live -> parked -> absent -> live instead, and never revoked: absent, or without runs, it pins nothing.
     space: where its runs are counted: a device's aperture, a host file's number, or its own aperture.
     """
 
@@ -230,6 +231,7 @@ class Mr(NamedTuple):
     right: int = 0  # under which it is used, where its protocol keeps a table of rights (rights.py)
     bound: float = 0.0  # seconds, of a deferred-unmap importer
     acked: bool = False  # that importer says that it has unmapped, or does so as soon as its fences retire
+    lo: int = 0  # where it begins, in what it maps
 
 
 class Reclaim(NamedTuple):
@@ -258,13 +260,15 @@ class Reclaim(NamedTuple):
     timer: int = 0
     todo: tuple[Action, ...] = ()
     errno: int = 0
-    again: int = 0  # the core's own timer: an unmap that failed is asked for again
+    again: int = 0  # the core's own timer: an unmap or a retarget that failed is asked for again
     length: int = 0  # collapse, insert: by how many bytes what lies behind moves
     to: str = ""  # reflink: the clone's path; umount: the mount
     block: int = -1  # poison: the device block that has failed
     then: Request | None = None  # cow-write: the request that goes on when the blocks are the file's own
     waiting: bool = False  # for deferred-unmap importers
     permanent: bool = False  # of a buffer: for good
+    switching: bool = False  # it was a retarget, not an unmap, that was asked for last
+    behind: tuple[int, ...] = ()  # keys to be quiesced when those of dynamic importers are
 
 
 class Teardown(NamedTuple):
@@ -285,6 +289,19 @@ class Nic(NamedTuple):
 
     session: int = 0
     request: int = 0
+
+
+class Fault(NamedTuple):
+    """A page fault that waits for its answer: for a reclaim to end, for the engine (token), or for a timer (again)."""
+
+    key: int
+    sequence: int
+    offset: int
+    bytes: int
+    write: bool
+    token: int = 0
+    again: int = 0
+    copied: bool = False  # shared blocks under it have had their cow-write
 
 
 class Cookie(NamedTuple):
@@ -331,6 +348,7 @@ class Token(NamedTuple):
     zeroing: int = 0
     device: str = ""
     dest: int = -1  # of a modify_qp: whom it connects to, -1 where it does not say
+    fault: int = 0
 
 
 Row = tuple[object, ...]
@@ -428,6 +446,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "right": "token",
         "bound": VALUE,
         "acked": VALUE,
+        "lo": VALUE,
     },
     Reclaim: {
         "kind": VALUE,
@@ -460,6 +479,8 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "then": VALUE,
         "waiting": VALUE,
         "permanent": VALUE,
+        "switching": VALUE,
+        "behind": "key*",
     },
     Teardown: {
         "session": "session",
@@ -473,6 +494,16 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
     Cookie: {"reclaim": "reclaim", "teardown": "teardown", "keys": "key*"},
     Bound: {"reclaim": "reclaim", "key": "key"},
     Buffer: {"session": "session", "away": VALUE, "reclaim": "reclaim", "keys": "key*"},
+    Fault: {
+        "key": "key",
+        "sequence": VALUE,
+        "offset": VALUE,
+        "bytes": VALUE,
+        "write": VALUE,
+        "token": "token",
+        "again": "timer",
+        "copied": VALUE,
+    },
     Token: {
         "kind": VALUE,
         "session": "session",
@@ -488,6 +519,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "zeroing": "zeroing",
         "device": VALUE,
         "dest": VALUE,
+        "fault": "fault",
     },
 }
 
@@ -516,6 +548,7 @@ BOOKS: Mapping[str, tuple[type, str]] = {
     "parked": (Parked, "parked"),
     "teardowns": (Teardown, "teardown"),
     "nics": (Nic, VALUE),
+    "faults": (Fault, "fault"),
     "cookies": (Cookie, "cookie"),
     "bounds": (Bound, "timer"),
     "buffers": (Buffer, "ino"),

@@ -28,7 +28,7 @@ RETRY: Final = 0.1  # seconds until what the hardware refused is asked for again
 
 def settled(row: Mr) -> bool:
     """Registered, and not on its way out."""
-    return row.state in {"live", "unmapped"} and row.request == 0 and not row.ending
+    return row.state in {"live", "unmapped", "parked", "absent"} and row.request == 0 and not row.ending
 
 
 def dereg_mr(b: Books, event: Requested, op: DeregMr) -> None:
@@ -70,7 +70,7 @@ def _ask(b: Books, number: int) -> None:
 
 def mapped_of(b: Books, keys: tuple[int, ...]) -> tuple[int, ...]:
     """Those of the keys that the engine has, or is getting, and has not forgotten."""
-    return tuple(key for key in keys if key in b.mrs and b.mrs[key].state in {"installing", "live"})
+    return tuple(key for key in keys if key in b.mrs and b.mrs[key].state in {"installing", "live", "parked"})
 
 
 def _await(b: Books, teardown: int) -> int:
@@ -148,8 +148,10 @@ def forget(b: Books, key: int, opened: bool = True) -> None:
     """The row goes, the key rests, memory that nobody has any more is given back."""
     row = b.mrs[key]
     b.mrs.drop(key)
+    for fault in b.faults_of.of(key):
+        b.faults.drop(fault)
     keys.return_key(b, key)
-    if row.state != "unmapped":
+    if row.state not in {"unmapped", "absent"}:
         b.went.append((key, row))
     if row.right:
         rights.left(b, row.right)

@@ -183,10 +183,13 @@ class Engine:
     # ---- apertures and the CPU's side
 
     def aperture_add(
-        self, fd: int, size: int, *, block: int = 4096, gens_fd: int = -1, host: bool = False
+        self, fd: int, size: int, *, block: int = 4096, gens_fd: int = -1, host: bool = False, scratch: bool = False
     ) -> int:
-        """Map `size` bytes of `fd`; `gens_fd` is the table of generations, a u32 a block. Returns the number."""
-        flags = lib.EMU_AP_HOST if host else 0
+        """Map `size` bytes of `fd`; `gens_fd` is the table of generations, a u32 a block. Returns the number.
+
+        scratch: one block more behind them, in no file, where translations may lead to.
+        """
+        flags = (lib.EMU_AP_HOST if host else 0) | (lib.EMU_AP_SCRATCH if scratch else 0)
         what = f"aperture of {size} bytes over descriptor {fd}"
         return _checked(lib.emu_aperture_add(self._live(), fd, size, block, gens_fd, flags), what)
 

@@ -93,6 +93,10 @@ def pretend() -> Action:
     return Action("pretend")
 
 
+def retarget() -> Action:
+    return Action("retarget")
+
+
 def apply() -> Action:
     return Action("apply")
 

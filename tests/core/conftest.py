@@ -57,7 +57,7 @@ class Node:
     def answer_to(self, effect):
         if isinstance(effect, fx.InstallKey):
             return ev.KeyInstalled(effect.key)
-        if isinstance(effect, fx.Quiesce):
+        if isinstance(effect, fx.Quiesce | fx.Invalidate):
             return ev.Quiesced(effect.cookie)
         if isinstance(effect, fx.Unmap):
             return ev.Unmapped(effect.cookie)

@@ -78,6 +78,8 @@ int emu_oplog_flush(struct emu_engine *e);
 enum emu_aperture_flags {
 	EMU_AP_HOST = 1 << 0, /* a host file: its size is looked at before each quantum, since the last page's tail takes
 	                       * stores without a signal */
+	EMU_AP_SCRATCH = 1 << 1, /* one block more than `bytes`, behind them and in no file: translations may lead there, and what is
+	                          * written there is nowhere. Its generation never changes; it goes and comes with the memory. */
 };
 
 /* Map `bytes` of fd (dup'ed). gens_fd >= 0: the table of block generations, one u32 a block of `block` bytes. The engine works
@@ -167,7 +169,7 @@ int emu_remap(struct emu_engine *e, uint32_t key, uint64_t sequence, uint32_t ap
 	      uint32_t n_extents);
 /* Invalidations so far; -ENOENT. */
 int64_t emu_mr_sequence(struct emu_engine *e, uint32_t key);
-/* Give the slot back: -EBUSY unless UNMAPPED. */
+/* Give the slot back: -EBUSY unless UNMAPPED, or ABSENT: nothing is there to unmap. */
 int emu_mr_remove(struct emu_engine *e, uint32_t key);
 
 /* ---- contexts, completion queues, queue pairs. Descriptors returned belong to the caller. */
