@@ -37,6 +37,7 @@ class Around:
                 flush=lambda: None, ended=lambda: None, shell=lambda name, **values: self.lines.append((name, values))
             ),
             uid=os.getuid(),
+            invalidations=SimpleNamespace(),
         )  # fmt: skip
 
     def turn(self):
