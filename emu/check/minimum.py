@@ -178,11 +178,12 @@ def inapplicable(protocol: Protocol) -> dict[str, str]:
     found = {
         "V7": "nothing that it does gives memory back",
         "V8": "nothing that it does gives memory back",
-        "V21": "it keeps no table of rights",
     }
+    if not protocol.fences:
+        found["V21"] = "it keeps no table of rights"
     if "notify" not in verbs:
         found["V2"] = "it tells nobody anything"
-    if "quiesce" not in verbs and careful:
+    if verbs.isdisjoint({"quiesce", "fence"}) and careful:
         found["V12"] = "its reclaims take no key back"
     if "unmap" not in verbs:
         found |= dict.fromkeys(("V6", "V16"), "it waits for no unmap")

@@ -110,6 +110,8 @@ class _Teller:
                 o for o in self.history.of(asked) if o["cookie"] == line["cookie"] and o["n"] < line["n"]
             ]
             causes += [earlier[-1]["n"]] if earlier else []
+        if line["type"] == "RightFenced":
+            causes += [o["n"] for o in self.history.of("FenceRight") if o["fence"] == line["fence"]]
         if line["type"] == "Answered":
             earlier = [
                 o
@@ -220,6 +222,24 @@ class _Teller:
             "answer",
         )
 
+    def rights(self, line: Json) -> tuple[str, str, str, str]:
+        right = line.get("right")
+        match line["type"]:
+            case "GrantRight":
+                return BROKER, ENGINE, f"grants right {right} to session {line['session']}", "order"
+            case "FenceRight":
+                keys = ", ".join(f"{key:#x}" for key in line["keys"])
+                return BROKER, ENGINE, f"orders fence {line['fence']} of right {right}: keys {keys}", "order"
+            case "ReturnRight":
+                return BROKER, ENGINE, f"gives right {right} back", "order"
+            case "RightReturned":
+                return ENGINE, BROKER, f"has noted that right {right} was given back", "answer"
+            case "RightFenced" if line["errno"]:
+                return ENGINE, BROKER, f"fails fence {line['fence']} with {_errno(line['errno'])}", "bad"
+            case "RightFenced":
+                return ENGINE, BROKER, f"confirms fence {line['fence']}", "answer"
+        return BROKER, ENGINE, f"drops right {right}", "order"
+
     def answered(self, line: Json) -> tuple[str, str, str, str]:
         return ENGINE, BROKER, f"has done what token {line['token']} stands for", "answer"
 
@@ -275,6 +295,10 @@ _WORDS: dict[str, Callable[[_Teller, Json], tuple[str, str, str, str]]] = {
     "Unmap": _Teller.stops,
     "Quiesced": _Teller.stopped,
     "Unmapped": _Teller.stopped,
+    **dict.fromkeys(
+        ("GrantRight", "FenceRight", "ReturnRight", "DropRight", "RightFenced", "RightReturned"),
+        _Teller.rights,
+    ),
     "KeyInstalled": _Teller.installed,
     "Answered": _Teller.answered,
     "Allocate": _Teller.allocates,

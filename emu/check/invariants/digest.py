@@ -344,14 +344,20 @@ class _Reading:
         self.made.lives_of.setdefault(life.key, []).append(life)
 
     def ask(self, _step: Step, line: Json) -> None:
-        self.asked[line["type"], line["cookie"]] = tuple(line["keys"])
-        if line["type"] == "Quiesce" and self.fencing:
+        fence = line["type"] == "FenceRight"  # a quiesce too, of which a reclaim may ask for several
+        self.asked["Quiesce" if fence else line["type"], line["fence" if fence else "cookie"]] = tuple(
+            line["keys"]
+        )
+        if line["type"] in {"Quiesce", "FenceRight"} and self.fencing:
             self.fencing.fenced += [self.keys[key] for key in line["keys"] if key in self.keys]
-            self.fencing = None
+            self.fencing = self.fencing if fence else None
 
     def answered(self, _step: Step, line: Json) -> None:
-        asked, name = ("Quiesce", "quiesced") if line["type"] == "Quiesced" else ("Unmap", "unmapped")
-        for key in () if line.get("errno") else self.asked.pop((asked, line["cookie"]), ()):
+        fence = line["type"] == "RightFenced"
+        quiesce = fence or line["type"] == "Quiesced"
+        asked, name = ("Quiesce", "quiesced") if quiesce else ("Unmap", "unmapped")
+        number = line["fence" if fence else "cookie"]
+        for key in () if line.get("errno") else self.asked.pop((asked, number), ()):
             if key in self.keys and getattr(self.keys[key], name) == ALWAYS:
                 setattr(self.keys[key], name, line["n"])
 
@@ -404,8 +410,10 @@ _READ = {
     "Aperture": _Reading.aperture,
     "InstallKey": _Reading.install,
     "Quiesce": _Reading.ask,
+    "FenceRight": _Reading.ask,
     "Unmap": _Reading.ask,
     "Quiesced": _Reading.answered,
+    "RightFenced": _Reading.answered,
     "Unmapped": _Reading.answered,
     "RemoveKey": _Reading.remove,
     "Release": _Reading.give,

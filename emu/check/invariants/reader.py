@@ -218,16 +218,19 @@ class Reader:
             self.found.by_number[mapped.key].remove(mapped)
 
     def ask(self, line: Json) -> None:
-        keys = tuple(line["keys"])
-        of, self.asking = self.asking, None
+        keys, of = tuple(line["keys"]), self.asking
+        fence = line["type"] == "FenceRight"  # a quiesce too, of which a reclaim may ask for several
+        if not fence:
+            self.asking = None
         maps = [self.keys[key] for key in keys if key in self.keys]
-        asked = Asked(line["type"], self.here, keys, maps, of)
-        self.cookies[line["type"], line["cookie"]] = asked
+        asked = Asked("Quiesce" if fence else line["type"], self.here, keys, maps, of)
+        self.cookies[asked.kind, line["fence" if fence else "cookie"]] = asked
         self.found.asked.append(asked)
 
     def answered(self, line: Json) -> None:
-        quiesce = line["type"] == "Quiesced"
-        asked = self.cookies.get(("Quiesce" if quiesce else "Unmap", line["cookie"]))
+        quiesce = line["type"] in {"Quiesced", "RightFenced"}
+        number = line["fence" if line["type"] == "RightFenced" else "cookie"]
+        asked = self.cookies.get(("Quiesce" if quiesce else "Unmap", number))
         if asked is None:
             return
         asked.answers.append((self.here, line.get("errno", 0)))
@@ -381,7 +384,17 @@ def _label(host: Json | None) -> str:
 
 
 _PLACED = frozenset(
-    {"Notify", "Reply", "Restore", "InstallKey", "Remap", "DropRight", "FenceRight", "GrantRight"}
+    {
+        "Notify",
+        "Reply",
+        "Restore",
+        "InstallKey",
+        "Remap",
+        "DropRight",
+        "FenceRight",
+        "GrantRight",
+        "ReturnRight",
+    }
 )
 _PHASES: Mapping[str, Callable[[Reader, Reclaim, Json], None]] = {
     "requested": Reader.begun,
@@ -412,8 +425,10 @@ _LINES: Mapping[str, Callable[[Reader, Json], None]] = {
     "Remap": Reader.remap,
     "KeyInstalled": Reader.installed,
     "Quiesce": Reader.ask,
+    "FenceRight": Reader.ask,
     "Unmap": Reader.ask,
     "Quiesced": Reader.answered,
+    "RightFenced": Reader.answered,
     "Unmapped": Reader.answered,
     "RemoveKey": Reader.remove,
     "Release": Reader.release,

@@ -34,6 +34,10 @@ class Outstanding:
         """The core ordered this. Returns what is wrong with it, or ""."""
         if isinstance(effect, do.Quiesce | do.Unmap):
             self.cookies[type(effect).__name__, effect.cookie] = 1
+        elif isinstance(effect, do.FenceRight):
+            self.cookies["FenceRight", effect.fence] = 1
+        elif isinstance(effect, do.ReturnRight):
+            self.cookies["ReturnRight", effect.right] = 1
         elif isinstance(effect, do.InstallKey):
             self.installing.add(effect.key)
         elif isinstance(effect, do.Arm):
@@ -99,6 +103,18 @@ def _cookie(ask: str) -> Callable[[Outstanding, Any, int], str]:
     return check
 
 
+def _fenced(all_: Outstanding, event: events.RightFenced, _time: int) -> str:
+    if not all_.cookies.pop(("FenceRight", event.fence), 0):
+        return f"fence {event.fence} is answered, and nobody asked for it"
+    return ""
+
+
+def _returned(all_: Outstanding, event: events.RightReturned, _time: int) -> str:
+    if not all_.cookies.pop(("ReturnRight", event.right), 0):
+        return f"right {event.right} is noted as returned, and nobody gave it back"
+    return ""
+
+
 def _installed(all_: Outstanding, event: events.KeyInstalled, _time: int) -> str:
     if event.key not in all_.installing:
         return f"key {event.key:#x} is installed, and nobody asked for that"
@@ -135,6 +151,8 @@ CHECKS: Mapping[type[events.Event], Callable[[Outstanding, Any, int], str]] = {
     events.Requested: _requested,
     events.Quiesced: _cookie("Quiesce"),
     events.Unmapped: _cookie("Unmap"),
+    events.RightFenced: _fenced,
+    events.RightReturned: _returned,
     events.KeyInstalled: _installed,
     events.Answered: _answered,
     events.TimerFired: _fired,

@@ -204,6 +204,10 @@ class _Reading:
         """A fact that could not be noted comes again: what it answered is open again."""
         if isinstance(event, events.Quiesced | events.Unmapped):
             self.asked.cookies["Quiesce" if isinstance(event, events.Quiesced) else "Unmap", event.cookie] = 1
+        elif isinstance(event, events.RightFenced):
+            self.asked.cookies["FenceRight", event.fence] = 1
+        elif isinstance(event, events.RightReturned):
+            self.asked.cookies["ReturnRight", event.right] = 1
         elif isinstance(event, events.KeyInstalled):
             self.asked.installing.add(event.key)
         elif isinstance(event, events.Answered):
