@@ -1,4 +1,4 @@
-"""Administration through the same messages: hold points of engine and loop, and figures.
+"""Administration through the same messages: hold points of engine and loop, refusals of hardware, and figures.
 
 A hold is armed at a point, met by whoever comes there (an engine thread, or the loop itself at one of LOOP_POINTS), and released. While the
 loop is held it still reads messages and answers hold_release, hold_wait, ping and stats; everything else waits in the queue.
@@ -18,16 +18,18 @@ from emu.core.events import Requested
 from emu.core.requests import QueryBooks
 from emu.engine.broker import hold_points
 from emu.host.process import open_descriptors, resident_bytes
-from emu.wire.codec import HoldArm, HoldRelease, HoldWait, Stats
+from emu.wire.codec import Fault, HoldArm, HoldRelease, HoldWait, Stats
 from emu.wire.errors import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emu.broker.refusals import Refusals
     from emu.broker.sessions import Session, Sessions
     from emu.core.machine import Core
     from emu.engine.broker import Engine, EngineEvent
 
+Administrative = HoldArm | HoldWait | HoldRelease | Fault | Stats
 LOOP_POINTS = ("turn-start", "before-commit", "after-commit", "before-effect", "after-effect")
 
 
@@ -41,8 +43,14 @@ class Armed:
 
 class Admin:
     def __init__(
-        self, engine: Engine, core: Core, sessions: Sessions, figures: Callable[[], dict[str, Any]]
+        self,
+        engine: Engine,
+        core: Core,
+        sessions: Sessions,
+        refusals: Refusals,
+        figures: Callable[[], dict[str, Any]],
     ) -> None:
+        self._refusals = refusals
         self._engine, self._core, self._sessions, self._figures = engine, core, sessions, figures
         self._engine_points = hold_points()
         self._armed: dict[str, Armed] = {}
@@ -51,8 +59,12 @@ class Admin:
         self._owner: dict[str, int] = {}  # point -> session
         self.spin: Callable[[], bool]  # set by the loop: serve messages once; False when the broker ends
 
-    def take(self, session: Session, request: int, op: HoldArm | HoldWait | HoldRelease | Stats) -> None:
+    def take(self, session: Session, request: int, op: Administrative) -> None:
         """A request of this room. Raises Malformed, OSError."""
+        if isinstance(op, Fault):
+            self._refusals.arm(session.number, op.effect, op.count, op.errno)
+            self._sessions.reply(session.number, request, {})
+            return
         if isinstance(op, Stats):
             self._sessions.reply(session.number, request, self.stats(session.number, request))
             return
@@ -80,6 +92,7 @@ class Admin:
 
     def lost(self, session: int) -> None:
         """Its holds are released, and it waits no more. The loop, if it is held, goes on when it has read what there is to read."""
+        self._refusals.lost(session)
         for point in [point for point, owner in self._owner.items() if owner == session]:
             self._release(point)
         for point, waiting in list(self._waiting.items()):

@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from emu.broker.guards import Guards
+from emu.broker.refusals import Refusals
 from emu.core import effects as fx
 from emu.core.events import Answered, KeyInstalled, Quiesced, RightFenced, RightReturned, Unmapped
 from emu.host.files import punch
@@ -39,8 +40,9 @@ class Effects:
 
     def __init__(
         self, engine: Engine, memory: Memory, files: HostFiles, sessions: Sessions, timers: Timers, record: Record,
-        submit: Callable[[Event], None], worker: Worker,
+        submit: Callable[[Event], None], worker: Worker, refusals: Refusals | None = None,
     ) -> None:  # fmt: skip
+        self._refusals = refusals or Refusals()
         self._engine, self._memory, self._files, self._worker = engine, memory, files, worker
         self._sessions, self._timers, self._record, self._submit = sessions, timers, record, submit
         self._kept: dict[int, int] = {}  # token -> a descriptor that its reply will carry
@@ -61,6 +63,7 @@ class Effects:
         """One effect, now. Raises OSError for a before-commit effect only."""
         self._record.effect(effect)
         try:
+            self._refusals.meet(effect)
             self.perform(effect)
         except OSError as error:
             if effect.before_commit:

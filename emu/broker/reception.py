@@ -12,11 +12,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from emu.broker.admin import Administrative
 from emu.broker.hostfiles import wants_descriptor
 from emu.core.events import OwnerEnded, Requested, SessionLost, SessionOpened
 from emu.core.requests import DOOR_ONLY, LS_BYTES, FsLs, FsRead, FsWrite, Request
 from emu.wire import codec
-from emu.wire.codec import NAMES, Bind, Hello, HoldArm, HoldRelease, HoldWait, Ping, Stats
+from emu.wire.codec import NAMES, Bind, Hello, Ping
 from emu.wire.door import DOOR_DATA_LIMIT, DOOR_LIMIT
 from emu.wire.errors import Malformed
 
@@ -189,14 +190,12 @@ class Reception:
             raise Malformed(errno.EALREADY if request in session.ways else errno.EAGAIN, why)
         if isinstance(op, Ping):
             self._sessions.reply(session.number, request, {})
-        elif isinstance(op, HoldArm | HoldWait | HoldRelease | Stats):
+        elif isinstance(op, Administrative):
             self._administer(session, request, op)
         else:
             self._submit(Requested(session.number, request, op, host))
 
-    def _administer(
-        self, session: Session, request: int, op: HoldArm | HoldWait | HoldRelease | Stats
-    ) -> None:
+    def _administer(self, session: Session, request: int, op: Administrative) -> None:
         try:
             self._admin.take(session, request, op)
         except Malformed as error:

@@ -31,6 +31,7 @@ from emu.broker.loop import Loop
 from emu.broker.memory import Memory
 from emu.broker.reception import Reception
 from emu.broker.record import Record
+from emu.broker.refusals import Refusals
 from emu.broker.sessions import Sessions
 from emu.broker.spares import Spares
 from emu.broker.steps import Steps
@@ -123,12 +124,13 @@ class _Broker:
         listener = self._listen()
         timers, sessions, host_files = Timers(time_scale()), Sessions(router), HostFiles()
         stack.callback(host_files.close_all)
-        admin = Admin(engine, core, sessions, self._figures)
+        refusals = Refusals()
+        admin = Admin(engine, core, sessions, refusals, self._figures)
         filler, host_worker = self._worker("filler"), self._worker("host files")
         memory = Memory(engine, self.directory, Spares(filler))
         steps = Steps(core, journal, timers, record, admin.visit, _refuser(sessions))
         steps.effects = Effects(
-            engine, memory, host_files, sessions, timers, record, steps.submit, host_worker
+            engine, memory, host_files, sessions, timers, record, steps.submit, host_worker, refusals
         )
         stack.callback(steps.effects.guards.close)
         self._recover(core, steps)

@@ -59,7 +59,7 @@ def take(b: Books, device: str, aperture: int, count: int) -> tuple[tuple[int, i
         if key is None:
             raise Refused(
                 errno.ENOSPC,
-                f"device {device}: {count} blocks wanted, {count - wanted} free: truncate or unlink something",
+                f"device {device}: {count} blocks wanted, {count - wanted} free{_kept(b, device)}: truncate or unlink something",
             )
         run = b.free[key]
         part = min(run.blocks, wanted)
@@ -71,6 +71,11 @@ def take(b: Books, device: str, aperture: int, count: int) -> tuple[tuple[int, i
         wanted -= part
     b.emit(Allocate(aperture, tuple((start * BLOCK, n * BLOCK) for start, n in found)))
     return tuple(found)
+
+
+def _kept(b: Books, device: str) -> str:
+    held = orphans.count(b, device)
+    return f" ({held} more are kept for DMA under pins)" if held else ""
 
 
 def retire(b: Books, aperture: int, extents: tuple[tuple[int, int, int, int], ...], reclaim: int) -> None:

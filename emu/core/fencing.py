@@ -25,7 +25,10 @@ def do_fence(b: Books, number: int, _action: Action) -> bool:
     pinning = scope.pinned(b, row)
     for key in pinning:
         rights.granted(b, key)
-    wanted = dict.fromkeys((*_failed(b, number), *(b.mrs[key].right for key in pinning)))
+    still_there = (
+        b.mrs[key].right for key in pinning if b.mrs[key].right in b.rights
+    )  # the others are fenced
+    wanted = dict.fromkeys((*_failed(b, number), *still_there))
     keys = tuple(sorted({key for right in wanted for key in _client(b, right)}))
     _take_back(b, keys)
     known = tuple(sorted({*row.keys, *keys}))

@@ -53,11 +53,9 @@ def returned(b: Books, event: RightReturned) -> None:
 
 
 def drop(b: Books, right: int) -> None:
-    """The storage has said so. What is still under it has no right any more, and fences of it that failed are done with."""
+    """The storage has said so. What was under it keeps its number, by which it is known to be fenced; fences of it that failed are done with."""
     b.rights.drop(right)
     for fence, row in b.fences.items():
         if row.right == right and row.failed:
             b.fences.drop(fence)
-    for key in b.mrs_under.of(right):
-        b.mrs.put(key, b.mrs[key]._replace(right=0))
     b.emit(DropRight(right))

@@ -228,7 +228,7 @@ class Mr(NamedTuple):
     ino: int = 0
     layout: int = 0
     token: int = 0
-    right: int = 0  # under which it is used, where its protocol keeps a table of rights (rights.py)
+    right: int = 0  # under which it is used, where its protocol keeps a table of rights; one that is not there any more: it is fenced
     bound: float = 0.0  # seconds, of a deferred-unmap importer
     acked: bool = False  # that importer says that it has unmapped, or does so as soon as its fences retire
     lo: int = 0  # where it begins, in what it maps

@@ -35,9 +35,11 @@ PROTOCOL = Protocol(
         "V1", "V3", "V4", "V9", "V10", "V11", "V12", "V13", "V14", "V15", "V17", "V19", "V20", "V22", "V24", "V25",
     ),
     excepts={
-        "unlink": ("S4", "V20"),
-        "unplug": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
-        "surprise": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
+        "punch": ("S9",),  # an edge in a block that is pinned is not zeroed
+        "zero": ("S9",),
+        "unlink": ("S4", "V12", "V20"),
+        "unplug": ("S1", "S4", "S8", "S9", "V4", "V10", "V12", "V14", "V20"),
+        "surprise": ("S1", "S4", "S8", "S9", "V4", "V10", "V12", "V14", "V20"),
     },
     backings=tuple(name for name in BACKINGS if name != "host"),  # a host file is cut by the host, whole
     disposal="keep",

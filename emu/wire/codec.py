@@ -80,6 +80,15 @@ class HoldRelease(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class Fault(Request):
+    """The next `count` effects of this kind are refused with this errno, as by hardware that does not do as it is told."""
+
+    effect: str
+    count: int = 1
+    errno: str = "EIO"
+
+
+@dataclass(frozen=True, slots=True)
 class Stats(Request):
     """Figures of engine, loop, history and process."""
 
@@ -91,6 +100,7 @@ SESSION_MESSAGES: dict[str, type[Request]] = {
     "hold_arm": HoldArm,
     "hold_wait": HoldWait,
     "hold_release": HoldRelease,
+    "fault": Fault,
     "stats": Stats,
 }
 OPS: dict[str, type[Request]] = {**SESSION_MESSAGES, **REQUESTS}

@@ -61,6 +61,10 @@ class Node:
             return ev.Quiesced(effect.cookie)
         if isinstance(effect, fx.Unmap):
             return ev.Unmapped(effect.cookie)
+        if isinstance(effect, fx.FenceRight):
+            return ev.RightFenced(effect.fence)
+        if isinstance(effect, fx.ReturnRight):
+            return ev.RightReturned(effect.right)
         if not hasattr(effect, "token"):
             return None
         value = {}

@@ -60,6 +60,10 @@ class Script:
             return [ev.Quiesced(effect.cookie, 5 if bad else 0)]
         if isinstance(effect, fx.Unmap):
             return [ev.Unmapped(effect.cookie)]
+        if isinstance(effect, fx.FenceRight):
+            return [ev.RightFenced(effect.fence, 5 if bad else 0)]
+        if isinstance(effect, fx.ReturnRight):
+            return [ev.RightReturned(effect.right)]
         if isinstance(effect, fx.Arm):
             return [ev.TimerFired(effect.timer)]
         if not hasattr(effect, "token"):

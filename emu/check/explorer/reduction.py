@@ -13,9 +13,9 @@ While the shell has effects to carry out, nothing else moves but peers, the engi
 forgets queue, keys, operations and answers, and brings generations to the parity that the books say, so with or without t before it the
 same is left; a reclaimer's answer is not forgotten, so where clients come back (`returns`) t must not deliver one.
 
-    install, zero            touch nothing that a quantum looks at: nobody has the key yet
+    install, zero, give_back touch nothing that a quantum looks at: nobody has the key yet
     remove, unmap            of keys that are not live: a quantum under them is refused before and behind it
-    quiesce                  while no key is live: nobody can enter. Who is inside leaves before or behind it, and is waited for or not; once
+    quiesce, fence           while no key is live: nobody can enter. Who is inside leaves before or behind it, and is waited for or not; once
                              he has left, the answer is the same
     allocate, release        of blocks that no live key translates to and nobody is inside of: no quantum's generation is compared with theirs
     offline, online          while no key is live and nobody has an operation
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from emu.check.model.state import Choice, State
 
-TRANSIENT = frozenset({"install", "zero"})
+TRANSIENT = frozenset({"install", "zero", "give_back"})
 
 
 def forced(state: State, choices: Sequence[Choice], *, returns: bool, stale: bool) -> int:
@@ -78,7 +78,7 @@ def _commutes(state: State, live: set[int]) -> bool:
         return numbers[0] not in live
     if name == "unmap":
         return live.isdisjoint(numbers[1])
-    if name == "quiesce":
+    if name in {"quiesce", "fence"}:
         return not live
     if name in {"allocate", "release"}:
         return _within_reach(state).isdisjoint(numbers[0])

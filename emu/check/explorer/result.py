@@ -11,7 +11,24 @@ HOLDS, BREACH, UNKNOWN = 0, 1, 2
 WORD: Final = {HOLDS: "holds", BREACH: "breach", UNKNOWN: "unknown"}
 CHECKED: Final = (  # CONTRACT's invariants that moves (model/judge.py) and the graph are judged by
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S9"),
-    *("V1", "V3", "V4", "V9", "V10", "V11", "V12", "V13", "V14", "V15", "V19", "V20", "V22", "V24", "V25"),
+    *(
+        "V1",
+        "V3",
+        "V4",
+        "V9",
+        "V10",
+        "V11",
+        "V12",
+        "V13",
+        "V14",
+        "V15",
+        "V19",
+        "V20",
+        "V21",
+        "V22",
+        "V24",
+        "V25",
+    ),
 )
 HEARD: Final = "heard"  # every notified holder is heard or quiesced
 BOUND_BY: Final = {HEARD: "S7"}  # judged for whoever promises that one

@@ -150,7 +150,7 @@ def required(protocol: Protocol, setup: Setup) -> tuple[str, ...]:
     """Guards that this protocol must meet in this setup, or nothing is known."""
     verbs = _verbs_within(protocol, setup)
     guards = [IN_FLIGHT, *(CRASHES if setup.crashes else ())]
-    if "quiesce" in verbs:
+    if verbs & {"quiesce", "fence"}:
         guards.append(REVOKED)
     if "arm" in verbs:
         guards.append(DEADLINE)
@@ -163,7 +163,7 @@ def _verbs_within(protocol: Protocol, setup: Setup) -> set[str]:
         "surprise" if setup.kind(at) == "surprise-unplug" else "requested"
         for at in range(len(setup.reclaims))
     }
-    never = set() if setup.refusals else {"quiesce_failed"}
+    never = set() if setup.refusals else {"quiesce_failed", "fence_failed"}
     verbs: set[str] = set()
     found, left = {START}, [START]
     while left:

@@ -71,6 +71,8 @@ EVENTS: Mapping[str, Callable[..., events.Event]] = {
     "installed": lambda of, key, errno=0: events.KeyInstalled(of("key", key), errno),
     "quiesced": lambda of, cookie, errno=0: events.Quiesced(of("cookie", cookie), errno),
     "unmapped": lambda of, cookie, errno=0: events.Unmapped(of("cookie", cookie), errno),
+    "fenced": lambda of, fence, errno=0: events.RightFenced(of("cookie", fence), errno),
+    "returned": lambda of, right: events.RightReturned(of("token", right)),
     "answered": lambda of, token, errno=0: events.Answered(of("token", token), errno),
     "fired": lambda of, timer: events.TimerFired(of("timer", timer)),
     "lost": lambda _of, session: events.SessionLost(session),

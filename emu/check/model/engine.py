@@ -68,6 +68,14 @@ class Engine:
         inside = tuple([at for at, op in enumerate(state.ops) if op is not None and op.inside])
         return state._replace(keys=keys, answers=(*state.answers, Answer("quiesced", cookie, inside)))
 
+    def fence(self, state: State, fence: int, numbers: tuple[int, ...]) -> State:
+        """The storage takes nothing of a client any more: a quiesce of all that it has there, with an answer of its own."""
+        state = self.quiesce(state, fence, numbers)
+        return state._replace(answers=(*state.answers[:-1], state.answers[-1]._replace(name="fenced")))
+
+    def give_back(self, state: State, right: int) -> State:
+        return state._replace(answers=(*state.answers, Answer("returned", right)))
+
     def unmap(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
         keys = tuple([key for key in state.keys if key.key not in numbers])
         return state._replace(keys=keys, answers=(*state.answers, Answer("unmapped", cookie)))
@@ -147,6 +155,8 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents), e.access),
     do.Quiesce: lambda e: ("quiesce", e.cookie, e.keys),
     do.Unmap: lambda e: ("unmap", e.cookie, e.keys),
+    do.FenceRight: lambda e: ("fence", e.fence, e.keys),
+    do.ReturnRight: lambda e: ("give_back", e.right),
     do.RemoveKey: lambda e: ("remove", e.key),
     do.Reply: lambda e: ("answer", e.session, e.request, 0, e.result.get("handle", 0), "lkey" in e.result),
     do.Fail: lambda e: ("answer", e.session, e.request, e.errno, 0, False),
@@ -156,11 +166,11 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
 def renamed(effect: tuple[Any, ...], of: Callable[[str, int], int]) -> tuple[Any, ...]:
     """An effect's numbers by other names."""
     name = effect[0]
-    if name in {"quiesce", "unmap"}:
+    if name in {"quiesce", "unmap", "fence"}:
         return (name, of("cookie", effect[1]), tuple([of("key", key) for key in effect[2]]))
     if name in {"install", "remove"}:
         return (name, of("key", effect[1]), *effect[2:])
-    if name in {"zero", "offline", "online"}:
+    if name in {"zero", "offline", "online", "give_back"}:
         return (name, of("token", effect[1]))
     if name == "answer":
         handle = of("key" if effect[5] else "pd", effect[4]) if effect[4] else 0

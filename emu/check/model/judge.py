@@ -1,6 +1,6 @@
 """What must hold in the small world, by CONTRACT's names, judged where it can be seen: at a step of the core, at a quantum, at an answer, at rest.
 
-    a step of the core (judge_step)   V1 V11 V12 V13 V15 V24 V25 S8 S9, and the rules of the contract
+    a step of the core (judge_step)   V1 V11 V12 V13 V15 V21 V24 V25 S8 S9, and the rules of the contract
     a quantum (touch)                 S1 S4 S9 V3 V9 V10 V19
     an effect carried out             V4 V11
     an answer to a reclaimer          S2 S3 V20 V22
@@ -49,6 +49,7 @@ class Facts(NamedTuple):
     quiet: frozenset[int]  # keys whose quiesce was confirmed to a reclaim that is under way
     unmapped: frozenset[int]
     revoked: frozenset[int]
+    rights: int  # in the table
 
 
 def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
@@ -72,13 +73,21 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
         () if mine is None else tuple((e[0] + at, e[1] + at) for e in mine.extents for at in range(e[2])),
         books["devices"]["pm0"].online,
         owned,
-        ""
-        if sorted(places) == list(range(blocks))
-        else f"blocks do not add up: {sorted(places)} of {blocks}",
+        _adds_up(books, places, blocks),
         frozenset(of("key", key) for key in quiet),
         frozenset(of("key", key) for key, row in mrs.items() if row.state == "unmapped"),
         frozenset(of("key", key) for key, row in mrs.items() if row.revoked),
+        len(books["rights"]),
     )
+
+
+def _adds_up(books: Books, places: list[int], blocks: int) -> str:
+    """Each block in one place, and the durable record of orphans names those that no reclaim will free."""
+    if sorted(places) != list(range(blocks)):
+        return f"blocks do not add up: {sorted(places)} of {blocks}"
+    kept = {run.start: run.blocks for run in books["quarantine"].values() if not run.reclaim}
+    noted = {row.start: row.blocks for row in books["orphans"].values()}
+    return "" if kept == noted else f"blocks {noted} are noted as orphans: those that are kept are {kept}"
 
 
 def held(books: Books, name: str) -> list[int]:
@@ -156,6 +165,8 @@ class Judge:
         was, now = self.facts(before), self.facts(after)
         if len(now.quiet) > len(was.quiet) or len(now.unmapped) > len(was.unmapped):
             self.breaks("V14", "the hardware refused, and its keys count as revoked all the same")
+        if now.rights < was.rights:
+            self.breaks("V21", "a fence failed, and the right has left the table all the same")
 
     def add_up(self, state: State) -> None:
         """S6: every block is in exactly one place, and its generation says which."""
@@ -325,6 +336,8 @@ def judge_step(
         broken += revoked(before, after, made)
     if changed & {"mrs", "keys"}:
         broken += rested(before, after)
+    if changed & {"rights", "fences"}:
+        broken += dropped(before, after, made)
     if "files" in changed:
         broken += tails(before, after, made)
     if any(
@@ -333,6 +346,25 @@ def judge_step(
     ):
         broken += lost_revokes(after)
     return tuple(broken), tuple(met)
+
+
+def dropped(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Finding]:
+    """V21: a right leaves the table when it was given back, or when a fence of it that was outstanding has been answered; and it is said."""
+    answered = {
+        row.right
+        for fence, row in before["fences"].items()
+        if not row.failed and fence not in after["fences"]
+    }
+    gone = {right: row for right, row in before["rights"].items() if right not in after["rights"]}
+    found = [
+        ("V21", f"right {right} left the table, and was neither given back nor fenced")
+        for right, row in gone.items()
+        if not row.returning and right not in answered
+    ]
+    said = {effect.right for effect in made if isinstance(effect, do.DropRight)}
+    return found + [
+        ("V21", f"right {right} left the table, and nobody said so") for right in gone.keys() - said
+    ]
 
 
 TAKING: Final = frozenset({"notified", "destroyed", "fencing", "unmapping", "applying", "applied", "freed"})
@@ -421,9 +453,9 @@ def revoked(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Fi
             sentence = f"{effect.name} of MR {effect.fields['mr']} went to session {effect.session}, which does not have it"
             found.append(("V25", sentence))
     told = [
-        effect.fields.get("mr")
+        effect.fields["mr"]
         for effect in made
-        if isinstance(effect, do.Notify) and effect.name == "MR_REVOKED"
+        if isinstance(effect, do.Notify) and effect.name == "MR_REVOKED" and "mr" in effect.fields
     ]
     for key in dict.fromkeys(told):
         known = before["mrs"].get(key)

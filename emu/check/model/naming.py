@@ -41,6 +41,8 @@ DOMAIN: Mapping[str, str] = {
     "quiesced": "cookie",
     "unmapped": "cookie",
     "answered": "token",
+    "fenced": "cookie",
+    "returned": "token",
 }
 
 
@@ -149,7 +151,7 @@ def has_dead(state: State) -> bool:
 
 
 def is_dead(effect: tuple[Any, ...]) -> bool:
-    if effect[0] in {"quiesce", "unmap"}:
+    if effect[0] in {"quiesce", "unmap", "fence"}:
         return bool(effect[1] < 0 or any(key < 0 for key in effect[2]))
     if effect[0] == "answer":
         return bool(effect[4] < 0)
@@ -160,7 +162,7 @@ def has_dead_key(effect: tuple[Any, ...]) -> bool:
     name = effect[0]
     if name in {"install", "remove"}:
         return bool(effect[1] < 0)
-    return name in {"quiesce", "unmap"} and any(key < 0 for key in effect[2])
+    return name in {"quiesce", "unmap", "fence"} and any(key < 0 for key in effect[2])
 
 
 def with_names(state: State, of: Of) -> State:

@@ -71,7 +71,7 @@ CREATE, RECLAIM, CANCEL, PLUG, TAKE = 1, 20, 21, 22, 30
 SELF: Final = 19  # of the first reclaim; 20 of the second, ... (in a session of a holder)
 MR_REQUESTS: Final = 100  # of the first MR: 100 reg, 101 dereg, 102 ack, and 4 more a registration
 ACCESS: Final = 7
-REFUSED: Final = ("quiesced", "unmapped")
+REFUSED: Final = {"quiesced": "is refused", "unmapped": "is refused", "fenced": "fails"}
 
 
 class World:
@@ -213,8 +213,9 @@ class World:
             yield Choice(f"engine: {name} {number}", "engine", partial(self._answer, state, at, words, 0))
             if name in REFUSED and state.refusals:
                 refused = (name, number, errno.EIO)
+                what = "fence" if name == "fenced" else name
                 yield Choice(
-                    f"fault: {name} {number} is refused",
+                    f"fault: {what} {number} {REFUSED[name]}",
                     "fault",
                     partial(self._answer, state, at, refused, 1),
                 )

@@ -37,6 +37,7 @@ BLOCK = 4096
 PROTOCOLS = registry.load().protocols
 ADVANCING = (fx.Phase, fx.Allocate, fx.Release, fx.Offline, fx.Online)
 WRITE, READ = 0, 4
+ANSWERS = (ev.KeyInstalled, ev.Quiesced, ev.Unmapped, ev.Answered, ev.RightFenced, ev.RightReturned)
 ACCESS = 7  # LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ
 DATA = 99  # the aperture that a peer's own bytes are in
 
@@ -170,6 +171,10 @@ class Story:
             self.owed.append(ev.Quiesced(effect.cookie))
         elif isinstance(effect, fx.Unmap):
             self.owed.append(ev.Unmapped(effect.cookie))
+        elif isinstance(effect, fx.FenceRight):
+            self.owed.append(ev.RightFenced(effect.fence))
+        elif isinstance(effect, fx.ReturnRight):
+            self.owed.append(ev.RightReturned(effect.right))
         elif isinstance(effect, fx.Arm):
             self.owed.append(ev.TimerFired(effect.timer))
         elif isinstance(effect, fx.Disarm):
@@ -195,7 +200,7 @@ class Story:
         self.requests += 1
         self.step(ev.Requested(session, self.requests, op))
         if answers:
-            self.answer(ev.KeyInstalled, ev.Quiesced, ev.Unmapped, ev.Answered)
+            self.answer(*ANSWERS)
         return self.requests
 
     def admin(self):
