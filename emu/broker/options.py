@@ -16,7 +16,7 @@ _SIZE = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _MOUNT = re.compile(r"((?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,63}){1,4})=([^,]+)((?:,[^,]*)*)")
-RESERVED = {"door", "zmq", "lock", "books", "runs", "emu0"}
+RESERVED = {"door", "zmq", "lock", "books", "runs", "emu0", "dmabuf"}
 
 
 class OptionError(ValueError):
@@ -57,6 +57,7 @@ class Options:
     host_protocol: str = ""
     anon_protocol: str = ""
     dmabuf_protocol: str = ""
+    dmabuf: int = 0  # bytes of memory for exporters' buffers
     allocator: str = "freed-first"
     threads: int = 1
     quantum: int = 65536
@@ -133,6 +134,8 @@ def check(options: Options) -> Options:
     devices = [mount.device for mount in options.mounts]
     if twice := sorted({device for device in devices if devices.count(device) > 1}):
         raise OptionError(f"--mount: {twice[0]} is mounted twice")
+    if options.dmabuf % BLOCK or options.dmabuf < 0:
+        raise OptionError(f"--dmabuf {options.dmabuf}: use a multiple of {BLOCK}")
     if not 1 <= options.threads <= 8:
         raise OptionError(f"--threads {options.threads}: 1 to 8")
     if not 4096 <= options.quantum <= 16 << 20 or options.quantum % 64:

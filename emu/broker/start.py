@@ -38,9 +38,9 @@ from emu.broker.steps import Steps
 from emu.broker.timers import Timers
 from emu.broker.worker import Worker
 from emu.core.errors import CoreError
-from emu.core.events import DeviceAdded, MountAdded, Requested
+from emu.core.events import BuffersLost, DeviceAdded, MountAdded, Requested
 from emu.core.machine import Core
-from emu.core.rows import PSEUDO
+from emu.core.rows import BLOCK, DMABUF, PSEUDO
 from emu.engine.broker import Engine
 from emu.history.events import EventsWriter
 from emu.history.runs import new_run
@@ -220,11 +220,21 @@ class _Broker:
         self.options = replace(self.options, **chosen)  # type: ignore[arg-type]  # the history says what was chosen
         return Core(known.protocols, policy=self.options.allocator, broken=known.broken, **chosen)
 
+    def _make_buffers(self, steps: Steps) -> None:
+        """Memory for exporters: new at each start, as a device's own memory is."""
+        if self.options.dmabuf:
+            for kind in ("img", "gen"):
+                (self.directory / f"{DMABUF}.{kind}").unlink(missing_ok=True)
+            steps.strict(DeviceAdded(DMABUF, self.options.dmabuf // BLOCK))
+
     def _recover(self, core: Core, steps: Steps) -> None:
+        if DMABUF in core.books.devices:
+            steps.strict(BuffersLost())
         for warning in images.agree(self.directory, core.books, self.options.pmem, self.options.mounts):
             print(f"emu: broker {self.directory}: EUCLEAN: {warning}", file=sys.stderr, flush=True)
         for pmem in self.options.pmem:
             steps.strict(DeviceAdded(pmem.name, pmem.blocks))
+        self._make_buffers(steps)
         for mount in self.options.mounts:
             protocol = mount.protocol or DEFAULT_PROTOCOL
             steps.strict(MountAdded(mount.path, mount.device, mount.dax, protocol, mount.raw))

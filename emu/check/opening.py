@@ -181,6 +181,7 @@ WITHIN: Mapping[str, Mapping[str, type]] = {
     "Phase": {
         **dict.fromkeys(("detail.ino", "detail.lo", "detail.hi", "detail.errno"), int),
         **dict.fromkeys(("detail.kind", "detail.path", "detail.device", "detail.host", "detail.rule"), str),
+        "detail.buffer": str,
     },
     "Reply": {
         **dict.fromkeys(("result.lkey", "result.ino", "result.handle", "result.qp_num"), int),

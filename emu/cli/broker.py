@@ -63,6 +63,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             help=f"protocol of {what} (default: chosen as that of host files)",
         )
     parser.add_argument(
+        "--dmabuf", metavar="SIZE", default="0", help="memory for exporters' buffers (default: none)"
+    )
+    parser.add_argument(
         "--allocator",
         choices=["freed-first", "fifo"],
         default="freed-first",
@@ -108,6 +111,7 @@ def options(args: argparse.Namespace) -> Options:
             host_protocol=args.host_protocol,
             anon_protocol=args.anon_protocol,
             dmabuf_protocol=args.dmabuf_protocol,
+            dmabuf=parse_size(args.dmabuf),
             allocator=args.allocator,
             threads=args.threads,
             quantum=parse_size(args.quantum),

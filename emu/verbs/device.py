@@ -19,6 +19,7 @@ from emu.engine.ring import ContextPage
 from emu.verbs import enums as e
 from emu.verbs.addr import GID
 from emu.verbs.base import PyverbsCM, PyverbsObject, close_weakrefs, closed, lines
+from emu.verbs.dmabuf import Dmabufs
 from emu.verbs.fs import Fs
 from emu.verbs.node import default as default_node
 from emu.verbs.pyverbs_error import PyverbsRDMAError
@@ -170,6 +171,7 @@ class Context(PyverbsCM):
         self.page = ContextPage(*session.descriptors)
         self._session = session
         self.fs = Fs(session)
+        self.dmabuf = Dmabufs(session)
 
     # ---- for the objects made from it
 

@@ -22,12 +22,11 @@ import os
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import cffi
-
 from emu.engine.ring import Memory
 from emu.verbs import enums as e
 from emu.verbs.base import PyverbsCM, closed, lines, refuse_unacknowledged
 from emu.verbs.fs import host_file
+from emu.verbs.mapped import buffer_over
 from emu.verbs.pyverbs_error import PyverbsRDMAError, PyverbsUserError
 from emu.verbs.session import pyverbs_errors
 from emu.wire.client import DEFAULT_TIMEOUT
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from emu.wire.client import Answer, Pending
 
 PAGE = mmap.PAGESIZE
-_FFI = cffi.FFI()
 WRITABLE = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC
 
 
@@ -101,7 +99,7 @@ class MR(PyverbsCM):
         }
         backing, name = named[0] if named else ("anon", "")
         self._register(memory, {**asked, "iova": self.iova, "backing": backing, "path": name})
-        self._address, self._buffer = memory.addr, _buffer(memory)
+        self._address, self._buffer = memory.addr, buffer_over(memory)
         pd.mrs.add(self)
         pd.ctx.register("mr", self.handle, self)
 
@@ -232,9 +230,3 @@ def _span(length: int, offset: int) -> int:
     if not 0 < length < 1 << 46 or not 0 <= offset < 1 << 62:
         return PAGE
     return -(-(offset % PAGE + length) // PAGE) * PAGE
-
-
-def _buffer(memory: Memory) -> Any:
-    """The mapping as a buffer that keeps it: it goes when the last view of it goes."""
-    guard = _FFI.gc(_FFI.cast("char *", memory.addr), lambda _: memory.close())
-    return _FFI.buffer(guard, memory.length)

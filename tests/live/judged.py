@@ -28,7 +28,7 @@ def wrong(node_directory: Path, protocol: str) -> list[str]:
     return [*map(str, validate(history, PROTOCOLS)), *broken]
 
 
-def tested(node_directory: Path) -> dict[str, str]:
+def not_shown(node_directory: Path) -> dict[str, str]:
     """Invariant -> "" where that run could show it, else why not."""
     history = History.read(node_directory / "runs" / "1")
     return {judgement.name: judgement.untested for judgement in judge(history)}

@@ -47,6 +47,7 @@ class Party:
         self.pds = {"main": PD(self.ctx)}
         self.cq = CQ(self.ctx, self.cqe)
         self.mrs: dict[str, MR] = {}
+        self.buffers = {}
         self.qps: dict[str, QP] = {}
 
     # ---- memory
@@ -57,6 +58,11 @@ class Party:
             self.pds[pd] = PD(self.ctx)
         mr = self.mrs[name] = MR(self.pds[pd], length, access, **where)
         return {"rkey": mr.rkey, "addr": mr.iova, "length": mr.length, "ino": mr.ino, "handle": mr.handle}
+
+    def export(self, name: str, size: int) -> dict:
+        """A buffer of this context's."""
+        self.buffers[name] = self.ctx.dmabuf.create(name, size)
+        return self.buffers[name].stat()
 
     def forget(self, name: str) -> None:
         self.mrs.pop(name).close()

@@ -85,10 +85,14 @@ def _tries(history: History) -> Iterator[tuple[Reclaim, Registration]]:
 
 
 def _opens(row: Reclaim) -> int:
-    """A dma-buf that was revoked stays closed (ENODEV, for good); everything else opens when the reclaim ends."""
-    if row.ended is None or ("buffer" in row.target and not row.errno):
+    """A dma-buf that was revoked for good stays closed (ENODEV), one that was revoked for a time until it is restored; everything else opens
+    when the reclaim ends, a buffer that was moved too.
+    """
+    closed = "buffer" in row.target and row.kind != "move" and not row.errno
+    if row.ended is None or (closed and row.target.get("permanent", True)):
         return NEVER
-    return row.ended.n
+    restored = row.phases.get("restored")
+    return row.ended.n if not closed else restored.n if restored else NEVER
 
 
 # ---- V2: the notice is given inside the critical section that closes the gate; no mapping of the range appears in it

@@ -51,6 +51,7 @@ class Reader:
     stepping: Registration | None = None
     cookies: dict[tuple[str, int], Asked] = field(default_factory=dict)
     reclaims: dict[int, Reclaim] = field(default_factory=dict)
+    over: dict[int, Reclaim] = field(default_factory=dict)  # those that have ended
     asking: Reclaim | None = None  # whose Quiesce or Unmap comes next
     acting: Reclaim | None = None  # whose phase was the last in this step
     people: dict[int, Person] = field(default_factory=dict)
@@ -273,6 +274,8 @@ class Reader:
 
     def phase(self, line: Json) -> None:
         row = self.reclaims.get(line["reclaim"])
+        if row is None and line["phase"] == "restored":
+            row = self.over.get(line["reclaim"])
         if row is None:
             row = self.reclaims[line["reclaim"]] = Reclaim(line["reclaim"], self.life)
             self.found.reclaims.append(row)
@@ -374,7 +377,7 @@ class Reader:
 
     def ended(self, row: Reclaim, _detail: Json) -> None:
         row.after = self.files.get(int(row.target.get("ino", 0)))
-        self.reclaims.pop(row.number)
+        self.over[row.number] = self.reclaims.pop(row.number)
 
 
 def _label(host: Json | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import digest
+from emu.check.invariants import buffers, digest
 from emu.check.invariants.digest import ALWAYS, blocks_of
 from emu.check.invariants.invariant import Breach
 from emu.check.memory import file_of, shared_blocks, vanished_cells, victim
@@ -64,6 +64,8 @@ def _fits(target: Json, change: Change) -> bool:
         return False
     if target["kind"] == "unplug":
         return new.gone
+    if target["kind"] in buffers.KINDS:
+        return buffers.fits(target, change.old, new)
     if target["kind"] == "truncate":
         return new.size == lo and not new.within(-(-lo // BLOCK) * BLOCK, FOREVER)
     return not new.within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
@@ -445,7 +447,7 @@ def _explained(made: Digest, change: Change) -> bool:
     step = change.step
     rows = [made.reclaim_at[step.life, number] for number in step.applied]
     mine = any(row.target.get("ino") == change.ino for row in rows)
-    return mine or _asked(change, step.op) or _host_step(step)
+    return mine or _asked(change, step.op) or buffers.explained(made, change) or _host_step(step)
 
 
 def _late(made: Digest) -> Iterator[tuple[int, int]]:
@@ -493,7 +495,7 @@ SIZES: Mapping[str, Callable[[FileRow, Json], int]] = {
 
 def _host_step(step: Step) -> bool:
     """A step of the start, before anybody is served."""
-    return step.event is None or step.event["type"] in {"DeviceAdded", "MountAdded"}
+    return step.event is None or step.event["type"] in {"DeviceAdded", "MountAdded", "BuffersLost"}
 
 
 def _answers(made: Digest) -> Iterator[Breach]:

@@ -21,7 +21,7 @@ UNSIGNALED = 1  # code of a POSTED record: no completion was asked for
 RECEIVED = 128  # IBV_WC_RECV: opcodes of receive completions begin here
 SHOWN = 8  # records that a breach names
 RESET = 0  # IBV_QPS_RESET
-RECLAIMS = frozenset({"FsTruncate", "FsPunch", "FsUnlink", "FsUnplug"})
+RECLAIMS = frozenset({"FsTruncate", "FsPunch", "FsUnlink", "FsUnplug", "DmabufMove", "DmabufRevoke"})
 
 
 # ---- S5
@@ -98,7 +98,7 @@ def ends(history: History) -> Iterator[Breach]:
                 "S7", f"{row.words()} did not return, and nothing is left that could advance it", lines
             )
     for line in [] if _advance(history, *history.once(at_end).keys) else _unanswered(history):
-        what = line["op"]["type"].removeprefix("Fs").lower()
+        what = line["op"]["type"].removeprefix("Fs").removeprefix("Dmabuf").lower()
         yield Breach(
             "S7", f"a {what} was never answered, and nothing is left that could advance it", (line["n"],)
         )

@@ -226,7 +226,8 @@ def covers(reclaim: Reclaim, made: Registration) -> bool:
     if "device" in target:
         return bool(made.device) and target["device"] == made.device
     if "buffer" in target:
-        return made.op.get("backing") == "dmabuf" and target["buffer"] == made.op.get("path")
+        same = made.op.get("backing") == "dmabuf" and target["buffer"] == made.op.get("path")
+        return same and (not made.ino or made.ino == target.get("ino", made.ino))
     if made.host or "host" in target:
         same = bool(made.host) and target.get("host") == made.host
     elif made.ino and target.get("ino"):

@@ -129,6 +129,8 @@ _TAKING: Mapping[str, Callable[[Json], Json]] = {
         "hi": op["offset"] + op["length"],
     },
     "FsUnlink": lambda op: {"kind": "unlink", "path": op["path"]},
+    "DmabufMove": lambda op: {"kind": "move", "buffer": op["name"]},
+    "DmabufRevoke": lambda op: {"kind": "revoke", "buffer": op["name"]},
     "FsUnplug": lambda op: {
         "kind": "unplug",
         "path" if op["target"].startswith("/") else "device": op["target"],

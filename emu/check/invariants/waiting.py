@@ -1,7 +1,8 @@
 """What is still to come: does a reclaim wait for the engine, for a timer, or for somebody outside?
 
 Owed are: answers to Quiesce and Unmap (cookie), to effects with a token, to InstallKey, to FenceRight and Reset; armed timers; an event
-whose step was undone, which comes again. With nothing owed to it, only a client can bring a reclaim further.
+whose step was undone, which comes again; what a deferred-unmap importer has promised, and is late with. With nothing owed to it, only a client
+can bring a reclaim further.
 
 Whose a thing is, is told by its keys, and by the step that ordered it: to a reclaim belongs what a step ordered that has a Phase of it, or
 whose event, or a key that it removed, is one of its own. Who is woken by a lost session or a request no line tells: that may be anybody's.
@@ -99,6 +100,7 @@ class Waiting:
             self._phase(line)
         elif name == "RemoveKey":
             self._here.keys.add(line["key"])
+            self.owed.pop(("importer", line["key"]), None)
         elif name in OWES:
             self._asked(name, line)
         if line["kind"] == "effect" and line.get("token"):
@@ -125,6 +127,10 @@ class Waiting:
 
     def _phase(self, line: Json) -> None:
         number = line["reclaim"]
+        if line["phase"] == "restored":
+            return  # it has ended before
+        if line["phase"] == "overdue":
+            self.owed |= {("importer", key): Whose({key}, exact=True) for key in line["keys"]}
         self._here.reclaims.add(number)
         self.keys.setdefault(number, set()).update(line.get("keys", ()))
         if line["phase"] == "ended":
@@ -132,6 +138,8 @@ class Waiting:
 
     def _asked(self, name: str, line: Json) -> None:
         keys = {line["key"]} if name == "InstallKey" else set(line.get("keys", ()))
+        for key in keys if name == "Unmap" else ():
+            self.owed.pop(("importer", key), None)
         self.owed[name, line[OWES[name]]] = Whose(keys, exact=True) if keys else self._here
 
     def _of_token(self, name: str) -> Whose:
@@ -143,6 +151,8 @@ class Waiting:
 def _words(kind: str, number: Any) -> str:
     if kind == "Arm":
         return f"timer {number}"
+    if kind == "importer":
+        return f"the importer of key {number:#x}, which is late with its unmap"
     if kind == "InstallKey":
         return f"key {number:#x} to be installed"
     if kind == "Requested":

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 ADVANCING = ("Phase", "Allocate", "Release", "Offline", "Online")
-STRICT = (events.DeviceAdded, events.MountAdded)
+STRICT = (events.DeviceAdded, events.MountAdded, events.BuffersLost)
 DEFAULT = "mr-revoke"  # of host files, where a broker was told nothing
 FAILED = ("Undone", "PutBack", "Defect")
 
