@@ -30,6 +30,7 @@ class Observer(Client):
                 "ino": s["ino"],
                 "size": s["size"],
                 "extents": [list(e) for e in s["extents"]],
+                "origin": s.get("origin", 0),
             }
             for s in stats
             if s.get("device") == device

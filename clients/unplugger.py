@@ -20,6 +20,10 @@ class Unplugger(Reclaimer):
         """A new, empty namespace at the same addresses."""
         return {"tries": [timed(lambda: self.ctx.fs.plug(device))]}
 
+    def do_mount(self, *, mount: str, device: str, protocol: str, dax: bool, **_: Any) -> Command:
+        """The same device at the same place again."""
+        return {"tries": [timed(lambda: self.ctx.fs.mount(mount, device, protocol, dax))]}
+
 
 if __name__ == "__main__":
     Unplugger().main()

@@ -83,17 +83,31 @@ def scan(memory: Any, start: int = 0, end: int | None = None) -> Iterator[tuple[
         at = memory.find(MAGIC, at + 1, end)
 
 
-def is_foreign(cell: Cell, ino: int, since: int) -> bool:
-    """Whether the cell was written under a translation from before the block became file `ino`'s."""
-    return cell.ino != ino or cell.layout < since
+def is_foreign(cell: Cell, ino: int, since: int, kin: frozenset[int] = frozenset()) -> bool:
+    """Whether the cell was written under a translation from before the block became file `ino`'s.
+
+    kin: other files of its family (clones, and what they were cloned from), which may have written it before it was shared: of their cells
+    memory cannot tell, the engine's log can.
+    """
+    return cell.ino not in kin and (cell.ino != ino or cell.layout < since)
+
+
+def kin_of(file: dict[str, Any], filemap: dict[str, Any]) -> frozenset[int]:
+    """Numbers of the other files of this one's family; a family is called by the number of its first file (`origin`)."""
+    origin = file.get("origin", 0)
+    if not origin:
+        return frozenset()
+    family = {other["ino"] for other in filemap["files"] if other.get("origin", 0) == origin}
+    return frozenset((family | {origin}) - {file["ino"]})
 
 
 def foreign_cells(image: Any, filemap: dict[str, Any]) -> Iterator[Foreign]:
     """Foreign cells in the files of a device image, by its filemap.json (docs/results.md)."""
     for file in filemap["files"]:
+        kin = kin_of(file, filemap)
         for _, device_offset, size, since in file["extents"]:
             for at, cell in scan(image, device_offset, device_offset + size):
-                if is_foreign(cell, file["ino"], since):
+                if is_foreign(cell, file["ino"], since, kin):
                     yield Foreign(file["path"], at, cell)
 
 

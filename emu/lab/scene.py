@@ -212,6 +212,19 @@ async def _plug(run: Run, succeeded: bool) -> None:
         await run.clients["unplugger"].ask("plug", device=VICTIM_DEVICE)
 
 
+async def _mount(run: Run, succeeded: bool) -> None:
+    """What is on the device is looked at through another mount of it."""
+    await _go_on(run)
+    if succeeded:
+        await run.clients["unplugger"].ask(
+            "mount",
+            mount=VICTIM_MOUNT,
+            device=VICTIM_DEVICE,
+            protocol=run.spec.protocol,
+            dax=run.backing.properties == "dax",
+        )
+
+
 async def _pressure(run: Run, _succeeded: bool) -> None:
     """What has been cleaned is dropped."""
     await _go_on(run)
@@ -220,5 +233,5 @@ async def _pressure(run: Run, _succeeded: bool) -> None:
 
 
 THEN: Mapping[str, Callable[[Run, bool], Awaitable[None]]] = {
-    "": _nothing, "take": _take, "need": _need, "retake": _retake, "plug": _plug, "pressure": _pressure,
+    "": _nothing, "take": _take, "need": _need, "retake": _retake, "plug": _plug, "pressure": _pressure, "mount": _mount,
 }  # fmt: skip

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from emu.host.times import time_scale
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
-from emu.lab.plan.acts import BEFORE
 from emu.lab.plan.geometry import SIZE
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def row(run: Run) -> Json:
         "time_scale": time_scale(),
         "dma": run.control.dma,
         "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim"},
-        "before": BEFORE,
+        "before": run.act.before,
         "expected": {**run.act.expected, "size": SIZE} if on_host else run.act.expected,
         "at_stake": run.act.given_back[1] - run.act.given_back[0],
         "taken": None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from emu.lab.plan.geometry import QUARTER, SIZE
+from emu.lab.plan.geometry import BLOCK, QUARTER, SIZE
 
 Json = dict[str, Any]
 
@@ -13,6 +13,7 @@ BEFORE: Json = {"size": SIZE, "holes": [], "kept": [[0, SIZE]]}
 SAME: Json = BEFORE
 GONE: Json = {"gone": True, "size": 0, "holes": [], "kept": []}
 OPEN: Json = {"size": SIZE, "holes": [], "kept": []}  # as large as before; of its bytes nothing is said
+SPOILT: Json = {"size": SIZE, "holes": [], "kept": [[0, QUARTER], [QUARTER + BLOCK, SIZE]]}  # one block of it
 SHORT: Json = {"size": QUARTER, "holes": [], "kept": [[0, QUARTER]]}
 HOLED: Json = {"size": SIZE, "holes": [[QUARTER, 3 * QUARTER]], "kept": [[0, QUARTER], [3 * QUARTER, SIZE]]}
 
@@ -23,11 +24,11 @@ class Act:
 
     given_back: the stretch of the file whose memory somebody else gets. then: what follows an answer: `take` (a second file over what
     is free), `retake` (a host file's same range anew), `plug` (a new namespace, or NIC), `need` (somebody who could not go on
-    without the space), `pressure` (the page goes), "" (DMA goes on, no more). first: what stands ready before the registration:
+    without the space), `pressure` (the page goes), `mount` (the same device again), "" (DMA goes on, no more). first: what stands ready before the registration:
     `clone`, `fill`. leaves: the holder ends before anything is asked: `ends` or `hands-over` (its descriptor to another process).
     access: `rw`, or `r` where a registration for writing would be the event itself. spares: what is registered again once the
     victim was taken is still there: the victim's first quarter; else it is another file. device: the whole device goes, so the bystander
-    and the spare file are on another. alone: there is no bystander, since what happens is everybody's.
+    and the spare file are on another. before: what is true of the file where nothing is done. alone: there is no bystander, since what happens is everybody's.
     """
 
     ask: Json
@@ -41,6 +42,7 @@ class Act:
     spares: bool = False
     device: bool = False
     alone: bool = False
+    before: Json = field(default_factory=lambda: BEFORE)
 
 
 def ask(op: str, **arguments: Any) -> Json:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emu.lab import names
-from emu.lab.plan.acts import GONE, HOLED, OPEN, SAME, SHORT, Act, ask
+from emu.lab.plan.acts import GONE, HOLED, OPEN, SAME, SHORT, SPOILT, Act, ask
 from emu.lab.plan.geometry import QUARTER, SIZE
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ EVENTS = {
         ),
         Event(
             "umount", "the filesystem is unmounted, its inodes evicted", "umount",
-            _on(Act(ask("umount", mount="{mount}"), SAME, (0, 0), by="unplugger", device=True), "dax", "page-cache"),
+            _on(Act(ask("umount", mount="{mount}"), SAME, (0, 0), by="unplugger", then="mount", device=True), "dax", "page-cache"),
             {**NO_FILE, "host": "mounts of the host are the host's"}, ("fs.umount",),
         ),
         Event(
@@ -200,7 +200,8 @@ EVENTS = {
         ),
         Event(
             "poison", "one block fails: it must be unmapped, and that be told", "poison",
-            _on(Act(ask("poison", path="{victim}", offset=QUARTER), OPEN, (QUARTER, QUARTER + 4096), spares=True), "dax", "page-cache"),
+            _on(Act(ask("poison", path="{victim}", offset=QUARTER), SPOILT, (QUARTER, QUARTER + 4096), spares=True, before=SPOILT),
+                "dax", "page-cache"),
             {
                 "anon": "what fails is a block of a pmem device; DRAM of a client is not modelled to fail",
                 "devdax": "a failed block of a raw device has no file through which it could be named",

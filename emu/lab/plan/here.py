@@ -17,7 +17,7 @@ from emu.verbs.mr import MR
 FOR_BACKING = {
     "page-cache": ("fs.writeback",),
     "anon": ("fs.pressure",),
-    "devdax": ("device",),
+    "devdax": ("mr.device",),
     "dmabuf": ("dmabuf",),
 }
 # Of the methods that events name, those that belong to one backing alone.
@@ -36,4 +36,4 @@ def _is_there(name: str) -> bool:
         return hasattr(Fs, method)
     if name == "signal":  # who holds whom: processes of sessions, and a context that outlives its opener
         return find_spec("emu.clients.heir") is not None
-    return hasattr(Context, name) or name in signature(MR).parameters
+    return method in signature(MR).parameters if place == "mr" else hasattr(Context, name)
