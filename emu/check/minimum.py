@@ -77,7 +77,13 @@ MINIMUM: Mapping[str, tuple[Claim, ...]] = {
     ),
     "lease-signal": (
         SOUND,
-        _clean("0 at the unpin, or when the ladder ends; freed after the unpin", but=("surprise",)),
+        # Not S4, which "OK" implies as well: when the ladder ends with a survivor, who has the passed descriptor, its pin is still there, and
+        # what its peers write succeeds and is nowhere (emu explore lease-signal). Not at an unplug: nothing of a device that goes can be kept.
+        Claim(
+            ("S1", "S2", "S8", "S9", "V4"),
+            "0 at the unpin, or when the ladder ends; freed after the unpin",
+            UNPLUGGED,
+        ),
         Claim(("S7",), "SIGIO, then SIGBUS, then SIGKILL: the ladder ends"),
     ),
     "recall-fence": (
@@ -138,6 +144,7 @@ MINIMUM: Mapping[str, tuple[Claim, ...]] = {
     ),
 }
 
+# "A lease needs its holder" says CONTRACT of V17: not one whose ladder ends with nobody's help (lease-signal promises it, and keeps it).
 CANNOT: Mapping[str, Mapping[str, str]] = {
     "none": dict.fromkeys(
         ("S1", "S2", "S4", "S8", "S9", "V4", "V10"),
@@ -152,7 +159,6 @@ CANNOT: Mapping[str, Mapping[str, str]] = {
         "S7": "the lease may go before the pin (Chinner): then it waits as mainline does",
         "V17": "a lease needs its holder",
     },
-    "lease-signal": {"V17": "a lease needs its holder, or its end"},
     "recall-fence": {"V17": "a recall asks its holder first"},
     "kill-process": {"S7": "a process that cannot die: hang"},
     "deferred-free": {"S4": "data lost without a word"},

@@ -269,7 +269,8 @@ def pins_went(b: Books) -> None:
     if not b.went:
         return
     for number, row in b.reclaims.items():
-        if _was_pinned(b, row) and not row.queued and not row.applied and not scope.pinned(b, row):
+        changed = row.applied and row.kind != "surprise"  # which is applied before anybody is told
+        if _was_pinned(b, row) and not row.queued and not changed and not scope.pinned(b, row):
             b.agenda.append((number, "unpinned"))
         if row.waiting:
             actions.importer_unmapped(b, number)

@@ -12,7 +12,7 @@ memory is free. No answer of the holder is awaited, and none is possible.
 
 Whoever cannot be signalled is refused at registration. But the signal goes to who *opened* the context: one who was handed its descriptor lives on
 with it, and with its pins, and so does a process that cannot die. Then the reclaim hangs; so neither S7 nor V17 is promised. The gate keeps new pins
-out; DMA goes on until the process is gone. Behind a surprise that is too late for what reaches a namespace plugged meanwhile.
+out; DMA goes on until the process is gone.
 """
 
 from emu.core.decision import END, START

@@ -14,7 +14,8 @@ SIGBUS, after another SIGKILL, and then has a last one to be gone.
 
 The ladder ends, so S7 is promised. Signals go to who *opened* the context. One who was handed its descriptor is neither told nor killed: at the end of
 the ladder its blocks are no file's and stay out of use until its last pin is gone (disposal `keep`), and what its peers write there
-succeeds and is nowhere. So S2, S4, V12 and V20 are not promised. Nor is V17: a lease asks its holder first.
+succeeds and is nowhere. So S4, V12, V18 and V20 are not promised; and at an unplug, where nothing can be kept, what it reaches in the
+namespace that is plugged next is the cost as well (none of S1, S2, S8, S9, V4, V10, V14 there).
 
 SIGIO and SIGBUS end a process that has no handler for them: the first rung kills whoever took a lease and did not read on. (emu.verbs.breaks.)
 
@@ -78,6 +79,7 @@ def protocol(seconds: float = SECONDS) -> Protocol:
         },
         promises=(
             "S1",
+            "S2",
             "S3",
             "S5",
             "S6",
@@ -95,11 +97,13 @@ def protocol(seconds: float = SECONDS) -> Protocol:
             "V13",
             "V14",
             "V15",
+            "V17",
             "V19",
             "V22",
             "V24",
             "V25",
         ),
+        excepts=dict.fromkeys(("unplug", "surprise"), ("S1", "S2", "S8", "S9", "V4", "V10", "V14")),
         disposal="keep",
         loss="process",
         needs="lease",

@@ -15,7 +15,10 @@ from emu.protocols import (
     deferred_free,
     ebusy,
     immutable,
+    kill_context,
+    kill_process,
     layout_lease,
+    lease_signal,
     mr_revoke,
     none,
     recall_fence,
@@ -42,6 +45,9 @@ BUILT_IN = (
     recall_fence.PROTOCOL,
     deferred_free.PROTOCOL,
     virtual_truncate.PROTOCOL,
+    lease_signal.PROTOCOL,
+    kill_context.PROTOCOL,
+    kill_process.PROTOCOL,
 )
 
 

@@ -12,6 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "invariants"))
 
+from functools import partial
+
 from build import BLOCK, Story, revoked
 from verdicts import breaches, verdict
 
@@ -30,39 +32,46 @@ EIO = 5
 # ---- histories that protocols make
 
 
-def stale(protocol, kind):
+def outlast(story):
+    """Whatever waits for a time gets it."""
+    story.answer(ev.TimerFired, ev.Answered)
+
+
+def stale(protocol, kind, **options):
     """The memory has gone to a new file, and the peer writes on under its key: with success."""
-    story = revoked(kind, protocol)
+    story = revoked(kind, protocol, **options)
     story.posted("peer", 50, story.key)
     story.moved(story.key, 1, op=50)
     story.polled("peer", 50)
     return story
 
 
-def acknowledged(protocol, kind):
+def acknowledged(protocol, kind, **options):
     """The memory is gone, nobody has taken it yet, and the peer writes on."""
-    story = Story(protocol)
+    story = Story(protocol, **options)
     holder = story.session("holder")
     story.session("peer", wants=False)
     story.create("/mnt/a", 4)
     key = story.register(holder, "/mnt/a", 4)
     story.reclaim(kind, "pm0" if kind == "surprise" else "/mnt/a")
+    outlast(story)
     story.posted("peer", 50, key)
     story.moved(key, 2, op=50)
     story.polled("peer", 50)
     return story
 
 
-def found_dirty(protocol, kind):
+def found_dirty(protocol, kind, **options):
     """Who takes the memory reads it before anything else: the peer's bytes are in what should be zero."""
-    story = stale(protocol, kind)
+    story = stale(protocol, kind, **options)
     story.row = {"taken": {"path": "/mnt/b", "written": [], "unzeroed": BLOCK}}
     return story
 
 
-def refused(protocol, kind):
+def refused(protocol, kind, **options):
     """The hardware would not stop for a deregistration; then the memory is taken from under the key."""
-    story = Story(protocol)
+    device = kind == "surprise" or (kind == "unplug" and "survivors" in options)
+    story = Story(protocol, **options)
     holder = story.session("holder")
     story.create("/mnt/a", 4)
     key = story.register(holder, "/mnt/a", 4)
@@ -73,23 +82,25 @@ def refused(protocol, kind):
     asked = next(event for event in story.owed if isinstance(event, ev.Quiesced))
     story.owed.remove(asked)
     story.step(ev.Quiesced(asked.cookie, EIO))
-    story.reclaim(kind, "pm0" if kind == "surprise" else "/mnt/a")
-    if kind == "surprise":
+    story.reclaim(kind, "pm0" if device else "/mnt/a")
+    outlast(story)
+    if device:
         story.ask(story.admin(), rq.FsPlug("pm0"))
     return story
 
 
-def whole(protocol, kind):
-    return revoked(kind, protocol)
+def whole(protocol, kind, **options):
+    return revoked(kind, protocol, **options)
 
 
-def on_its_way(protocol, kind):
+def on_its_way(protocol, kind, **options):
     """A key is being installed when the memory goes."""
-    story = Story(protocol)
+    story = Story(protocol, **options)
     holder = story.session("holder")
     story.create("/mnt/a", 4)
     story.register(holder, "/mnt/a", 4, answers=False)
     story.reclaim(kind, answers=False)
+    outlast(story)
     return story
 
 
@@ -195,6 +206,22 @@ LEFT_ALONE = {
     "V14": ("surprise", refused),
 }
 
+
+def survived(make):
+    """The same, where the process that opened the holder's context had ended before, and another has its descriptor."""
+    return partial(make, survivors=True)
+
+
+SURVIVOR_AT_AN_UNPLUG = {
+    "S1": ("unplug", survived(stale)),
+    "S2": ("unplug", survived(whole)),
+    "S8": ("unplug", survived(stale)),
+    "S9": ("unplug", survived(found_dirty)),
+    "V4": ("unplug", survived(whole)),
+    "V10": ("unplug", survived(stale)),
+    "V14": ("unplug", survived(refused)),
+}
+
 # (protocol, kind of reclaim or "": it promises that nowhere) -> invariant -> the kind of reclaim that shows it, and how
 COUNTEREXAMPLES = {
     ("none", ""): {
@@ -232,6 +259,17 @@ COUNTEREXAMPLES = {
         "V17": ("truncate", handed_on),
         "V18": ("truncate", written_to_by_its_owner),
         "V20": ("truncate", written_to_by_its_owner),
+    },
+    ("kill-process", ""): {"S7": ("truncate", survived(whole)), "V17": ("truncate", survived(whole))},
+    ("lease-signal", ""): {
+        "S4": ("truncate", survived(acknowledged)),
+        "V12": ("truncate", survived(on_its_way)),
+        "V18": ("truncate", survived(whole)),
+        "V20": ("truncate", survived(whole)),
+    },
+    ("lease-signal", "unplug"): SURVIVOR_AT_AN_UNPLUG,
+    ("lease-signal", "surprise"): {
+        name: ("surprise", make) for name, (_kind, make) in SURVIVOR_AT_AN_UNPLUG.items()
     },
 }
 

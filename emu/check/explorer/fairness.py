@@ -1,7 +1,7 @@
 """Who owes a move, by its label.
 
     strongly fair    the shell (each effect of its queue), each peer's operation in the engine (a quantum that may enter, one that must
-                     leave), the engine's answers by kind, timers: whoever is able to move again and again does move again and again
+                     leave), the engine's answers by kind, timers, whoever was sent a SIGKILL: whoever is able to move again and again does move again and again
     owe nothing      clients: holders, reclaimers, peers that may WRITE, takers
     never owed       faults, crashes, the network's losses and its heals
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 NOBODY: Final = 0
 OWED: Final = re.compile(
     r"(?P<shell>shell:)|engine: (?P<peer>peer\d+)\b(?P<mr>.*? of MR \d+)?|engine: (?P<answer>[a-z]+)|(?P<timer>timer) "
-    r"|network: (?P<net>deliver)"
+    r"|network: (?P<net>deliver)|(?P<killed>holder\d+): dies"
 )
-PEER: Final = re.compile(r"peer(\d+)")
+WHOSE: Final = re.compile(r"(peer|holder)(\d+)")
 
 
 class Classes:
@@ -47,12 +47,12 @@ class Classes:
 
     def kind(self, klass: int) -> str:
         """Its name without the number of a holder: the same for all that are alike."""
-        return PEER.sub("peer", self.names[klass])
+        return WHOSE.sub(r"\1", self.names[klass])
 
     def turned(self, order: Sequence[int]) -> list[int]:
         """Class -> class when holder n + 1 is called order[n] + 1."""
         return [
-            self._number(PEER.sub(lambda m: f"peer{order[int(m[1]) - 1] + 1}", name))
+            self._number(WHOSE.sub(lambda m: f"{m[1]}{order[int(m[2]) - 1] + 1}", name))
             for name in list(self.names)
         ]
 

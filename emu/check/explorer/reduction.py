@@ -13,6 +13,7 @@ While the shell has effects to carry out, nothing else moves but peers, the engi
 forgets queue, keys, operations and answers, and brings generations to the parity that the books say, so with or without t before it the
 same is left; a reclaimer's answer is not forgotten, so where clients come back (`returns`) t must not deliver one.
 
+    signal                   a process that is to die moves no sooner for it, and a crash of the broker leaves nothing for it to end
     install, zero, give_back touch nothing that a quantum looks at: nobody has the key yet
     remove, unmap            of keys that are not live: a quantum under them is refused before and behind it
     quiesce, fence           while no key is live: nobody can enter. Who is inside leaves before or behind it, and is waited for or not; once
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from emu.check.model.state import Choice, State
 
-TRANSIENT = frozenset({"install", "zero", "give_back"})
+TRANSIENT = frozenset({"install", "zero", "give_back", "signal"})
 
 
 def forced(state: State, choices: Sequence[Choice], *, returns: bool, stale: bool) -> int:

@@ -75,7 +75,10 @@ class Small:
         if self._orphaned(state.core):
             bits |= 1 << ORPHAN
         for number, holder in enumerate(state.holders):
-            if any(mr.warned for mr in holder.mrs) and self._unheard(state, holder):
+            told = (
+                any(mr.warned for mr in holder.mrs) and not holder.orphaned
+            )  # else whoever was told has ended
+            if told and self._unheard(state, holder):
                 bits |= 1 << (HOLDERS_FROM + number)
         return bits
 

@@ -268,7 +268,9 @@ def _lost_blocks(row: Reclaim) -> set[int]:
     if row.before is None or row.ended is None:
         return set()
     lo, hi = int(row.target.get("lo", 0)), int(row.target.get("hi", 1 << 63))
-    return blocks_within(row.before, lo, hi) - blocks_within(row.after, lo, hi)
+    later = row.ended.step > row.phases["requested"].step
+    before = row.start if later and row.start is not None else row.before
+    return blocks_within(before, lo, hi) - blocks_within(row.after, lo, hi)
 
 
 def _made_way(history: History, row: Reclaim) -> set[int]:

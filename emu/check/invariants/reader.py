@@ -291,6 +291,11 @@ class Reader:
     def begun(self, row: Reclaim, detail: Json) -> None:
         row.target, row.asked = detail, self.request
         row.before = self.file(int(detail.get("ino", 0)))
+        if any(
+            "ended" in other.phases and other.phases["ended"].step == self.step
+            for other in self.reclaims.values()
+        ):
+            row.start = self.files.get(int(detail.get("ino", 0)))
         row.held = [self.keys[key] for key in row.keys if key in self.keys]
 
     def fencing(self, row: Reclaim, _detail: Json) -> None:

@@ -135,6 +135,9 @@ class Reclaim:
     errno: int | None = None
     definite: bool = True
     before: list[Any] | None = None
+    start: list[Any] | None = (
+        None  # behind the step in which it began, if it had waited for one that ended there
+    )
     after: list[Any] | None = None
     held: list[Mapped] = field(default_factory=list)
     late: list[Mapped] = field(default_factory=list)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Part = tuple[Any, ...]
 DEAD = b"dead"
+OF_SESSIONS: Final = ("answer", "signal")  # effects that name a session
 
 
 class Canonical:
@@ -115,7 +116,8 @@ def orders_of(state: State) -> list[Order]:
 def _hand(holder: Holder, op: Op | None) -> Part:
     """Nothing that has a name in it, and nothing that the canonical form leaves out."""
     mrs = [(mr.left, mr.state, mr.warned) for mr in holder.mrs]
-    return holder.lives, holder.session > 0, mrs, () if op is None else (*op[1:5], *op[7:9])
+    state = (holder.session > 0, holder.killed, holder.orphaned, holder.dead)
+    return holder.lives, state, mrs, () if op is None else (*op[1:5], *op[7:9])
 
 
 def exchanged(state: State, order: Order) -> State:
@@ -125,7 +127,7 @@ def exchanged(state: State, order: Order) -> State:
         a._replace(waits=tuple(sorted([order[at] for at in a.waits]))) if a.waits else a
         for a in state.answers
     ]
-    todo = [(e[0], session_under(order, e[1]), *e[2:]) if e[0] == "answer" else e for e in state.todo]
+    todo = [(e[0], session_under(order, e[1]), *e[2:]) if e[0] in OF_SESSIONS else e for e in state.todo]
     holders = [state.holders[at] for at in places]
     return state._replace(
         ops=tuple([state.ops[at] for at in places]),

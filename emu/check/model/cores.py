@@ -76,7 +76,10 @@ EVENTS: Mapping[str, Callable[..., events.Event]] = {
     "answered": lambda of, token, errno=0: events.Answered(of("token", token), errno),
     "fired": lambda of, timer: events.TimerFired(of("timer", timer)),
     "lost": lambda _of, session: events.SessionLost(session),
-    "opened": lambda _of, session, name, wants: events.SessionOpened(session, name, door=True, wants=wants),
+    "opened": lambda _of, session, name, wants: events.SessionOpened(
+        session, name, door=True, wants=wants, signalable=True
+    ),
+    "ended": lambda _of, session: events.OwnerEnded(session),
     "device": lambda _of, name, blocks: events.DeviceAdded(name, blocks),
     "mount": lambda _of, protocol: events.MountAdded("/mnt", "pm0", dax=True, protocol=protocol),
     "alloc_pd": lambda _of, session, request: asked(session, request, requests.AllocPd()),

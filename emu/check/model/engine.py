@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 REMOTE_WRITE: Final = 2
+SIGKILL: Final = 9
 SUCCESS, REM_ACCESS_ERR = "SUCCESS", "REM_ACCESS_ERR"
 
 
@@ -82,6 +83,17 @@ class Engine:
 
     def remove(self, state: State, number: int) -> State:
         return state._replace(keys=tuple([key for key in state.keys if key.key != number]))
+
+    # ---- processes
+
+    def signal(self, state: State, session: int, number: int) -> State:
+        """A real one. SIGKILL: the process will die of it, not at once. Others are notices that it may follow, or not."""
+        if number != SIGKILL:
+            return state
+        holders = tuple(
+            [row._replace(killed=True) if row.session == session else row for row in state.holders]
+        )
+        return state._replace(holders=holders)
 
     # ---- operations
 
@@ -158,6 +170,7 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.FenceRight: lambda e: ("fence", e.fence, e.keys),
     do.ReturnRight: lambda e: ("give_back", e.right),
     do.RemoveKey: lambda e: ("remove", e.key),
+    do.Signal: lambda e: ("signal", e.session, e.number),
     do.Reply: lambda e: ("answer", e.session, e.request, 0, e.result.get("handle", 0), "lkey" in e.result),
     do.Fail: lambda e: ("answer", e.session, e.request, e.errno, 0, False),
 }

@@ -137,6 +137,13 @@ class Judge:
         facts = self.facts(state)
         for key in state.keys:
             for block in key.blocks:
+                if (
+                    facts.online
+                    and not state.absent
+                    and facts.owner.get(block, FILE) == FILE
+                    and block in facts.owned
+                ):
+                    continue  # the file's, or kept: nobody's, and not free
                 if facts.owner.get(block) != FILE or not facts.online or state.absent:
                     if self.driver.books(state.core.snapshot)["reclaims"]:
                         return  # whoever asked may be gone: the reclaim goes on for nobody

@@ -57,12 +57,18 @@ class Mr(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """session 0: it has none, since it or the broker has crashed. lives: how often it opened after a crash of its own."""
+    """session 0: it has none, since it or the broker has crashed. lives: how often it opened after a crash of its own.
+
+    killed: a SIGKILL has reached its process. orphaned: its process has ended, and somebody else has its door. dead: its context was destroyed.
+    """
 
     session: int
     pd: int
     mrs: tuple[Mr, ...]
     lives: int = 0
+    killed: bool = False
+    orphaned: bool = False
+    dead: bool = False
 
 
 class Reclaimer(NamedTuple):

@@ -1,6 +1,7 @@
 """The small world: the real Core, a model of shell and engine, and who acts on them (setup.py). One model, three drivers of it.
 
-    holderN     registers its MRs over /mnt/a, deregisters them, acknowledges MR_REVOKING, may crash, may come back
+    holderN     registers its MRs over /mnt/a, deregisters them, acknowledges MR_REVOKING, may crash, may come back; dies of a SIGKILL
+    openerN     the process that opened holder N's door: with a protocol that signals, it may end while another has the descriptor
     peerN       writes under holder N's keys without end, one operation at a time, a quantum a block, as long as the engine lets it;
                 setup.tries times in all also under a key that was taken back, until its holder deregisters it
     reclaimerN  asks once for its event, may interrupt it, may crash; after a surprise unplug it plugs the device again
@@ -59,6 +60,7 @@ from emu.check.model.state import (
 )
 from emu.core import effects as do
 from emu.core.machine import Core
+from emu.protocols.contract import rules_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,6 +95,7 @@ class World:
         self.blank = self.driver.start()
         self.judge = Judge(self.driver, self.setup)
         self.fabric = FabricPeers(self) if self.setup.fabric else None
+        self._signals = _signals(protocol)
         self.tape: list[tuple[Any, ...]] | None = None
         self._queued: deque[tuple[str, Any, bool]] = deque()  # for the tape: (kind, what, waits for its turn)
         self._canonical = Canonical(self.driver, self.setup)
@@ -253,8 +256,24 @@ class World:
                     yield Choice(
                         f"{who}: acknowledges {at + 1}", who, partial(self._acknowledge, state, number, at)
                     )
-        if state.crashes:
-            yield Choice(f"crash: {who}", "crash", partial(self._lose_holder, state, number))
+        yield from self._ends(state, number)
+
+    def _ends(self, state: State, number: int) -> Iterator[Choice]:
+        """The ways out of a session."""
+        holder, who = state.holders[number], f"holder{number + 1}"
+        if holder.killed:
+            yield Choice(f"{who}: dies of SIGKILL", who, partial(self._die, state, number))
+        if holder.dead:
+            yield Choice(f"{who}: closes", who, partial(self._hang_up, state, number))
+        if not state.crashes:
+            return
+        yield Choice(f"crash: {who}", "crash", partial(self._lose_holder, state, number))
+        if self._signals and not (holder.orphaned or holder.killed):
+            yield Choice(
+                f"crash: opener{number + 1}, its descriptor lives on",
+                "crash",
+                partial(self._lose_opener, state, number),
+            )
 
     def _reg_mr(self, state: State, number: int, at: int) -> State:
         offset, length = self.setup.range_of_mr(at + 1)
@@ -288,10 +307,23 @@ class World:
 
     def _lose_holder(self, state: State, number: int) -> State:
         self.judge.meet("holder crashed")
+        return self._hang_up(state._replace(crashes=state.crashes - 1), number)
+
+    def _die(self, state: State, number: int) -> State:
+        self.judge.meet("a holder died of SIGKILL")
+        return self._hang_up(state, number)
+
+    def _lose_opener(self, state: State, number: int) -> State:
+        """Whoever has the descriptor is the holder from now on."""
+        self.judge.meet("an opener ended, and its descriptor lived on")
+        holder = state.holders[number]
+        state = _with_holder(state, number, holder._replace(orphaned=True))
+        return self._step(state._replace(crashes=state.crashes - 1), ("ended", holder.session))
+
+    def _hang_up(self, state: State, number: int) -> State:
         holder = state.holders[number]
         mrs = tuple([Mr(mr.left) for mr in holder.mrs])
         state = _with_holder(state, number, Holder(0, 0, mrs, holder.lives + 1))
-        state = state._replace(crashes=state.crashes - 1)
         if number == 0:
             state = self._forsake(state, SELF_TRUNCATE)
         return self._step(state, ("lost", holder.session))
@@ -438,10 +470,12 @@ class World:
         return self._replies(state)
 
     def _told(self, state: State, session: int, name: str, key: int) -> State:
-        if name != "MR_REVOKING":
+        if name not in {"MR_REVOKING", "DEVICE_FATAL"}:
             return state
         for number, holder in enumerate(state.holders):
             if holder.session == session:
+                if name == "DEVICE_FATAL":
+                    return _with_holder(state, number, holder._replace(dead=True))
                 for at, mr in enumerate(holder.mrs):
                     if mr.handle == key and mr.state == "has":
                         return _with_mr(state, number, at, mr._replace(warned=True))
@@ -611,6 +645,17 @@ def _with_mr(state: State, number: int, at: int, mr: Mr) -> State:
 
 def _with_reclaimer(state: State, number: int, row: Reclaimer) -> State:
     return state._replace(reclaimers=(*state.reclaimers[:number], row, *state.reclaimers[number + 1 :]))
+
+
+def _signals(protocol: Deciding) -> bool:
+    """Does its table send signals? Only then does it matter to anybody whether an opener lives."""
+    table = getattr(protocol, "table", {})
+    return any(
+        action.verb == "signal"
+        for entry in table.values()
+        for rule in rules_of(entry)
+        for action in rule.actions
+    )
 
 
 def _create(path: str, size: int) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LAST_WORDS: Final = 2  # WRITEs a peer when everybody else is at rest
 FIRES: Final = ": timer fires"  # the NIC's: it runs whoever is stopped
+DIES: Final = ": dies of SIGKILL"  # which a stopped process does as well
 AT_THE_GATE: Final = 0.9  # of WRITEs that would come behind the next reclaim: they come just before it
 PREEMPTED: Final = 0.01  # of quanta, and of the shell's steps: whoever does it loses its processor
 
@@ -65,7 +66,8 @@ class Clock:
         if best is None:
             return None
         who, _, deed = best.label.partition(": ")
-        self.now = max(self.now, self._due.pop(best.label), self._wake.get(who, 0))
+        wakes = 0 if best.label.endswith(DIES) else self._wake.get(who, 0)
+        self.now = max(self.now, self._due.pop(best.label), wakes)
         self.recorder.now = self.now
         if deed == "reg_mr":
             self._alarmed.pop(who, None)
@@ -84,7 +86,7 @@ class Clock:
             if at is None:
                 at = self._first_due(label)
             due[label] = at
-            if self._wake and not label.endswith(FIRES):
+            if self._wake and not label.endswith((FIRES, DIES)):
                 at = max(at, self._wake.get(label.partition(":")[0], 0))
             if at < least:
                 best, least = choice, at
@@ -192,13 +194,15 @@ class Clock:
         return self._slowly((200, 5 * US))
 
     def _holder(self, label: str) -> int:
-        """holderN: reg_mr | dereg_mr K | acknowledges K | comes back | self-truncate"""
+        """holderN: reg_mr | dereg_mr K | acknowledges K | comes back | self-truncate | dies of SIGKILL | closes"""
         who, words = label.split(": ")
         number = int(who.removeprefix("holder"))
         manner = MANNERS[self.cast.holders[number - 1]]
         deed = words.split()[0]
         if deed == "self-truncate":
             return spread(self.draw, (50 * US, 3 * MS))
+        if deed == "dies":
+            return spread(self.draw, (10 * US, 5 * MS))
         if deed == "comes":
             return spread(self.draw, (10 * US, 10 * MS))
         if deed == "reg_mr":
@@ -228,8 +232,11 @@ class Clock:
         return even(self.draw, (100, 5 * US)) if self.draw.random() < self.cast.refuses else NEVER
 
     def _crash(self, label: str) -> int:
-        """crash: holderN | crash: reclaimerN | crash: broker, and its start"""
+        """crash: holderN | crash: openerN, ... | crash: reclaimerN | crash: broker, and its start"""
         who = label.removeprefix("crash: ").split(",")[0]
+        if who.startswith("opener"):  # of some who will die, the opener ends half way: no draw of its own
+            step = self.cast.crashes.get(who.replace("opener", "holder"), NEVER)
+            return 0 if step % 4 == 0 and step // 2 <= self.steps else NEVER
         return 0 if self.cast.crashes.get(who, NEVER) <= self.steps else NEVER
 
     def _taker(self, _label: str) -> int:

@@ -42,10 +42,14 @@ ACCESS = 7  # LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ
 DATA = 99  # the aperture that a peer's own bytes are in
 
 
+SIGKILL = 9
+
+
 class Story:
     """One run as it comes about. `device` has `blocks` blocks; generations and translations are kept as the engine would."""
 
-    def __init__(self, protocol="mr-revoke", blocks=16, protocols=PROTOCOLS, mount=True):
+    def __init__(self, protocol="mr-revoke", blocks=16, protocols=PROTOCOLS, mount=True, survivors=False):
+        """survivors: whoever opens a context ends as soon as it has an MR, and somebody else has its descriptor."""
         self.protocols, self.protocol, self.blocks = protocols, protocol, blocks
         self.core = Core(protocols, host_protocol=protocol)
         self.lines, self.records, self.owed = [], [], []
@@ -60,6 +64,7 @@ class Story:
         self.names: dict[int, str] = {}
         self.memory = bytearray(blocks * BLOCK)
         self.row: dict = {}
+        self.survivors = survivors
         if mount:
             self.boot()
 
@@ -179,6 +184,8 @@ class Story:
             self.owed.append(ev.TimerFired(effect.timer))
         elif isinstance(effect, fx.Disarm):
             self.owed = [event for event in self.owed if event != ev.TimerFired(effect.timer)]
+        elif isinstance(effect, fx.Signal) and effect.number == SIGKILL:
+            self.owed.append(ev.SessionLost(effect.session))
         elif getattr(effect, "token", 0):
             self.owed.append(ev.Answered(effect.token))
 
@@ -187,7 +194,7 @@ class Story:
     def session(self, name="holder", wants=True, door=True):
         """A client; its journal has the same name."""
         self.sessions += 1
-        self.step(ev.SessionOpened(self.sessions, name, door, wants))
+        self.step(ev.SessionOpened(self.sessions, name, door, wants, signalable=door))
         self.names[self.sessions] = name
         self.journals.setdefault(name, [])
         return self.sessions
@@ -225,6 +232,8 @@ class Story:
             pd, blocks * BLOCK, ACCESS, 0, "dax", path, offset * BLOCK, importer=importer, bound=bound
         )
         request = self.ask(session, wanted, answers)
+        if self.survivors:
+            self.step(ev.OwnerEnded(session))
         return (self.result(session, request) or {}).get("lkey", 0)
 
     def dereg(self, session, key, answers=True):
@@ -428,11 +437,11 @@ def at_of(runs, block):
     return [at * BLOCK for run in runs for at in blocks_of(run)][block]
 
 
-def revoked(kind="truncate", protocol="mr-revoke"):
+def revoked(kind="truncate", protocol="mr-revoke", **options):
     """A whole story in which nothing is wrong: a holder with 4 blocks, a peer that writes, a reclaim that succeeds, a new file over
     what became free. `story.key` is the holder's key.
     """
-    story = Story(protocol)
+    story = Story(protocol, **options)
     story.holder, story.peer = story.session("holder"), story.session("peer", wants=False)
     story.create("/mnt/a", 4)
     story.key = story.register(story.holder, "/mnt/a", 4)

@@ -231,7 +231,7 @@ WRONG = {
         "PROTOCOL = make({(START, 'requested'): go(gate(), quiesce(), arm(5.0), to='fencing'), ('fencing', 'deadline'): go(reply(), to=END), "
         "('fencing', 'quiesced'): go(disarm(), unmap(), to='unmapping'), ('fencing', 'quiesce_failed'): go(quiesce(), to='fencing')})", "S2",
     ),
-    "keeps the blocks and promises S2": ("PROTOCOL = make({(START, 'requested'): DONE}, disposal='keep')", "S2"),
+    "keeps the blocks and promises V20": ("PROTOCOL = make({(START, 'requested'): DONE}, disposal='keep')", "V20"),
     "thinks of one holder": (
         "def f(p, phase, event, facts):\n    if event == 'quiesced' and facts.holders > 1:\n"
         "        return Decision((apply(), free(), reply()), END)\n    return Protocol.decide(p, phase, event, facts)\n"
@@ -248,7 +248,7 @@ MORE = {
 
 @pytest.mark.parametrize(
     "name",
-    sampled(WRONG, "frees before the unmap", "replies before the fence", "denies what it applied", "never ends", "keeps the blocks and promises S2"),
+    sampled(WRONG, "frees before the unmap", "replies before the fence", "denies what it applied", "never ends", "keeps the blocks and promises V20"),
 )  # fmt: skip
 def test_a_plausible_protocol_that_is_wrong_breaks_what_it_promises(tmp_path, capsys, name):
     text, invariant = WRONG[name]
