@@ -109,12 +109,13 @@ def _dated_cells(extents: list[list[int]], start: int, end: int) -> Iterable[tup
 
 
 def shared_blocks(filemap: Json) -> list[int]:
-    """Blocks of the image that two extents claim."""
-    owners: Counter[int] = Counter()
+    """Blocks of the image that two extents claim which are not of one family (`origin`: clones, and what they were cloned from)."""
+    owners: dict[int, list[int]] = {}
     for file in filemap["files"]:
         for _, position, size, _ in file["extents"]:
-            owners.update(range(position // BLOCK, -(-(position + size) // BLOCK)))
-    return sorted(block for block, count in owners.items() if count > 1)
+            for block in range(position // BLOCK, -(-(position + size) // BLOCK)):
+                owners.setdefault(block, []).append(file.get("origin", 0))
+    return sorted(block for block, who in owners.items() if len(who) > 1 and (0 in who or len(set(who)) > 1))
 
 
 def _cells_of(extents: list[list[int]], start: int, end: int) -> Iterable[tuple[int, int]]:

@@ -179,7 +179,10 @@ SAID: Mapping[str, Mapping[str, type]] = {
 # Fields of the maps that lines carry: MAP.FIELD.
 WITHIN: Mapping[str, Mapping[str, type]] = {
     "Phase": {
-        **dict.fromkeys(("detail.ino", "detail.lo", "detail.hi", "detail.errno"), int),
+        **dict.fromkeys(
+            ("detail.ino", "detail.lo", "detail.hi", "detail.errno", "detail.length", "detail.block"), int
+        ),
+        **dict.fromkeys(("detail.to", "detail.mount"), str),
         **dict.fromkeys(("detail.kind", "detail.path", "detail.device", "detail.host", "detail.rule"), str),
         "detail.buffer": str,
     },
@@ -191,6 +194,15 @@ WITHIN: Mapping[str, Mapping[str, type]] = {
     "Notify": {"fields.mr": int, "fields.rkey": int},
     "Answered": {"value.qp_num": int},
     "Requested": {"host.label": str},
+}
+
+
+# What else a reclaim of a file says of itself, by its kind.
+MORE: Mapping[str, dict[str, type]] = {
+    "collapse": {"length": int},
+    "insert": {"length": int},
+    "reflink": {"to": str},
+    "poison": {"block": int},
 }
 
 
@@ -227,7 +239,8 @@ def _check_within(line: Json, name: str, where: str) -> None:
                 f"{where}: {field!r} of {name} should be {kind.__name__}, it is {held[inner]!r:.60}"
             )
     if name == "Phase" and "ino" in line["detail"]:
-        need(line["detail"], {"lo": int, "hi": int}, where)
+        more: dict[str, type] = MORE.get(line["detail"].get("kind"), {})
+        need(line["detail"], {"lo": int, "hi": int, **more}, where)
 
 
 def _check_fields(found: Json, shapes: Mapping[str, Mapping[str, str]], name: str, where: str) -> None:

@@ -49,6 +49,11 @@ class FileRow(NamedTuple):
             for at in range(max(first, lo // BLOCK), min(first + count, -(-min(hi, FOREVER) // BLOCK)))
         }
 
+    @property
+    def places(self) -> dict[int, int]:
+        """Device block -> the block of the file that lies in it."""
+        return {start + n: first + n for first, start, count, _ in self.extents for n in range(count)}
+
     def runs(self, lo: int, hi: int) -> list[list[int]]:
         """Bytes lo..hi of the file, as runs of its device."""
         found = []
@@ -68,6 +73,7 @@ class Step:
     lines: list[Json] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     applied: set[int] = field(default_factory=set)  # reclaims whose change it may have committed
+    rows: list[Reclaim] = field(default_factory=list)  # the same
 
     def of(self, kind: str) -> list[Json]:
         return [line for line in self.lines if line["type"] == kind]
@@ -81,7 +87,7 @@ class Step:
 
 @dataclass
 class Reclaim:
-    """A reclaim by its Phase lines. `taken`: device blocks that left their file, and the file's rows before and after."""
+    """A reclaim by its Phase lines. `taken`: device blocks that left their file, or their place in it, and the file's rows before and after."""
 
     number: int
     life: int
@@ -101,6 +107,7 @@ class Reclaim:
     detached: int = ALWAYS  # the first epoch behind the commit that took them
     before: FileRow | None = None
     after: FileRow | None = None
+    source: FileRow | None = None  # reflink: what was cloned, as it was then
 
     @property
     def target(self) -> Json:
@@ -243,7 +250,9 @@ def applying(step: Step, reclaims: Mapping[int, Reclaim], before: Mapping[int, F
     done = {line["reclaim"] for line in step.of("Phase") if line["phase"] == "applied"} & shown
     zeroed = [run for line in step.of("Zero") for run in line["runs"]]
     punches = {
-        number for number, row in reclaims.items() if row.kind == "punch" and "ended" not in row.phases
+        number
+        for number, row in reclaims.items()
+        if row.kind in {"punch", "zero"} and "ended" not in row.phases
     }
     done |= {number for number in punches if _edges_in(reclaims[number].target, zeroed, before)}
     return done or punches & shown
@@ -277,12 +286,15 @@ class _Reading:
             if method:
                 method(self, step, line)
         step.applied = applying(step, self.reclaims, before)
+        step.rows = [self.reclaims[number] for number in sorted(step.applied)]
         for number in step.applied:
             self._applied(self.reclaims[number], step, before)
 
     def _applied(self, row: Reclaim, step: Step, before: dict[int, FileRow]) -> None:
         """Several may change a file in one step: each takes what lies in its own range."""
         ino = row.target.get("ino", 0)
+        if row.kind == "reflink":
+            row.source = self.files.get(ino)
         if row.changed >= 0 or before.get(ino) == self.files.get(ino):
             return  # a punch whose edges took time: it was committed before they were zero
         row.before, row.after, row.changed = before.get(ino), self.files.get(ino), step.lines[0]["n"]
@@ -292,6 +304,9 @@ class _Reading:
             row.aperture = self.made.aperture_of(row.life, row.before.device)
             mine = row.before.within(row.target["lo"], row.target["hi"])
             row.taken = mine - (row.after.blocks if row.after else set())
+            if row.kind in {"collapse", "insert"} and row.after:
+                now, then = row.after.places, row.before.places
+                row.taken = {block for block in mine if now.get(block) != then[block]}
             commits = [change.line["epoch"] for change in step.changes if change.ino == ino]
             row.detached = min(commits, default=ALWAYS) + 1
 
@@ -386,7 +401,7 @@ class _Reading:
             row.steps.append(step)
         row.keys |= set(line.get("keys", ()))
         self.fencing = row if line["phase"] == "fencing" else None
-        if line["phase"] == "returned" and self.answer:
+        if line["phase"] == "returned" and self.answer and row.kind != "cow-write":
             row.request = (self.answer["session"], self.answer["request"])
             row.definite = bool(self.answer.get("definite", True))
         if line["phase"] == "requested":
@@ -401,6 +416,8 @@ class _Reading:
             row.known = True
             row.aperture = self.made.aperture_of(row.life, file.device)
             row.range = file.within(target["lo"], target["hi"])
+            if row.kind == "poison":  # it is no file's any more
+                row.range = {int(target["block"]) - 1}
 
 
 _READ = {

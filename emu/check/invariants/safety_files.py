@@ -29,17 +29,19 @@ def applied(history: History) -> Iterator[Breach]:
     """S2: a reclaim that reported success has changed what it was to change; a restart loses nothing of it."""
     made = history.once(digest.read)
     for row in made.reclaims:
-        if row.succeeded and not _is_there(row):
+        if row.succeeded and not _is_there(made, row):
             yield Breach("S2", f"{row.words()} returned success, and its change is not there", row.told)
     for line, ino in made.lost:
         sentence = f"file {ino} is not as it was committed before the restart"
         yield Breach("S2", sentence, (line["n"],))
 
 
-def _is_there(row: Reclaim) -> bool:
+def _is_there(made: Digest, row: Reclaim) -> bool:
     target = row.target
-    if not row.known or row.kind == "surprise":
+    if not row.known or row.kind in {"surprise", "poison"}:
         return True  # the host's own files; a fact that was there before
+    if row.kind == "umount":
+        return not _reached_behind(made, row)
     if "device" in target:
         return any(
             change[0] == "devices" and change[1] == target["device"] and change[2] and not change[2][2]
@@ -47,8 +49,43 @@ def _is_there(row: Reclaim) -> bool:
             for line in step.of("Commit")
             for change in line["delta"]
         )
+    if row.kind == "reflink":
+        return any(_is_clone(row, change) for step in row.steps for change in step.changes)
     mine = [change for step in row.steps for change in step.changes if change.ino == target["ino"]]
+    if row.kind == "cow-write" and not mine:
+        return True  # nobody else had these blocks any more
     return any(_fits(target, change) or _covered_up(target, change) for change in mine)
+
+
+def _is_clone(row: Reclaim, change: Change) -> bool:
+    """The clone that this reclaim of kind reflink has made."""
+    new, source = change.new, row.source
+    return bool(
+        row.kind == "reflink"
+        and change.old is None
+        and new
+        and source
+        and (new.path, new.size, new.places) == (row.target["to"], source.size, source.places)
+        and new.origin == source.origin != 0
+    )
+
+
+def _reached_behind(made: Digest, row: Reclaim) -> bool:
+    """Was a file of this mount reached between the answer and the next mount there?"""
+    top = row.target["mount"].rstrip("/") + "/"
+    asked: dict[tuple[int, int], Json] = {}
+    for step in made.steps:
+        if step.life != row.life or step.lines[-1]["n"] < row.at("returned"):
+            continue
+        if step.op:
+            asked[step.event["session"], step.event["request"]] = step.op  # type: ignore[index]
+        if step.op.get("type") == "FsMount" and step.of("Reply"):
+            return False
+        for line in step.of("Reply"):
+            op = asked.get((line["session"], line["request"]), {})
+            if op.get("type") in {"FsStat", "FsRead"} and str(op["path"]).startswith(top):
+                return True
+    return False
 
 
 def _covered_up(target: Json, change: Change) -> bool:
@@ -66,9 +103,50 @@ def _fits(target: Json, change: Change) -> bool:
         return new.gone
     if target["kind"] in buffers.KINDS:
         return buffers.fits(target, change.old, new)
+    if target["kind"] in LAID:
+        return change.old is not None and LAID[target["kind"]](target, change.old, new)
     if target["kind"] == "truncate":
         return new.size == lo and not new.within(-(-lo // BLOCK) * BLOCK, FOREVER)
     return not new.within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
+
+
+def _collapsed(target: Json, old: FileRow, new: FileRow) -> bool:
+    first, count = target["lo"] // BLOCK, target["length"] // BLOCK
+    stays = {block: at for block, at in old.places.items() if not first <= at < first + count}
+    moved = {block: at - count * (at >= first) for block, at in stays.items()}
+    return new.size == old.size - target["length"] and new.places == moved
+
+
+def _inserted(target: Json, old: FileRow, new: FileRow) -> bool:
+    first, count = target["lo"] // BLOCK, target["length"] // BLOCK
+    moved = {block: at + count * (at >= first) for block, at in old.places.items()}
+    return new.size == old.size + target["length"] and new.places == moved
+
+
+def _zeroed(target: Json, old: FileRow, new: FileRow) -> bool:
+    """Its whole blocks, and the last one of the file where the range reaches the end, are other blocks now."""
+    lo, hi = -(-target["lo"] // BLOCK), min(target["hi"], old.size)
+    end = -(-hi // BLOCK) if hi == old.size else hi // BLOCK
+    whole = new.within(lo * BLOCK, end * BLOCK) if lo < end else set()
+    return new.size == old.size and len(whole) == max(0, end - lo) and not whole & old.blocks
+
+
+def _migrated(_target: Json, old: FileRow, new: FileRow) -> bool:
+    same = sorted(old.places.values()) == sorted(new.places.values())
+    return new.size == old.size and same and not new.blocks & old.blocks
+
+
+def _unshared(_target: Json, old: FileRow, new: FileRow) -> bool:
+    return bool(new.blocks - old.blocks) and set(new.places.values()) >= set(old.places.values())
+
+
+LAID: Mapping[str, Callable[[Json, FileRow, FileRow], bool]] = {
+    "collapse": _collapsed,
+    "insert": _inserted,
+    "zero": _zeroed,
+    "migrate": _migrated,
+    "cow-write": _unshared,
+}
 
 
 def nothing_succeeded(history: History) -> str:
@@ -144,9 +222,11 @@ def _replayed(history: History, made: Digest) -> Iterator[Breach]:
     for step in made.steps:
         if step is made.steps[-1]:
             resting = books.nobody(step.life)
+        before = dict(books.files) if step.changes else books.files
         for line in step.lines:
             yield from books.line(line)
         yield from books.files_agree(step)
+        yield from books.shared(step, before)
     still = books.nobody(books.life)
     for aperture, blocks in still.items():
         stuck = blocks & resting.get(aperture, set())
@@ -162,13 +242,15 @@ class _Blocks:
         self.taken: dict[int, set[int]] = {}
         self.files: dict[int, FileRow] = {}
         self.offline: set[int] = set()
+        self.bad: dict[int, tuple[str, int]] = {}  # device and block
         self.n = 0
 
     def line(self, line: Json) -> Iterator[Breach]:
         self.n = line["n"]
         match line["type"]:
             case "Loaded":
-                self.life, self.taken = self.life + 1, {}
+                self.life, self.taken, self.bad = self.life + 1, {}, {}
+                self._failed(line)
                 self.files = {
                     k: digest.file_row(row) for book, k, row in line["delta"] if book == "files" and row
                 }
@@ -181,11 +263,27 @@ class _Blocks:
             case "Release":
                 yield from self._release(line, blocks_of(line["runs"]))
             case "Commit":
+                self._failed(line)
                 for book, key, row in line["delta"]:
                     if book == "files":
                         self.files.pop(key, None)
                         if row:
                             self.files[key] = digest.file_row(row)
+
+    def _failed(self, line: Json) -> None:
+        """Blocks whose memory has failed."""
+        for book, key, row in line["delta"]:
+            if book == "bad":
+                self.bad.pop(key, None)
+                if row:
+                    self.bad[key] = (row[0], row[1])
+
+    def _bad_on(self, aperture: int) -> set[int]:
+        return {
+            block
+            for device, block in self.bad.values()
+            if self.made.aperture_of(self.life, device) == aperture
+        }
 
     def _allocate(self, line: Json, blocks: set[int]) -> Iterator[Breach]:
         had = self.taken.get(line["aperture"])
@@ -194,6 +292,8 @@ class _Blocks:
         twice = had & blocks
         if twice:
             yield Breach("S6", f"block {min(twice)} was given away while it had an owner", (line["n"],))
+        if failed := blocks & self._bad_on(line["aperture"]):
+            yield Breach("S6", f"block {min(failed)} was given away, and its memory had failed", (line["n"],))
         had |= blocks
 
     def _release(self, line: Json, blocks: set[int]) -> Iterator[Breach]:
@@ -214,22 +314,45 @@ class _Blocks:
         return {block: row.path for row in mine for block in row.blocks}
 
     def files_agree(self, step: Step) -> Iterator[Breach]:
-        """Behind a commit: no block has two files, none that a file has is free."""
+        """Behind a commit: no block has two files that are not of one family, none that a file has is free."""
         for line in step.of("Commit"):
             if not any(change[0] == "files" for change in line["delta"]):
                 continue
-            seen: dict[tuple[str, int], str] = {}
+            seen: dict[tuple[str, int], FileRow] = {}
             for row in self.files.values():
                 for block in row.blocks:
-                    other = seen.setdefault((row.device, block), row.path)
-                    if other != row.path:
+                    other = seen.setdefault((row.device, block), row)
+                    if other is not row and not (row.origin and row.origin == other.origin):
                         yield Breach(
-                            "S6", f"block {block} belongs to {other} and to {row.path}", (line["n"],)
+                            "S6", f"block {block} belongs to {other.path} and to {row.path}", (line["n"],)
                         )
                 aperture = self.made.aperture_of(self.life, row.device)
                 wild = row.blocks - self.taken[aperture] if aperture in self.taken else set()
                 if wild:
                     yield Breach("S6", f"block {min(wild)} of {row.path} is free", (line["n"],))
+
+    def shared(self, step: Step, before: dict[int, FileRow]) -> Iterator[Breach]:
+        """A block that other files have than before, and still some, is told about by Share; no other is."""
+        commits = [
+            line for line in step.of("Commit") if any(change[0] == "files" for change in line["delta"])
+        ]
+        told = [line for line in step.lines if line["type"] == "Share"]
+        rows = [row for change in step.changes for row in (change.old, change.new) if row]
+        if _cut_off(step) or not (told or any(row.origin for row in rows)):
+            return
+        devices = {row.device for row in (rows or self.files.values())}
+        for device in sorted(devices):
+            aperture = self.made.aperture_of(self.life, device)
+            then, now = _owners(before, device), _owners(self.files, device)
+            given = _all([line for line in step.of("Allocate") if line["aperture"] == aperture])
+            other = {block for block in then.keys() & now.keys() if then[block] != now[block]} - given
+            said = _all([line for line in told if line["aperture"] == aperture])
+            wrong = other ^ said
+            if wrong and aperture:
+                block = min(wrong)
+                words = "and nobody says so" if block in other else "was said to, and has not"
+                sentence = f"block {block} has changed the files that share it, {words}"
+                yield Breach("S6", sentence, tuple(line["n"] for line in (*commits, *told)))
 
     def nobody(self, life: int) -> dict[int, set[int]]:
         """Blocks that are neither free nor a file's, that no reclaim is about and no translation reaches."""
@@ -245,7 +368,7 @@ class _Blocks:
                 and key.installed["n"] <= self.n < min(key.unmapped, key.removed)
                 for block in key.blocks
             }
-            found[aperture] = taken - self._owned(aperture).keys() - pinned
+            found[aperture] = taken - self._owned(aperture).keys() - pinned - self._bad_on(aperture)
         return {aperture: blocks for aperture, blocks in found.items() if blocks}
 
     def _busy(self) -> bool:
@@ -256,12 +379,28 @@ class _Blocks:
         )
 
 
+def _owners(files: dict[int, FileRow], device: str) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for ino, row in files.items():
+        for block in row.blocks if row.device == device else ():
+            found.setdefault(block, set()).add(ino)
+    return found
+
+
+def _cut_off(step: Step) -> bool:
+    """The broker's life ended in this step, perhaps: the last of its lines is no answer."""
+    return step.lines[-1]["type"] in {"Commit", "Share", "Release"} or not step.event
+
+
 def _counted(history: History) -> Iterator[Breach]:
     """Counts that somebody was told."""
     told = [(line["n"], line["result"].get("devices")) for line in history.of("Reply")]
     for n, devices in [*told, (None, history.row.get("blocks"))]:
         for name, blocks in devices.items() if isinstance(devices, dict) else ():
-            if blocks["free"] + blocks["owned"] + blocks["quarantined"] != blocks["total"]:
+            if (
+                blocks["free"] + blocks["owned"] + blocks["quarantined"] + blocks.get("bad", 0)
+                != blocks["total"]
+            ):
                 yield Breach("S6", f"the blocks of {name} do not add up: {blocks}", () if n is None else (n,))
 
 
@@ -311,14 +450,15 @@ def _new_bytes(change: Change, new: FileRow, aperture: int) -> Iterator[Breach]:
         if line["n"] < change.line["n"] and line.get("aperture") == aperture
     ]
     had = change.old.blocks if change.old else set()
-    fresh = new.blocks - had - _all([line for line in before if line["type"] == "Allocate"])
+    given = _all([line for line in before if line["type"] == "Allocate"])
+    fresh = new.blocks - had - given - _cloned(change)
     if fresh:
         yield Breach(
             "S9",
             f"block {min(fresh)} came to {new.path} without having been overwritten",
             (change.line["n"],),
         )
-    if change.old and new.size > change.old.size:
+    if change.old and new.size > change.old.size and "insert" not in _kinds(change):
         end = min(new.size, -(-change.old.size // BLOCK) * BLOCK)
         runs = change.old.runs(change.old.size, end)
         blanked = [run for line in before if line["type"] == "Blank" for run in line["runs"]]
@@ -328,6 +468,22 @@ def _new_bytes(change: Change, new: FileRow, aperture: int) -> Iterator[Breach]:
                 f"the tail of {new.path} became readable without having been zeroed",
                 (change.line["n"],),
             )
+
+
+def _kinds(change: Change) -> set[str]:
+    """Of the reclaims of this file that the step has applied."""
+    rows = change.step.rows
+    return {row.kind for row in rows if row.target.get("ino") == change.ino}
+
+
+def _cloned(change: Change) -> set[int]:
+    """Blocks that a clone has from what it was cloned from."""
+    return {
+        block
+        for row in change.step.rows
+        if row.source and _is_clone(row, change)
+        for block in row.source.blocks
+    }
 
 
 def _all(lines: list[Json]) -> set[int]:
@@ -349,9 +505,11 @@ def _covered(runs: list[list[int]], by: list[list[int]]) -> bool:
 def _edges(made: Digest) -> Iterator[Breach]:
     """The unaligned ends of a hole are zero when its success is told."""
     for row in made.reclaims:
-        if not (row.kind == "punch" and row.succeeded and row.after and row.aperture):
+        if not (row.kind in {"punch", "zero"} and row.succeeded and row.after and row.aperture):
             continue
         lo, hi = row.target["lo"], row.target["hi"]
+        if row.kind == "zero" and hi >= row.after.size:
+            hi = -(-hi // BLOCK) * BLOCK  # the last block is a new one
         up, down = -(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK
         ends = [(lo, min(hi, up)), (max(lo, down), hi)] if up <= down else [(lo, hi)]
         runs = [run for low, high in ends for run in row.after.runs(low, high)]
@@ -367,14 +525,21 @@ def _nobody_wrote(history: History, made: Digest) -> Iterator[Breach]:
     born = {change.ino for change in made.changes if change.old is None}
     registered = _registered(history)
     stored = _all(history.of("Store"))
+    copied = {
+        block
+        for line in history.of("Copy")
+        for _from, to, size in line["pieces"]
+        for block in blocks_of([[to, size]])
+    }
     for file in history.filemap["files"]:
         row = made.files.get(file["ino"])
-        if file["ino"] not in born or row is None or row.path != file["path"]:
+        if file["ino"] not in born or row is None or row.path != file["path"] or row.origin:
             continue
         count = 0
         for offset, at, length, since in file["extents"]:
             end = at + max(0, min(length, file["size"] - offset))
-            if registered.get(file["path"], 0) < since and not stored & blocks_of([[at, end - at]]):
+            handled = blocks_of([[at, end - at]]) & (stored | copied)
+            if registered.get(file["path"], 0) < since and not handled:
                 count += end - at - bytes(history.image[at:end]).count(0)
         if count:
             yield Breach("S9", f"{count} bytes of {file['path']}, which nobody wrote to, are not zero")
@@ -446,8 +611,21 @@ def one_order(history: History) -> Iterator[Breach]:
 def _explained(made: Digest, change: Change) -> bool:
     step = change.step
     rows = [made.reclaim_at[step.life, number] for number in step.applied]
-    mine = any(row.target.get("ino") == change.ino for row in rows)
-    return mine or _asked(change, step.op) or buffers.explained(made, change) or _host_step(step)
+    mine = any(row.target.get("ino") == change.ino or _is_clone(row, change) for row in rows)
+    return (
+        mine
+        or _went_on(made, change)
+        or _asked(change, step.op)
+        or buffers.explained(made, change)
+        or _host_step(step)
+    )
+
+
+def _went_on(made: Digest, change: Change) -> bool:
+    """A request that goes on where its cow-write ends."""
+    ended = [line["reclaim"] for line in change.step.of("Phase") if line["phase"] == "ended"]
+    rows = [made.reclaim_at[change.step.life, number] for number in ended]
+    return any(row.kind == "cow-write" and row.target.get("ino") == change.ino for row in rows)
 
 
 def _late(made: Digest) -> Iterator[tuple[int, int]]:
@@ -476,6 +654,10 @@ def _asked(change: Change, op: Json) -> bool:
     kind = str(op.get("type"))
     if kind == "FsPlug":
         return new is None and old is not None and old.device == op["device"]
+    if kind == "FsPoison":
+        return bool(
+            old and new and len(old.blocks - new.blocks) == 1 and new.blocks < old.blocks and new.lost
+        )
     if kind not in SIZES or new is None or new.path != op["path"]:
         return False
     if kind == "FsCreate":

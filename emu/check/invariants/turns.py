@@ -131,6 +131,14 @@ _TAKING: Mapping[str, Callable[[Json], Json]] = {
     "FsUnlink": lambda op: {"kind": "unlink", "path": op["path"]},
     "DmabufMove": lambda op: {"kind": "move", "buffer": op["name"]},
     "DmabufRevoke": lambda op: {"kind": "revoke", "buffer": op["name"]},
+    "FsMigrate": lambda op: {"kind": "migrate", "path": op["path"]},
+    "FsReflink": lambda op: {"kind": "reflink", "path": op["path"]},
+    "FsFallocate": lambda op: {
+        "kind": op["mode"],
+        "path": op["path"],
+        "lo": op["offset"],
+        "hi": op["offset"] + op["length"] if op["mode"] == "zero" else 1 << 63,
+    },
     "FsUnplug": lambda op: {
         "kind": "unplug",
         "path" if op["target"].startswith("/") else "device": op["target"],

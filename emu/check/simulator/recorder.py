@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from emu.check.model.state import Op, State
     from emu.core.machine import Change
 
-ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Release, fx.Offline, fx.Online)
+ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Share, fx.Release, fx.Poison, fx.Offline, fx.Online)
 STATUS: Final = {word: status for status, word in WORDS.items()}
 REM_ACCESS_ERR: Final = STATUS["REM_ACCESS_ERR"]
 QUANTUM: Final = BLOCK  # bytes

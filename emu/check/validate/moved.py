@@ -172,6 +172,7 @@ NOTES = {
     "InstallKey": _installed,
     "RemoveKey": _removed,
     "Allocate": _allocated,
+    "Share": _allocated,  # two further as well
     "Release": _released,
     "Online": _online,
     "Answered": _answered,
@@ -205,7 +206,8 @@ def _flags(record: OpRecord) -> Iterator[str]:
         record.epoch_first != record.epoch_last
     ):
         yield "its flag and its epochs do not agree on whether the epoch moved"
-    changed = max(record.gen_first, record.gen_last) - record.gen_translated
+    last = record.gen_last if record.kind == Kind.QUANTUM else record.gen_first  # of a sum another block's
+    changed = max(record.gen_first, last) - record.gen_translated
     freed, foreign = Flag.SRC_FREED | Flag.DST_FREED, Flag.SRC_FOREIGN | Flag.DST_FOREIGN
     if record.kind == Kind.QUANTUM and changed < 0:
         yield "a generation went back"
@@ -259,9 +261,8 @@ def _generations(engine: Engine, record: OpRecord, life: Life, offset: int) -> I
     if device is None or not device.known:
         return
     flagged = Flag(record.flags) & (Flag.DST_FREED | Flag.DST_FOREIGN | Flag.SRC_FREED | Flag.SRC_FOREIGN)
-    runs = (
-        tuple((start, size) for start, size in life.runs) if flagged else ((offset // BLOCK * BLOCK, BLOCK),)
-    )
+    wide = flagged or record.kind == Kind.SUM  # whose blocks nobody knows
+    runs = tuple((start, size) for start, size in life.runs) if wide else ((offset // BLOCK * BLOCK, BLOCK),)
     born = device.among(runs, life.born, life.born)
     now = device.among(runs, record.epoch_first, record.epoch_last)
     if record.gen_translated not in born:

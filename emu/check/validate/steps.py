@@ -5,7 +5,7 @@
     event   effects before the commit   Undone or PutBack   what takes them back                  a commit that failed, memory that is not ready
 
 `shell` lines may stand anywhere and are the shell's own words; a line whose type is none of its kind is refused. Lines are numbered without a gap, times do not go back, and the epoch
-advances by one at each Phase, Allocate, Release, Offline, Online and at nothing else. A life that was cut off in a step (kill -9) ends there.
+advances by one at each of ADVANCING and at nothing else. A life that was cut off in a step (kill -9) ends there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-ADVANCING = ("Phase", "Allocate", "Release", "Offline", "Online")
+ADVANCING = ("Phase", "Allocate", "Share", "Release", "Poison", "Offline", "Online")
 STRICT = (events.DeviceAdded, events.MountAdded, events.BuffersLost)
 DEFAULT = "mr-revoke"  # of host files, where a broker was told nothing
 FAILED = ("Undone", "PutBack", "Defect")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 WRITES = (0, 1)
-HANDLED = frozenset({"Allocate", "Release", "Blank", "Zero", "Store"})
+HANDLED = frozenset({"Allocate", "Share", "Poison", "Release", "Blank", "Zero", "Store"})
 REPLACED = frozenset({"Offline", "Online"})
 Where = tuple[int, int]  # of the log: thread, seq
 

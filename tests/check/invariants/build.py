@@ -35,7 +35,7 @@ from emu.protocols.contract import declaration
 
 BLOCK = 4096
 PROTOCOLS = registry.load().protocols
-ADVANCING = (fx.Phase, fx.Allocate, fx.Release, fx.Offline, fx.Online)
+ADVANCING = (fx.Phase, fx.Allocate, fx.Share, fx.Release, fx.Poison, fx.Offline, fx.Online)
 WRITE, READ = 0, 4
 ANSWERS = (ev.KeyInstalled, ev.Quiesced, ev.Unmapped, ev.Answered, ev.RightFenced, ev.RightReturned)
 ACCESS = 7  # LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ
