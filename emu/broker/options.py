@@ -41,6 +41,7 @@ class MountPoint:
     dax: bool = False
     protocol: str = ""  # empty: the node's default
     raw: bool = False  # device-dax
+    tmpfs: bool = False  # its page cache is not written back
 
 
 LONGEST_INVALIDATION = 10_000_000
@@ -98,27 +99,27 @@ def parse_pmem(text: str) -> Pmem:
 
 
 def parse_mount(text: str) -> MountPoint:
-    """/MNT=NAME[,dax|devdax][,protocol=P]."""
+    """/MNT=NAME[,dax|devdax|tmpfs][,protocol=P]."""
     match = _MOUNT.fullmatch(text)
     if not match:
         raise OptionError(
-            f"--mount {text}: expected /MNT=NAME[,dax|devdax][,protocol=P], as /mnt=pm0,dax,protocol=ebusy"
+            f"--mount {text}: expected /MNT=NAME[,dax|devdax|tmpfs][,protocol=P], as /mnt=pm0,dax,protocol=ebusy"
         )
-    dax, raw, protocol = False, False, ""
+    kinds, protocol = set[str](), ""
     for word in filter(None, match[3].split(",")):
-        if word == "dax":
-            dax = True
-        elif word == "devdax":
-            raw = True
+        if word in {"dax", "devdax", "tmpfs"}:
+            kinds.add(word)
         elif word.startswith("protocol=") and len(word) > len("protocol="):
             protocol = word.removeprefix("protocol=")
         else:
             raise OptionError(
-                f"--mount {text}: unknown property {word!r}; there are dax, devdax and protocol=P"
+                f"--mount {text}: unknown property {word!r}; there are dax, devdax, tmpfs and protocol=P"
             )
-    if dax and raw:
-        raise OptionError(f"--mount {text}: dax is a filesystem, devdax the bare device: choose one")
-    return MountPoint(match[1], match[2], dax, protocol, raw)
+    if len(kinds) > 1:
+        raise OptionError(
+            f"--mount {text}: dax is a filesystem, devdax the bare device, tmpfs a page cache that is not written back: choose one"
+        )
+    return MountPoint(match[1], match[2], "dax" in kinds, protocol, "devdax" in kinds, "tmpfs" in kinds)
 
 
 def check(options: Options) -> Options:

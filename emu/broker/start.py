@@ -237,7 +237,7 @@ class _Broker:
         self._make_buffers(steps)
         for mount in self.options.mounts:
             protocol = mount.protocol or DEFAULT_PROTOCOL
-            steps.strict(MountAdded(mount.path, mount.device, mount.dax, protocol, mount.raw))
+            steps.strict(MountAdded(mount.path, mount.device, mount.dax, protocol, mount.raw, mount.tmpfs))
 
     # ---- history
 

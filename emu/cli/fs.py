@@ -266,6 +266,7 @@ def mount(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
         "device": wanted.device,
         "dax": wanted.dax,
         "raw": wanted.raw,
+        "tmpfs": wanted.tmpfs,
     }
     return node.call("fs_mount", **fields, protocol=wanted.protocol).result
 

@@ -28,7 +28,7 @@ from emu.core import (
     teardown,
 )
 from emu.core.asking import alive, answer
-from emu.core.decision import DISPOSALS, Action
+from emu.core.decision import DISPOSALS, IMPORTERS, Action
 from emu.core.effects import (
     Arm,
     CloseHandle,
@@ -86,10 +86,12 @@ def do_notify(b: Books, number: int, action: Action) -> bool:
     return False
 
 
-def do_quiesce(b: Books, number: int, _action: Action) -> bool:
+def do_quiesce(b: Books, number: int, action: Action) -> bool:
     _forget_again(b, number)
     row = b.reclaims[number]
-    keys = scope.pinned(b, row)
+    if action.text not in {"", *IMPORTERS}:
+        raise scope.broke(row, "known-answer", f"quiesce of {action.text!r} importers, a class that is none")
+    keys = tuple(key for key in scope.pinned(b, row) if action.text in {"", b.mrs[key].importer})
     for key in keys:
         b.mrs.put(key, _taken(b.mrs[key]))
     b.idle = True

@@ -1,6 +1,6 @@
 """Whom a mount's protocol admits: what a registration meets before anything is pinned.
 
-refuses    memory of this kind is not registered at all (`backing`, or `backing:write`: not with LOCAL_WRITE)
+refuses    memory of this kind is not pinned at all (`backing`, or `backing:write`: not with LOCAL_WRITE, tmpfs apart); `on-demand`: nor mapped on demand
 on_demand  MRs of the mount's files are of the class dynamic, as are those that ask for it by IBV_ACCESS_ON_DEMAND
 importers  classes whose memory the protocol can take back
 needs      what whoever registers must have done first (decision.NEEDS)
@@ -41,9 +41,14 @@ def admit(b: Books, event: Requested, op: RegMr, mount: str, ino: int = 0) -> No
 def _check_refused(b: Books, op: RegMr, mount: str) -> None:
     name, backing = b.mounts[mount].protocol, asking.backing_of(b, mount)
     refuses = b.protocols[name].refuses
+    if op.importer == "dynamic":  # it pins nothing: what is refused to pins is not refused to it
+        if "on-demand" in refuses:
+            refuse(getattr(errno, refuses["on-demand"]), f"protocol {name} knows no MR on demand")
+        return
     if backing in refuses:
         refuse(getattr(errno, refuses[backing]), f"protocol {name} admits no MR over {backing} memory")
-    if op.access & LOCAL_WRITE and f"{backing}:write" in refuses:
+    tracked = not b.mounts[mount].tmpfs
+    if op.access & LOCAL_WRITE and tracked and f"{backing}:write" in refuses:
         refuse(
             getattr(errno, refuses[f"{backing}:write"]),
             f"protocol {name} admits no MR that writes to {backing} memory: register it for reading only",

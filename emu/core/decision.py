@@ -80,7 +80,7 @@ ANSWERS: Mapping[str, str] = {
 VERBS: Mapping[str, str] = {
     "gate": "until the end nobody pins, maps or registers the range",
     "notify": "tell the holders that asked for events (text: the event's name)",
-    "quiesce": "no new work under the keys that pin the range now; answered by quiesced or quiesce_failed",
+    "quiesce": "no new work under the keys that pin the range now (text: of this class of importer); answered by quiesced or quiesce_failed",
     "notify_peers": "tell contexts whose queue pairs are connected to a holder's, and that asked for events (text: the event's name)",
     "fence": "the storage takes no work any more of the clients that pin the range; answered by fence_confirmed or fence_failed",
     "unmap": "forget the translations of quiesced or fenced keys; answered by unmapped",

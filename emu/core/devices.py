@@ -79,7 +79,7 @@ def mount_added(b: Books, event: MountAdded) -> None:
             f"mount {event.path} or device {event.device} is in use: one mount a device, each path once",
         )
     name = known_protocol(b, event.protocol)
-    b.mounts.put(event.path, Mount(event.device, event.dax, name, event.raw))
+    b.mounts.put(event.path, Mount(event.device, event.dax, name, event.raw, event.tmpfs))
     if asking.backing_of(b, event.path) == "page-cache":
         pages.open_cache(b, event.device)
     _check_serves(b, event.path, name)

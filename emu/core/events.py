@@ -33,13 +33,14 @@ class BuffersLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class MountAdded(Event):
-    """A filesystem on a device, `dax` or over a page cache; `raw`: device-dax, which has no files."""
+    """A filesystem on a device, `dax` or over a page cache; `raw`: device-dax, which has no files; `tmpfs`: the page cache is not written back."""
 
     path: str
     device: str
     dax: bool
     protocol: str
     raw: bool = False
+    tmpfs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

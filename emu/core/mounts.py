@@ -35,5 +35,5 @@ def fs_umount(b: Books, event: Requested, op: FsUmount) -> None:
 def fs_mount(b: Books, event: Requested, op: FsMount) -> None:
     if op.device in b.devices:
         asking.online(b, op.device)
-    devices.mount_added(b, MountAdded(op.mount, op.device, op.dax, op.protocol, op.raw))
+    devices.mount_added(b, MountAdded(op.mount, op.device, op.dax, op.protocol, op.raw, op.tmpfs))
     reply(b, event, {"protocol": b.mounts[op.mount].protocol})

@@ -275,6 +275,7 @@ class FsMount(Request):
     dax: bool
     protocol: str
     raw: bool = False
+    tmpfs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class Mount(NamedTuple):
     dax: bool
     protocol: str
     raw: bool = False  # device-dax: no files, only the device
+    tmpfs: bool = False  # a page cache that nobody writes back, and whose pages are not tracked for it
 
 
 class File(NamedTuple):
@@ -368,7 +369,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "dead": VALUE,
     },
     Device: {"aperture": "aperture", "blocks": VALUE, "online": VALUE, "namespace": GHOST},
-    Mount: {"device": VALUE, "dax": VALUE, "protocol": VALUE, "raw": VALUE},
+    Mount: {"device": VALUE, "dax": VALUE, "protocol": VALUE, "raw": VALUE, "tmpfs": VALUE},
     File: {
         "path": VALUE,
         "device": VALUE,

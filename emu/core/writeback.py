@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 def fs_writeback(b: Books, event: Requested, op: FsWriteback) -> None:
     ino = _cached(b, op.path)
+    if _tmpfs(b, ino):
+        refuse(errno.EINVAL, f"file {op.path} is on a tmpfs, whose pages nobody writes back")
     lo, hi = pages.unwritten(b, ino)
     if lo == hi:
         reply(b, event)
@@ -44,12 +46,17 @@ def fs_pressure(b: Books, event: Requested, op: FsPressure) -> None:
         reclaim.begin(b, asked._replace(ino=ino))
 
 
+def _tmpfs(b: Books, ino: int) -> bool:
+    _path, mount = asking.mount_of(b, b.files[ino].path)
+    return mount.tmpfs
+
+
 def due(b: Books, _event: WritebackDue) -> None:
     """Every file that has dirty pages and is not being written back, in order of their numbers."""
     busy = tuple(row.ino for _number, row in b.reclaims.items() if row.kind == "writeback")
     for ino in b.pages:
         lo, hi = pages.unwritten(b, ino)
-        if lo < hi and ino not in busy and b.devices[b.files[ino].device].online:
+        if lo < hi and ino not in busy and not _tmpfs(b, ino) and b.devices[b.files[ino].device].online:
             reclaim.begin(b, Reclaim("writeback", 0, 0, _protocol(b, ino), ino=ino, lo=lo, hi=hi))
 
 

@@ -183,7 +183,14 @@ class Engine:
     # ---- apertures and the CPU's side
 
     def aperture_add(
-        self, fd: int, size: int, *, block: int = 4096, gens_fd: int = -1, host: bool = False, scratch: bool = False
+        self,
+        fd: int,
+        size: int,
+        *,
+        block: int = 4096,
+        gens_fd: int = -1,
+        host: bool = False,
+        scratch: bool = False,
     ) -> int:
         """Map `size` bytes of `fd`; `gens_fd` is the table of generations, a u32 a block. Returns the number.
 

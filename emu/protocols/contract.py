@@ -44,6 +44,9 @@ LOSSES = ("none", "page", "mr", "qp", "context", "process", "device")
 NAME_MAX, TABLE_MAX = 64, 10_000
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
 LARGEST = 1e18  # seconds
+ON_DEMAND = (
+    "on-demand"  # in `refuses`, beside the backings: an MR that is mapped on demand, whatever its memory
+)
 WRITING = ":write"  # behind a backing, in `refuses`: only a registration that may write
 PROMISES = (*(f"S{n}" for n in range(1, 11)), *(f"V{n}" for n in range(1, 26)))
 
@@ -73,8 +76,9 @@ def notify(event: str, seconds: float = 0.0) -> Action:
     return Action("notify", event, seconds)
 
 
-def quiesce() -> Action:
-    return Action("quiesce")
+def quiesce(importer: str = "") -> Action:
+    """importer: of keys of this class alone."""
+    return Action("quiesce", importer)
 
 
 def unmap() -> Action:
@@ -357,7 +361,11 @@ def _meaning(protocol: Protocol) -> list[str]:
             ("kind of reclaim in excepts", tuple(protocol.excepts), tuple(KINDS)),
             ("need", (protocol.needs,) if protocol.needs else (), tuple(NEEDS)),
             ("disposal", disposals(protocol)[1:], tuple(DISPOSALS)),
-            ("backing in refuses", [name.removesuffix(WRITING) for name in protocol.refuses], BACKINGS),
+            (
+                "backing in refuses",
+                [name.removesuffix(WRITING) for name in protocol.refuses],
+                (*BACKINGS, ON_DEMAND),
+            ),
         )
         for name in names
         if name not in known

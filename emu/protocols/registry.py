@@ -19,6 +19,7 @@ from emu.protocols import (
     kill_process,
     layout_lease,
     lease_signal,
+    linux,
     mr_revoke,
     none,
     recall_fence,
@@ -48,6 +49,7 @@ BUILT_IN = (
     lease_signal.PROTOCOL,
     kill_context.PROTOCOL,
     kill_process.PROTOCOL,
+    *linux.PROTOCOLS,
 )
 
 
