@@ -16,6 +16,10 @@ class Observer(Client):
 
     name = "observer"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported: dict[str, Any] = {}  # buffers live as long as somebody has them here
+
     def do_start(self, *, node: str, **_: Any) -> Command:
         self.ctx = open_node(node, self.name)
         return {}
@@ -23,7 +27,8 @@ class Observer(Client):
     def do_survey(self, *, device: str, **_: Any) -> Command:
         """The files of a device with their extents, and the books."""
         listing = self.ctx.fs.ls()
-        stats = [self.ctx.fs.stat(file["path"]) for file in listing["files"]]
+        named = [file["path"] for file in listing["files"] if file["path"].startswith("/")]  # others are buffers
+        stats = [self.ctx.fs.stat(path) for path in named]
         files = [
             {
                 "path": s["path"],
@@ -41,6 +46,11 @@ class Observer(Client):
             "mounts": listing["mounts"],
             "books": self.ctx.books(),
         }
+
+    def do_export(self, *, buffer: str, size: int, **_: Any) -> Command:
+        """A dma-buf of its own, for others to import."""
+        self.exported[buffer] = self.ctx.dmabuf.create(buffer, size)
+        return {}
 
     def close(self) -> None:
         self.ctx.close()

@@ -22,11 +22,6 @@ class Reclaimer(Observer):
     def do_ask(self, *, ask: Command, retries: int, **_: Any) -> Command:
         return asked(self.ctx, ask, retries, lambda: self.talk.note("asked"))
 
-    def do_export(self, *, buffer: str, size: int, **_: Any) -> Command:
-        """A dma-buf of its own, for others to import."""
-        self.ctx.dmabuf.create(buffer, size)
-        return {}
-
 
 if __name__ == "__main__":
     Reclaimer().main()

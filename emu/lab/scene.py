@@ -20,7 +20,7 @@ from emu.lab.meeting import ASKER, TAKER
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
 from emu.lab.patience import stuck
 from emu.lab.places import filled_in
-from emu.lab.plan.geometry import ROUND
+from emu.lab.plan.geometry import ROUND, SIZE
 from emu.lab.process import PATIENCE, LabError, Process, Refused
 
 if TYPE_CHECKING:
@@ -212,6 +212,11 @@ async def _plug(run: Run, succeeded: bool) -> None:
         await run.clients["unplugger"].ask("plug", device=VICTIM_DEVICE)
 
 
+async def _export(run: Run, _succeeded: bool) -> None:
+    """Another buffer, over what is free now."""
+    await run.clients["taker"].ask("export", buffer="taker", size=SIZE)
+
+
 async def _mount(run: Run, succeeded: bool) -> None:
     """What is on the device is looked at through another mount of it."""
     await _go_on(run)
@@ -233,5 +238,5 @@ async def _pressure(run: Run, _succeeded: bool) -> None:
 
 
 THEN: Mapping[str, Callable[[Run, bool], Awaitable[None]]] = {
-    "": _nothing, "take": _take, "need": _need, "retake": _retake, "plug": _plug, "pressure": _pressure, "mount": _mount,
+    "": _nothing, "take": _take, "need": _need, "retake": _retake, "plug": _plug, "pressure": _pressure, "mount": _mount, "export": _export,
 }  # fmt: skip

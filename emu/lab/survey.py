@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.host.times import time_scale
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
+from emu.lab.plan.acts import GONE
 from emu.lab.plan.geometry import SIZE
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def memories(run: Run) -> Iterator[tuple[Path, str]]:
 def row(run: Run) -> Json:
     """What the classifier is told: facts of the run, not the protocol's name."""
     on_host = run.spec.backing == "host"
+    before, expected = (run.act.before, run.act.expected) if run.backing.files else (GONE, GONE)
     return {
         "schema": 1,
         "event": run.spec.event,
@@ -71,8 +73,8 @@ def row(run: Run) -> Json:
         "time_scale": time_scale(),
         "dma": run.control.dma,
         "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim"},
-        "before": run.act.before,
-        "expected": {**run.act.expected, "size": SIZE} if on_host else run.act.expected,
+        "before": before,
+        "expected": {**expected, "size": SIZE} if on_host else expected,
         "at_stake": run.act.given_back[1] - run.act.given_back[0],
         "taken": None,
         "left": [],

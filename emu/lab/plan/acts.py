@@ -24,7 +24,7 @@ class Act:
 
     given_back: the stretch of the file whose memory somebody else gets. then: what follows an answer: `take` (a second file over what
     is free), `retake` (a host file's same range anew), `plug` (a new namespace, or NIC), `need` (somebody who could not go on
-    without the space), `pressure` (the page goes), `mount` (the same device again), "" (DMA goes on, no more). first: what stands ready before the registration:
+    without the space), `pressure` (the page goes), `mount` (the same device again), `export` (another buffer), "" (DMA goes on, no more). first: what stands ready before the registration:
     `clone`, `fill`. leaves: the holder ends before anything is asked: `ends` or `hands-over` (its descriptor to another process).
     access: `rw`, or `r` where a registration for writing would be the event itself. spares: what is registered again once the
     victim was taken is still there: the victim's first quarter; else it is another file. device: the whole device goes, so the bystander

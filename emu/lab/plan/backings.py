@@ -23,10 +23,11 @@ class Backing:
     files: bool = (
         True  # the victim is a file; else memory that belongs to a registration, a device or an exporter
     )
+    options: tuple[str, ...] = ()
     not_served: str = "{protocol} declares that it cannot take this memory back"
 
     def broker_options(self, protocol: str) -> list[str]:
-        return [f"--{self.protocol_of}={protocol}"] if self.protocol_of else []
+        return [*([f"--{self.protocol_of}={protocol}"] if self.protocol_of else []), *self.options]
 
 
 BACKINGS = {
@@ -42,7 +43,7 @@ BACKINGS = {
         ),
         Backing("devdax", "a raw device, without a filesystem", properties="devdax", files=False),
         Backing("dmabuf", "a buffer with an exporter, who may move, revoke and restore it", protocol_of="dmabuf-protocol",
-                memory="none", on_mount=False, files=False),
+                memory="none", on_mount=False, files=False, options=("--dmabuf=4M",)),
     )
 }  # fmt: skip
 

@@ -128,7 +128,7 @@ EVENTS = {
             "migrate", "a defragmenter, or an exporter, moves the data; the place it lay is somebody else's", "migrate",
             {
                 **_on(Act(ask("migrate", path="{victim}"), SAME, by="defragmenter", then="take"), "dax", "page-cache"),
-                "dmabuf": Act(ask("buf_move", name="{buffer}"), by="defragmenter"),
+                "dmabuf": Act(ask("buf_move", name="{buffer}"), by="defragmenter", then="export"),
             },
             {
                 "anon": "pages under a long-term pin are not migrated but skipped, and a node has one kind of DRAM to be on",

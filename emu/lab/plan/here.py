@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from inspect import signature
 
 from emu.lab.plan.events import EVENTS
-from emu.verbs.device import Context
 from emu.verbs.fs import Fs
 from emu.verbs.mr import MR
 
@@ -36,4 +35,6 @@ def _is_there(name: str) -> bool:
         return hasattr(Fs, method)
     if name == "signal":  # who holds whom: processes of sessions, and a context that outlives its opener
         return find_spec("emu.clients.heir") is not None
-    return method in signature(MR).parameters if place == "mr" else hasattr(Context, name)
+    if place == "mr":
+        return method in signature(MR).parameters
+    return find_spec(f"emu.verbs.{name}") is not None
