@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from emu.check import invariants
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import safety_bytes, safety_people
-from emu.check.memory import foreign_bytes
+from emu.check.memory import file_of, foreign_bytes, holes
 from emu.check.shown import dma_at_gate
 from emu.check.traffic import Traffic, add_up
 from emu.history.journal import Kind
@@ -293,7 +293,7 @@ class _Judge:
         hurt = bool(verdict.error_completions)
         refused = self.reclaim["returned"] and self.reclaim["errno"] is not None
         denied = refused or bool(self.reclaim.get("denied"))
-        debt = sum(blocks["quarantined"] for blocks in row["blocks"].values())
+        debt = sum(blocks["quarantined"] for blocks in row["blocks"].values()) or self._not_given_back()
         return {
             "CORRUPT": bool(verdict.foreign_bytes or verdict.leaked_bytes or verdict.foreign_dma_bytes),
             "FAULT": bool(verdict.absent_bytes),
@@ -307,6 +307,12 @@ class _Judge:
             "OK+ERR": self.succeeded and hurt,
             "OK": self.succeeded and not hurt and row["refused"] is None,
         }
+
+    def _not_given_back(self) -> int:
+        """Bytes of the victim that a success should have freed, and that still have memory."""
+        file = file_of(self.history.filemap, self.row["victim"]["path"])
+        spans = self.row.get("frees", ())
+        return sum(end - start - holes(file, start, end) for start, end in spans) if file else 0
 
     def _nothing_can_advance(self) -> bool:
         """Neither a timer nor an answer is outstanding, and every line is there that would tell of one."""

@@ -169,7 +169,11 @@ class Run:
     async def _dismiss(self) -> None:
         for process in self.clients.values():
             process.wake()
-        first = {"holder", "peer", "heir"}  # an exporter that left before its importers would be one more event
+        first = {
+            "holder",
+            "peer",
+            "heir",
+        }  # an exporter that left before its importers would be one more event
         for wave in (first, self.clients.keys() - first):
             await asyncio.gather(*(self.clients[name].end() for name in self.clients if name in wave))
 

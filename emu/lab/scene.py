@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 LET_GO_AFTER = 0.3  # seconds: what waits for the holder must be seen to have waited
+DIES_AFTER = 0.01  # and what is asked must meet the holder alive
 LOST_FOR_GOOD = 5.0
 NEED = 1.0  # seconds that somebody who needs space goes on asking for it
 
@@ -144,6 +145,7 @@ async def _provoke(run: Run) -> None:
         with suppress(LabError):
             await holder.ask("let_go", limit=LOST_FOR_GOOD)
     elif run.manner.kill:
+        await asyncio.sleep(DIES_AFTER)
         holder.signal(signal.SIGKILL)
         run.facts["left"] = ["holder"]
     elif run.act.by != "holder":  # who asks for itself knows

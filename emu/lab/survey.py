@@ -76,6 +76,7 @@ def row(run: Run) -> Json:
         "before": before,
         "expected": {**expected, "size": SIZE} if on_host else expected,
         "at_stake": run.act.given_back[1] - run.act.given_back[0],
+        "frees": [list(span) for span in run.act.frees] if run.backing.on_mount else [],
         "taken": None,
         "left": [],
         "need": None,

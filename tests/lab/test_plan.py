@@ -119,6 +119,7 @@ def test_a_minutes_worth_names_what_there_is():
         ("truncate", "dax", ["HANG"], "none", ["let-go"]),
         ("self-write", "dax", ["HANG"], "none", ["no-pin"]),
         ("truncate", "dax", ["LOST"], "none", ["no-dma"]),
+        ("collapse", "dax", ["CORRUPT"], "none", ["no-dma", "fifo"]),
         ("truncate", "dax", ["OK"], "none", []),
     ],
 )

@@ -146,7 +146,6 @@ def test_a_prompt_holder_gets_its_peer_going_again(tmp_path):
     ("arguments", "named"),
     [
         (["--protocols", "nothing"], "no such protocol; the protocols are none, "),
-        (["--protocols", "linux-6.1"], "protocol linux-6.1 is not in this version; here are none, "),
         (
             ["--events", "truncate,earthquake"],
             "no such event; the events are truncate, punch, ",

@@ -28,7 +28,8 @@ class Act:
     `clone`, `fill`. leaves: the holder ends before anything is asked: `ends` or `hands-over` (its descriptor to another process).
     access: `rw`, or `r` where a registration for writing would be the event itself. spares: what is registered again once the
     victim was taken is still there: the victim's first quarter; else it is another file. device: the whole device goes, so the bystander
-    and the spare file are on another. before: what is true of the file where nothing is done. alone: there is no bystander, since what happens is everybody's.
+    and the spare file are on another. before: what is true of the file where nothing is done. frees: ranges of the file that
+    hold no memory behind a success. alone: there is no bystander, since what happens is everybody's.
     """
 
     ask: Json
@@ -42,6 +43,7 @@ class Act:
     spares: bool = False
     device: bool = False
     alone: bool = False
+    frees: tuple[tuple[int, int], ...] = ()
     before: Json = field(default_factory=lambda: BEFORE)
 
 

@@ -78,5 +78,9 @@ def controls_for(spec: RowSpec, outcomes: Iterable[str], loss: str = "none") -> 
     if "DENY" in found:
         return [NO_PIN]
     if found & {"OK+ERR", "FAULT", "LOST", "STALE"}:
-        return [NO_PIN if loss in WIDE_LOSS else NO_DMA]
+        keeps = spec.holder in {
+            "deaf",
+            "prompt",
+        }  # as the holder of the control; what another lets go of, a deaf one may not
+        return [NO_DMA if keeps and loss not in WIDE_LOSS else NO_PIN]
     return []

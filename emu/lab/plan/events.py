@@ -46,9 +46,10 @@ def _on(act: Act, *backings: str) -> dict[str, Act]:
     return dict.fromkeys(backings, act)
 
 
-SHRUNK = Act(TRUNCATE, SHORT, (QUARTER, SIZE), then="take", spares=True)
+SHRUNK = Act(TRUNCATE, SHORT, (QUARTER, SIZE), then="take", spares=True, frees=((QUARTER, SIZE + QUARTER),))
 PUNCHED = Act(
-    ask("punch", path="{victim}", offset=QUARTER, length=2 * QUARTER), HOLED, (QUARTER, 3 * QUARTER), then="take", spares=True
+    ask("punch", path="{victim}", offset=QUARTER, length=2 * QUARTER), HOLED, (QUARTER, 3 * QUARTER), then="take", spares=True,
+    frees=((QUARTER, 3 * QUARTER),),
 )  # fmt: skip
 
 
@@ -87,7 +88,7 @@ EVENTS = {
         Event(
             "collapse", "a range is cut out, and what lies behind it moves forward", "collapse",
             _on(Act(_fallocate("collapse", 2 * QUARTER), {"size": 2 * QUARTER, "holes": [], "kept": [[0, QUARTER]]},
-                    (QUARTER, 3 * QUARTER), then="take", spares=True), "dax", "page-cache"),
+                    (QUARTER, 3 * QUARTER), then="take", spares=True, frees=((2 * QUARTER, SIZE),)), "dax", "page-cache"),
             {**NO_FILE, "host": HOST_LAYOUT}, ("fs.fallocate",),
         ),
         Event(
@@ -104,7 +105,7 @@ EVENTS = {
         ),
         Event(
             "unlink", "the last name goes, the file is evicted", "unlink",
-            _on(Act(ask("unlink", path="{victim}"), GONE, then="take"), "dax", "page-cache"),
+            _on(Act(ask("unlink", path="{victim}"), GONE, then="take", frees=((0, SIZE),)), "dax", "page-cache"),
             {**NO_FILE, "host": "the name of a host file belongs to the host: emu cannot stand between unlink and its blocks"},
         ),
         Event(
