@@ -49,9 +49,8 @@ class Effects:
         self._kept_for: dict[
             tuple[str, int], int
         ] = {}  # object -> token, for objects that go before the reply
-        self._grace: dict[
-            int, Event
-        ] = {}  # cookie -> what the engine's answer means, where it is no Quiesced
+        self._grace: dict[int, int] = {}  # our cookie -> token
+        self._fences: dict[int, None] = {}  # cookies of the core's that are fences
         self._last_grace = _GRACE
         self.guards = Guards()
         self.failures = 0
@@ -92,11 +91,18 @@ class Effects:
             self._memory.discard_prepared(effect.device)
 
     def grace_ended(self, cookie: int) -> bool:
-        """Whether the engine's answer was to anything but a Quiesce of the core's."""
-        event = self._grace.pop(cookie, None)
-        if event is not None:
-            self._submit(event)
-        return event is not None
+        """Whether the engine's answer was to a cookie of ours."""
+        token = self._grace.pop(cookie, None)
+        if token is not None:
+            self._submit(Answered(token))
+        return token is not None
+
+    def fence_of(self, cookie: int) -> RightFenced | None:
+        """What the engine's answer to this cookie means, if a fence was asked for under it."""
+        if cookie not in self._fences:
+            return None
+        del self._fences[cookie]
+        return RightFenced(cookie)
 
     def _failed(self, effect: fx.Effect, error: OSError) -> None:
         number = error.errno or errno.EIO
@@ -272,7 +278,7 @@ class Effects:
     def _fence_right(self, e: fx.FenceRight) -> None:
         """Nothing of these keys starts any more; confirmed when nothing of them runs."""
         self._engine.quiesce(e.keys, e.fence)
-        self._grace[e.fence] = RightFenced(e.fence)
+        self._fences[e.fence] = None
 
     def _return_right(self, e: fx.ReturnRight) -> None:
         self._submit(RightReturned(e.right))
@@ -309,7 +315,7 @@ class Effects:
         self._engine.qp_modify(e.qp_num, e.mask, e.attrs)
         if e.attrs.get("state") in {RESET, ERR}:
             self._last_grace += 1
-            self._grace[self._last_grace] = Answered(e.token)
+            self._grace[self._last_grace] = e.token
             self._engine.quiesce((), self._last_grace)
         else:
             self._submit(Answered(e.token))

@@ -272,7 +272,7 @@ class Loop:
     def _engine_event(self, event: EngineEvent) -> None:
         if event.kind is EventKind.QUIESCED:
             if not self._effects.grace_ended(event.cookie):
-                self._invalidations.answered(Quiesced(event.cookie))
+                self._invalidations.answered(self._effects.fence_of(event.cookie) or Quiesced(event.cookie))
         elif event.kind is EventKind.UNMAPPED:
             self._steps.submit(Unmapped(event.cookie))
         elif event.kind is EventKind.QP_GONE:

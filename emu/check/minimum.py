@@ -133,7 +133,10 @@ MINIMUM: Mapping[str, tuple[Claim, ...]] = {
     ),
     "virtual-truncate": (
         SOUND,
-        Claim(("S1", "S4", "S8", "V4"), "DMA goes on into the file; never freed while pinned", UNPLUGGED),
+        Claim(("S1", "S8", "V4"), "DMA goes on into the file; never freed while pinned", UNPLUGGED),
+        Claim(
+            ("S4",), "DMA goes on into the file", (*UNPLUGGED, "unlink")
+        ),  # which a file without a name is not, for who looks for it
         Claim(("S7", "V17"), "0, now, and undone"),
         Claim(("V24",), "OK at exit"),
     ),
@@ -159,7 +162,6 @@ CANNOT: Mapping[str, Mapping[str, str]] = {
         "S7": "the lease may go before the pin (Chinner): then it waits as mainline does",
         "V17": "a lease needs its holder",
     },
-    "recall-fence": {"V17": "a recall asks its holder first"},
     "kill-process": {"S7": "a process that cannot die: hang"},
     "deferred-free": {"S4": "data lost without a word"},
     "virtual-truncate": {"S2": "a success that is undone at once"},

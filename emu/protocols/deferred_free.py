@@ -22,12 +22,12 @@ PROTOCOL = Protocol(
         (START, "surprise"): go(reply(), to=END),
     },
     promises=(
-        "S1", "S3", "S5", "S6", "S7", "S8", "S9", "S10",
+        "S1", "S2", "S3", "S5", "S6", "S7", "S8", "S9", "S10",
         "V1", "V3", "V4", "V9", "V10", "V11", "V13", "V14", "V15", "V17", "V19", "V22", "V24", "V25",
     ),
     excepts={
-        "unplug": ("S1", "S8", "S9", "V4", "V10", "V14"),
-        "surprise": ("S1", "S8", "S9", "V4", "V10", "V14"),
+        "unplug": ("S1", "S2", "S8", "S9", "V4", "V10", "V14"),
+        "surprise": ("S1", "S2", "S8", "S9", "V4", "V10", "V14"),
     },
     backings=tuple(name for name in BACKINGS if name != "host"),  # a host file's blocks are the host's to keep
     disposal="keep",

@@ -19,7 +19,8 @@ confirmation does the right leave the table, and only then the translations go a
 
 A fence that fails keeps the right and is tried again for ever: the storage may still carry out what that client has sent. So a reclaim whose
 asker has interrupted it is answered at once, and goes on fencing all the same (abandoned): half a fence is none. It applies nothing then.
-Hence no bound (S7): hardware that never confirms makes it hang, and the blocks stay.
+It needs no answer of a holder (V17), and it ends as soon as the hardware confirms (S7); hardware that never does makes it wait for ever, and the
+blocks stay.
 """
 
 from emu.core.decision import END, START
@@ -95,8 +96,8 @@ PROTOCOL = Protocol(
         "disowned": ("unmapped", "fence_confirmed", "fence_failed"),
     },
     promises=(
-        "S1", "S2", "S3", "S4", "S5", "S6", "S8", "S9", "S10",
-        "V1", "V2", "V3", "V4", "V6", "V7", "V9", "V10", "V11", "V12", "V13", "V14", "V15", "V16", "V18", "V19",
+        "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10",
+        "V1", "V2", "V3", "V4", "V6", "V7", "V9", "V10", "V11", "V12", "V13", "V14", "V15", "V16", "V17", "V18", "V19",
         "V20", "V21", "V22", "V24", "V25",
     ),
     importers=("sync-revocable",),

@@ -36,10 +36,9 @@ PROTOCOL = Protocol(
     ),
     excepts={
         "punch": ("S9",),  # an edge in a block that is pinned is not zeroed
-        "zero": ("S9",),
         "unlink": ("S4", "V12", "V20"),
-        "unplug": ("S1", "S4", "S8", "S9", "V4", "V10", "V12", "V14", "V20"),
-        "surprise": ("S1", "S4", "S8", "S9", "V4", "V10", "V12", "V14", "V20"),
+        "unplug": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
+        "surprise": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
     },
     backings=tuple(name for name in BACKINGS if name != "host"),  # a host file is cut by the host, whole
     disposal="keep",

@@ -58,7 +58,7 @@ def acknowledged(protocol, kind, **options):
     story.session("peer", wants=False)
     story.create("/mnt/a", 4)
     key = story.register(holder, "/mnt/a", 4)
-    story.reclaim(kind, "pm0" if kind == "surprise" else "/mnt/a")
+    story.reclaim(kind, "pm0" if kind in {"unplug", "surprise"} else "/mnt/a")
     outlast(story)
     story.posted("peer", 50, key)
     story.moved(key, 2, op=50)
@@ -75,13 +75,13 @@ def found_dirty(protocol, kind, **options):
 
 def refused(protocol, kind, **options):
     """The hardware would not stop for a deregistration; then the memory is taken from under the key."""
-    device = kind == "surprise" or (kind == "unplug" and "survivors" in options)
+    device = kind in {"unplug", "surprise"}
     story = Story(protocol, **options)
     holder = story.session("holder")
     story.create("/mnt/a", 4)
     key = story.register(holder, "/mnt/a", 4)
     if not key:  # it admits nobody
-        story.reclaim(kind, "pm0" if kind == "surprise" else "/mnt/a")
+        story.reclaim(kind, "pm0" if device else "/mnt/a")
         return story
     story.dereg(holder, key, answers=False)
     asked = next(event for event in story.owed if isinstance(event, ev.Quiesced))
@@ -96,6 +96,20 @@ def refused(protocol, kind, **options):
 
 def whole(protocol, kind, **options):
     return revoked(kind, protocol, **options)
+
+
+def unzeroed_edges(protocol, kind, **options):
+    """A hole whose edges lie in blocks that are pinned."""
+    story = Story(protocol, **options)
+    story.create("/mnt/a", 4)
+    story.register(story.session("holder"), "/mnt/a", 4)
+    story.reclaim(kind, offset=BLOCK // 2, length=2 * BLOCK)
+    return story
+
+
+def unlinked(protocol, kind, **options):
+    """The name has gone while its blocks are pinned."""
+    return acknowledged(protocol, kind, **options)
 
 
 def on_its_way(protocol, kind, **options):
@@ -227,6 +241,24 @@ SURVIVOR_AT_AN_UNPLUG = {
     "V14": ("unplug", survived(refused)),
 }
 
+
+def under_pins(kind):
+    """The device goes from under the pins, and another namespace comes."""
+    return {
+        "S1": (kind, stale),
+        "S2": (kind, whole),
+        "S8": (kind, stale),
+        "S9": (kind, found_dirty),
+        "V4": (kind, whole),
+        "V10": (kind, stale),
+        "V14": (kind, refused),
+    }
+
+
+def lost_too(kind):
+    return {"S4": (kind, acknowledged), "V20": (kind, whole)}
+
+
 # (protocol, kind of reclaim or "": it promises that nowhere) -> invariant -> the kind of reclaim that shows it, and how
 COUNTEREXAMPLES = {
     ("none", ""): {
@@ -248,6 +280,21 @@ COUNTEREXAMPLES = {
     ("immutable", "surprise"): LEFT_ALONE,
     ("wait", ""): {"S7": ("truncate", whole), "V17": ("truncate", whole)},
     ("wait-fair", ""): {"S7": ("truncate", whole), "V17": ("truncate", whole)},
+    ("deferred-free", ""): {
+        "S4": ("truncate", acknowledged),
+        "V12": ("truncate", on_its_way),
+        "V18": ("truncate", whole),
+        "V20": ("truncate", whole),
+    },
+    **{("deferred-free", kind): under_pins(kind) for kind in ("unplug", "surprise")},
+    ("virtual-truncate", ""): {"S2": ("truncate", whole), "V18": ("truncate", whole)},
+    ("virtual-truncate", "punch"): {"S9": ("punch", unzeroed_edges)},
+    ("virtual-truncate", "unlink"): {
+        "S4": ("unlink", unlinked),
+        "V12": ("unlink", on_its_way),
+        "V20": ("unlink", whole),
+    },
+    **{("virtual-truncate", kind): {**under_pins(kind), **lost_too(kind)} for kind in ("unplug", "surprise")},
     ("ebusy", ""): {"V20": ("surprise", whole)},
     ("ebusy", "surprise"): LEFT_ALONE,
     ("layout-lease", ""): {

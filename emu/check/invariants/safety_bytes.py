@@ -93,7 +93,7 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
         if row.succeeded:
             yield from _translations(made, row)
             epoch = row.phases["returned"]["epoch"]
-            moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & GONE]
+            moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & _gone_by(row)]
             late = [one for one in moved if started_after(one.record, epoch)]
             count = sum(started_after(one.record, epoch) for one in late)
             if count:
@@ -101,6 +101,11 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
                     f"{count} bytes moved in freed or absent memory after {row.words()} had returned success"
                 )
                 yield Breach("S2", sentence, row.told, named(late))
+
+
+def _gone_by(row: Reclaim) -> Flag:
+    """Memory is absent by what took the device, or by a failure of its own; what took from a file makes it free."""
+    return GONE if "device" in row.target or row.kind == "poison" else GONE & ~ABSENT
 
 
 def _translations(made: Digest, row: Reclaim) -> Iterator[Breach]:

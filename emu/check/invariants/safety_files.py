@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from emu.check.invariants import buffers, digest
 from emu.check.invariants.digest import ALWAYS, blocks_of
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.orphaned import orphans
 from emu.check.memory import file_of, shared_blocks, vanished_cells, victim
 from emu.core.rows import BLOCK, FOREVER
 from emu.history.stamp import CELL
@@ -207,6 +208,7 @@ def nothing_failed(history: History) -> str:
 def owners(history: History) -> Iterator[Breach]:
     """S6: each block has the owners that the files say, and is in exactly one place."""
     yield from _replayed(history, history.once(digest.read))
+    yield from orphans(history)
     yield from _counted(history)
     if history.filemap:
         shared = shared_blocks(history.filemap)

@@ -130,7 +130,9 @@ class Judge:
             self.add_up(state)
 
     def no_stale_translation(self, state: State) -> None:
-        """S2: a reclaim has succeeded, and no live translation reaches what is not the file's any more."""
+        """S2: a reclaim has succeeded, and no live translation reaches what was freed, or is another file's by now. What is kept under a pin is
+        not free.
+        """
         answers = [row.state for row in state.reclaimers]
         if not state.keys or DONE not in answers or "asked" in answers:  # whoever is at work may yet unmap it
             return

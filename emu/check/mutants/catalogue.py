@@ -7,7 +7,7 @@ from typing import Any, Final
 from emu.check.model.setup import Setup
 from emu.check.mutants import cores, engines, protocols
 from emu.check.mutants.mutant import OURS, Mutant
-from emu.protocols import ebusy
+from emu.protocols import deferred_free, ebusy, recall_fence
 
 
 def small(*reclaims: str, **more: Any) -> Setup:
@@ -73,6 +73,16 @@ CONTRACT_TABLE: Final = (
         "unconfirmed-fence", "the right is dropped before the fence is confirmed",
         "right dropped before the fence is confirmed", "core: quiesce counts as answered when it was asked for",
         small(), "V9", core=cores.UnconfirmedFence,
+    ),
+    Mutant(
+        "right-dropped", "a client's right leaves the storage's table before its fence is confirmed",
+        "right dropped before the fence is confirmed", "core: the right goes as its fence is asked for",
+        small(), "V21", protocol=recall_fence.PROTOCOL, core=cores.RightDropped,
+    ),
+    Mutant(
+        "fence-failure-is-done", "a fence that failed counts as confirmed",
+        "right dropped before the fence is confirmed", "core: the storage's errno is not looked at",
+        small(refusals=1), "V21", protocol=recall_fence.PROTOCOL, core=cores.FenceFailureIsDone,
     ),
     Mutant(
         "callback-on-freed", "an invalidation comes back to an MR that was deregistered meanwhile",
@@ -216,6 +226,11 @@ FURTHER: Final = (
     Mutant(
         "truncated-early", "the size changes when it is asked for", OURS, "core: fs_truncate sets the size before the reclaim",
         small(cancels=True), "S3", core=cores.TruncatedEarly,
+    ),
+    Mutant(
+        "orphan-unnoted", "blocks that outlive their file under a pin are not in the durable record", OURS,
+        "core: keep notes nothing",
+        small(), "S6", protocol=deferred_free.PROTOCOL, core=cores.OrphanUnnoted,
     ),
     Mutant(
         "unmap-refusal-is-done", "an unmap that was refused is taken for done", OURS, "core: the refusal is not looked at",

@@ -11,13 +11,16 @@ from emu.core import (
     asking,
     events,
     extents,
+    fencing,
     files,
     keys,
     machine,
+    orphans,
     parking,
     reclaim,
     registration,
     requests,
+    rights,
     scope,
     sessions,
     taking,
@@ -365,3 +368,35 @@ class UnplugForgotten(Core):
 
     def durable(self) -> list[Change]:
         return [change for change in super().durable() if change[0] != "devices"]
+
+
+# ---- a client's right leaves the table when its fence is asked for
+
+
+def _ask_and_drop(b: Books, number: int, right: int) -> None:
+    ask_for_fence(b, number, right)
+    rights.drop(b, right)
+
+
+ask_for_fence = fencing._ask  # noqa: SLF001 - the mutant is that function, and one step too many
+RightDropped = mutated(Patch(fencing, "_ask", _ask_and_drop))
+
+
+# ---- the storage's answer to a fence is not looked at
+
+
+def _fenced_anyhow(b: Books, event: events.RightFenced) -> None:
+    fencing.fenced(b, events.RightFenced(event.fence))
+
+
+FenceFailureIsDone = mutated(Patch(machine.EVENTS, events.RightFenced, _fenced_anyhow))
+
+
+# ---- blocks that are kept under a pin are not noted
+
+
+def _keep_unnoted(b: Books, key: int) -> None:
+    b.quarantine.put(key, b.quarantine[key]._replace(reclaim=0))
+
+
+OrphanUnnoted = mutated(Patch(orphans, "keep", _keep_unnoted))
