@@ -93,8 +93,11 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
         if row.succeeded:
             yield from _translations(made, row)
             epoch = row.phases["returned"]["epoch"]
-            moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & _gone_by(row)]
-            late = [one for one in moved if started_after(one.record, epoch)]
+            moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & GONE]
+            until = _replaced(history, row)
+            late = [
+                one for one in moved if started_after(one.record, epoch) and one.record.epoch_last < until
+            ]
             count = sum(started_after(one.record, epoch) for one in late)
             if count:
                 sentence = (
@@ -103,9 +106,12 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
                 yield Breach("S2", sentence, row.told, named(late))
 
 
-def _gone_by(row: Reclaim) -> Flag:
-    """Memory is absent by what took the device, or by a failure of its own; what took from a file makes it free."""
-    return GONE if "device" in row.target or row.kind == "poison" else GONE & ~ABSENT
+def _replaced(history: History, row: Reclaim) -> int:
+    """The epoch from which on it is not this reclaim's doing that memory is absent, or free: the whole device has gone."""
+    if "device" in row.target:
+        return digest.ALWAYS
+    gone = (line for line in history.of("Offline", "Online") if line["aperture"] == row.aperture)
+    return min((line["epoch"] for line in gone if line["n"] > row.at("returned")), default=digest.ALWAYS)
 
 
 def _translations(made: Digest, row: Reclaim) -> Iterator[Breach]:
