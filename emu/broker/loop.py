@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING
 from emu.broker.invalidation import TIMER as INVALIDATION_TIMER
 from emu.broker.reception import Visitor
 from emu.broker.steps import RETRY_TIMER
-from emu.core.events import Answered, CqReported, MemoryFaulted, QpReported, Quiesced, TimerFired, Unmapped
+from emu.core.events import (
+    Answered,
+    CqReported,
+    MemoryFaulted,
+    QpReported,
+    Quiesced,
+    TimerFired,
+    Unmapped,
+    WritebackDue,
+)
 from emu.engine.broker import EventKind
 from emu.host.opener import Opener
 from emu.host.times import scaled
@@ -49,6 +58,7 @@ PACKETS = 16  # packets of one door a turn
 VISITORS = 16  # new doors a turn
 SILENCE_TIMER = "silence"
 DOOR_TIMER = "door"
+WRITEBACK_TIMER = "writeback"  # dirty pages are due
 KEPT_PAUSE = 0.02  # seconds until a client that did not read is tried again
 DOOR_PAUSE = 0.1  # seconds without new doors when descriptors have run out
 CQ_ERR = 0  # IBV_EVENT_CQ_ERR
@@ -63,6 +73,7 @@ class Loop:
         self, *, door: socket.socket, router: Router, engine: Engine, memory: Memory, sessions: Sessions, reception: Reception,
         steps: Steps, effects: Effects, timers: Timers, admin: Admin, record: Record, uid: int,
         invalidations: Invalidations,
+        writeback: float = 0.0,
     ) -> None:  # fmt: skip
         self._door, self._router, self._engine, self._memory = door, router, engine, memory
         self._sessions, self._reception, self._steps, self._effects = sessions, reception, steps, effects
@@ -81,6 +92,9 @@ class Loop:
         self.watch(router.fd, lambda _mask: None)  # it only wakes: the ROUTER is drained every turn
         self.watch(engine.fileno(), self._engine_events)
         timers.arm(SILENCE_TIMER, SILENCE_LIMIT / 4)
+        self._writeback = writeback
+        if writeback:
+            timers.arm(WRITEBACK_TIMER, writeback)
 
     def watch(self, fd: int, method: Callable[[int], None], mask: int = select.EPOLLIN) -> None:
         self._epoll.register(fd, mask)
@@ -292,6 +306,9 @@ class Loop:
             self._invalidations.due()
         elif name == RETRY_TIMER:
             self._steps.retry()
+        elif name == WRITEBACK_TIMER:
+            self._steps.submit(WritebackDue())
+            self._timers.arm(WRITEBACK_TIMER, self._writeback)
         elif name == DOOR_TIMER:
             self._epoll.register(self._door.fileno(), select.EPOLLIN)
         else:

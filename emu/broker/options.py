@@ -71,6 +71,7 @@ class Options:
     ready: int = -1
     lifeline: int = -1
     ephemeral: bool = False
+    writeback: float = 0.0  # seconds between two rounds over dirty pages; 0: only when it is asked for
     argv: tuple[str, ...] = field(default=())
 
 
@@ -137,6 +138,8 @@ def check(options: Options) -> Options:
         raise OptionError(f"--mount: {twice[0]} is mounted twice")
     if options.dmabuf % BLOCK or options.dmabuf < 0:
         raise OptionError(f"--dmabuf {options.dmabuf}: use a multiple of {BLOCK}")
+    if not 0 <= options.writeback < 1e6:
+        raise OptionError(f"--writeback {options.writeback:g}: seconds, or 0 for never")
     if not 1 <= options.threads <= 8:
         raise OptionError(f"--threads {options.threads}: 1 to 8")
     if not 4096 <= options.quantum <= 16 << 20 or options.quantum % 64:

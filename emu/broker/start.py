@@ -142,6 +142,7 @@ class _Broker:
             door=listener, router=router, engine=engine, memory=memory, sessions=sessions, reception=reception, steps=steps,
             effects=steps.effects, timers=timers, admin=admin, record=record, uid=os.geteuid(),
             invalidations=Invalidations(options.invalidation_us / 1e6, timers, steps.submit),
+            writeback=self.options.writeback,
         )  # fmt: skip
         for worker in (filler, host_worker):
             self.loop.watch(worker.fileno(), worker.finish)

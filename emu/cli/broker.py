@@ -96,6 +96,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lifeline", metavar="FD", type=int, default=-1, help="end when this descriptor reads end of file"
     )
+    parser.add_argument(
+        "--writeback",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="write dirty pages back so often (mounts without dax; scaled by EMU_TIME_SCALE; 0: only when asked)",
+    )
     parser.add_argument("--ephemeral", action="store_true", help="remove DIR at a clean end")
 
 
@@ -122,6 +129,7 @@ def options(args: argparse.Namespace) -> Options:
             ready=args.ready,
             lifeline=args.lifeline,
             ephemeral=args.ephemeral,
+            writeback=args.writeback,
             argv=tuple(sys.argv),
         )
     )

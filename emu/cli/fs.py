@@ -251,6 +251,14 @@ def poison(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
     return wait(node.start("fs_poison", path=args.path, offset=args.off)).result
 
 
+def writeback(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return wait(node.start("fs_writeback", path=args.path)).result
+
+
+def pressure(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
+    return wait(node.start("fs_pressure", target=args.path)).result
+
+
 def umount(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
     return wait(node.start("fs_umount", mount=args.mount)).result
 
@@ -344,6 +352,8 @@ TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] 
     "reflink": (("PATH", "TO"), "a clone that shares the file's blocks", reflink),
     "migrate": (("PATH",), "move a file's data to other blocks", migrate),
     "poison": (("PATH", "OFF"), "the memory under a byte of the file has failed", poison),
+    "writeback": (("PATH",), "write a file's dirty pages to its device", writeback),
+    "pressure": (("PATH",), "drop a file's pages, dirty ones written back first", pressure),
     "umount": (("MOUNT",), "take a mount away; its files stay on the device", umount),
     "mount": (("MOUNT",), "/MNT=DEV[,dax|devdax][,protocol=P]: bring a mount back", mount),
     "lease": (

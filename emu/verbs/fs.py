@@ -142,6 +142,20 @@ class Fs:
     def begin_poison(self, path: str, offset: int) -> Reclaim:
         return self._start(f"poison {path}", "fs_poison", path=path, offset=offset)
 
+    def writeback(self, path: str, timeout: float | None = None) -> dict[str, Any]:
+        """The file's dirty pages go to its device (mounts without dax). What the NIC writes on is not known to be dirty."""
+        return self.begin_writeback(path).result(timeout)
+
+    def begin_writeback(self, path: str) -> Reclaim:
+        return self._start(f"writeback {path}", "fs_writeback", path=path)
+
+    def pressure(self, target: str, timeout: float | None = None) -> dict[str, Any]:
+        """Memory is short: the file's pages are dropped, dirty ones written back first."""
+        return self.begin_pressure(target).result(timeout)
+
+    def begin_pressure(self, target: str) -> Reclaim:
+        return self._start(f"pressure {target}", "fs_pressure", target=target)
+
     def umount(self, mount: str, timeout: float | None = None) -> dict[str, Any]:
         """The mount goes, its files stay on the device. {device, protocol}."""
         return self.begin_umount(mount).result(timeout)

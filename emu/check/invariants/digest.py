@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Span = tuple[int, int]  # device blocks, first and one past the last
 ALWAYS = 1 << 62
+UNDERNEATH = ("migrate", "reflink", "cow-write", "poison")  # kinds that change a device's blocks; pages stay where they are
 
 
 class FileRow(NamedTuple):
@@ -98,7 +99,10 @@ class Reclaim:
     aperture: int = 0
     changed: int = -1  # the line that its change began with: of the event of that step
     known: bool = False  # the history says whose file or device it is about
-    range: set[int] = field(default_factory=set)  # blocks of the file under reclaim, when it began
+    range: set[int] = field(default_factory=set)  # blocks of the file under reclaim, when it began: pages, where DMA goes to these
+    unsaved: bool = False  # some of its pages were dirty then
+    stays: set[int] = field(default_factory=set)  # clean pages of the file behind its change
+    laid: FileRow | None = None  # where DMA to the file went, before its change
     fenced: list[KeyLife] = field(default_factory=list)  # whom it told the engine to stop
     steps: list[Step] = field(
         default_factory=list
@@ -143,10 +147,10 @@ class Reclaim:
     @property
     def due(self) -> set[int]:
         """What it took and was to take: blocks that lie in its range as a whole."""
-        if self.before is None:
+        if self.laid is None:
             return set()
         lo, hi = self.target["lo"], self.target["hi"]
-        return self.taken & self.before.within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
+        return self.taken & self.laid.within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
 
     def words(self) -> str:
         target = self.target
@@ -205,6 +209,10 @@ class Digest:
 
     def aperture_of(self, life: int, device: str) -> int:
         return self.apertures.get((life, device), 0)
+
+    def paged(self, life: int, row: FileRow | None) -> bool:
+        """Whether DMA to this file goes to pages: its device has a cache."""
+        return row is not None and (life, f"{row.device}.cache") in self.apertures
 
     def step_of(self, n: int) -> Step | None:
         """The step that has this line; None behind a gap."""
@@ -271,6 +279,8 @@ class _Reading:
     def __init__(self, made: Digest) -> None:
         self.made = made
         self.files: dict[int, FileRow] = {}
+        self.pages: dict[int, FileRow] = {}
+        self.dirty: dict[int, set[int]] = {}  # file -> its pages that are
         self.keys: dict[int, KeyLife] = {}
         self.reclaims: dict[int, Reclaim] = {}
         self.asked: dict[tuple[str, int], tuple[int, ...]] = {}
@@ -280,6 +290,7 @@ class _Reading:
     def step(self, step: Step) -> None:
         self.made.steps.append(step)
         self.answer, self.fencing = {}, None
+        pages = dict(self.pages) if any(line["type"] == "MapPages" for line in step.lines) else self.pages
         before = dict(self.files) if any(line["type"] == "Commit" for line in step.lines) else self.files
         for line in step.lines:
             method = _READ.get(line["type"])
@@ -288,26 +299,39 @@ class _Reading:
         step.applied = applying(step, self.reclaims, before)
         step.rows = [self.reclaims[number] for number in sorted(step.applied)]
         for number in step.applied:
-            self._applied(self.reclaims[number], step, before)
+            self._applied(self.reclaims[number], step, before, pages)
 
-    def _applied(self, row: Reclaim, step: Step, before: dict[int, FileRow]) -> None:
+    def _laid(self, row: Reclaim, file: FileRow | None, pages: dict[int, FileRow]) -> FileRow | None:
+        """Where DMA to the file under reclaim goes."""
+        ino = row.target.get("ino", 0)
+        if file is None or row.kind in UNDERNEATH or not self.made.paged(row.life, file):
+            return file
+        return pages.get(ino) or FileRow("", f"{file.device}.cache", 0, ())
+
+    def _applied(
+        self, row: Reclaim, step: Step, before: dict[int, FileRow], pages: dict[int, FileRow]
+    ) -> None:
         """Several may change a file in one step: each takes what lies in its own range."""
         ino = row.target.get("ino", 0)
         if row.kind == "reflink":
             row.source = self.files.get(ino)
-        if row.changed >= 0 or before.get(ino) == self.files.get(ino):
+        row.stays = (self.pages[ino].blocks if ino in self.pages else set()) - self.dirty.get(ino, set())
+        same = before.get(ino) == self.files.get(ino) and pages.get(ino) == self.pages.get(ino)
+        if row.changed >= 0 or same:
             return  # a punch whose edges took time: it was committed before they were zero
         row.before, row.after, row.changed = before.get(ino), self.files.get(ino), step.lines[0]["n"]
         if row.steps[-1] is not step:
             row.steps.append(step)
-        if row.before:
-            row.aperture = self.made.aperture_of(row.life, row.before.device)
-            mine = row.before.within(row.target["lo"], row.target["hi"])
-            row.taken = mine - (row.after.blocks if row.after else set())
-            if row.kind in {"collapse", "insert"} and row.after:
-                now, then = row.after.places, row.before.places
+        row.laid, after = self._laid(row, row.before, pages), self._laid(row, row.after, self.pages)
+        if row.laid:
+            row.aperture = self.made.aperture_of(row.life, row.laid.device)
+            mine = row.laid.within(row.target["lo"], row.target["hi"])
+            row.taken = mine - (after.blocks if after else set())
+            if row.kind in {"collapse", "insert"} and after:
+                now, then = after.places, row.laid.places
                 row.taken = {block for block in mine if now.get(block) != then[block]}
             commits = [change.line["epoch"] for change in step.changes if change.ino == ino]
+            commits += [line["epoch"] for line in step.of("MapPages") if line["ino"] == ino]
             row.detached = min(commits, default=ALWAYS) + 1
 
     # ---- durable rows
@@ -319,7 +343,7 @@ class _Reading:
                 ino for ino in sorted(self.files.keys() | rows.keys()) if self.files.get(ino) != rows.get(ino)
             ]
             self.made.lost += [(line, ino) for ino in lost]
-        self.files = rows
+        self.files, self.pages, self.dirty = rows, {}, {}
         self.keys, self.reclaims, self.asked = {}, {}, {}
         self.made.numbers = {}
 
@@ -333,6 +357,15 @@ class _Reading:
                 self.files.pop(key, None)
                 if new:
                     self.files[key] = new
+
+    def map_pages(self, _step: Step, line: Json) -> None:
+        ino = line["ino"]
+        row = FileRow("", line["device"], 0, tuple(tuple(extent) for extent in line["extents"]))
+        self.pages.pop(ino, None)
+        if row.extents:
+            self.pages[ino] = row
+        spans = [row.within(at * BLOCK, (at + count) * BLOCK) for at, count in line["dirty"]]
+        self.dirty[ino] = set().union(*spans)
 
     def device(self, step: Step, line: Json) -> None:
         self.made.apertures[step.life, line["name"]] = line["aperture"]
@@ -410,12 +443,17 @@ class _Reading:
     def _begun(self, row: Reclaim) -> None:
         target, file = row.target, self.files.get(row.target.get("ino", 0))
         if "device" in target:
-            row.aperture = self.made.aperture_of(row.life, target["device"])
+            device = target["device"]
+            row.aperture = self.made.aperture_of(row.life, f"{device}.cache") or self.made.aperture_of(
+                row.life, device
+            )
             row.known = bool(row.aperture)
         elif file:
             row.known = True
-            row.aperture = self.made.aperture_of(row.life, file.device)
-            row.range = file.within(target["lo"], target["hi"])
+            laid = self._laid(row, file, self.pages) or file
+            row.aperture = self.made.aperture_of(row.life, laid.device)
+            row.range = laid.within(target["lo"], target["hi"])
+            row.unsaved = bool(self.dirty.get(target["ino"], set()) & row.range)
             if row.kind == "poison":  # it is no file's any more
                 row.range = {int(target["block"]) - 1}
 
@@ -424,6 +462,7 @@ _READ = {
     "Loaded": _Reading.loaded,
     "Commit": _Reading.commit,
     "OpenDevice": _Reading.device,
+    "MapPages": _Reading.map_pages,
     "Aperture": _Reading.aperture,
     "InstallKey": _Reading.install,
     "Quiesce": _Reading.ask,

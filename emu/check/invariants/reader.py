@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from emu.check.invariants.digest import UNDERNEATH
 from emu.check.invariants.timeline import (
     BLOCK,
     DYNAMIC,
@@ -60,6 +61,7 @@ class Reader:
     inos: dict[str, int] = field(default_factory=dict)
     mounts: dict[str, str] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
+    pages: dict[int, list[Any]] = field(default_factory=dict)  # of files with a page cache, as rows of files are
     failed: tuple[int, bool] = (-2, True)
     request: tuple[int, int] | None = None  # that this step is about
 
@@ -125,6 +127,20 @@ class Reader:
     def file(self, ino: int) -> list[Any] | None:
         """As it was before this step."""
         return self.before[ino] if ino in self.before else self.files.get(ino)
+
+    def map_pages(self, line: Json) -> None:
+        self.pages[line["ino"]] = ["", line["device"], 0, line["extents"]]
+
+    def laid(self, row: Reclaim, file: list[Any] | None) -> list[Any] | None:
+        """Where DMA to the file under reclaim goes: its row, or its pages."""
+        cache = f"{file[1]}.cache" if file else ""
+        if file is None or cache not in self.devices or row.kind in UNDERNEATH:
+            return file
+        return self.pages.get(int(row.target["ino"])) or ["", cache, 0, []]
+
+    def space(self, device: str) -> int:
+        """The aperture to which DMA to this device's files goes."""
+        return self.devices.get(f"{device}.cache", self.devices.get(device, 0))
 
     def mounted(self, line: Json) -> None:
         self.mounts[line["path"].rstrip("/") + "/"] = line["device"]
@@ -290,12 +306,12 @@ class Reader:
 
     def begun(self, row: Reclaim, detail: Json) -> None:
         row.target, row.asked = detail, self.request
-        row.before = self.file(int(detail.get("ino", 0)))
+        row.before = self.laid(row, self.file(int(detail.get("ino", 0))))
         if any(
             "ended" in other.phases and other.phases["ended"].step == self.step
             for other in self.reclaims.values()
         ):
-            row.start = self.files.get(int(detail.get("ino", 0)))
+            row.start = self.laid(row, self.files.get(int(detail.get("ino", 0))))
         row.held = [self.keys[key] for key in row.keys if key in self.keys]
 
     def fencing(self, row: Reclaim, _detail: Json) -> None:
@@ -317,9 +333,9 @@ class Reader:
             self.keys[key] for key in row.keys if key in self.keys and self.keys[key].at.n in self.live
         ]
         target = row.target
-        aperture = self.devices.get(target.get("device", ""), 0)
+        aperture = self.space(target.get("device", ""))
         runs = [[0, 1 << 62]]
-        file = self.file(int(target.get("ino", 0)))
+        file = self.laid(row, self.file(int(target.get("ino", 0))))
         if file is not None:
             aperture, runs = self.devices.get(file[1], 0), runs_of(file, target["lo"], target["hi"])
         row.late += [
@@ -367,10 +383,10 @@ class Reader:
         """Who still translates to what this reclaim has taken."""
         file, target = row.before, row.target
         if "device" in target:
-            aperture, runs = self.devices.get(target["device"], 0), [[0, 1 << 62]]
+            aperture, runs = self.space(target["device"]), [[0, 1 << 62]]
         elif file is not None:
             aperture = self.devices.get(file[1], 0)
-            now = blocks_within(self.files.get(int(target["ino"])), 0, 1 << 63)
+            now = blocks_within(self.laid(row, self.files.get(int(target["ino"]))), 0, 1 << 63)
             gone = blocks_within(file, target["lo"], target["hi"]) - now
             runs = [[block * BLOCK, BLOCK] for block in sorted(gone)]
         else:
@@ -381,7 +397,7 @@ class Reader:
         ]  # fmt: skip
 
     def ended(self, row: Reclaim, _detail: Json) -> None:
-        row.after = self.files.get(int(row.target.get("ino", 0)))
+        row.after = self.laid(row, self.files.get(int(row.target.get("ino", 0))))
         self.over[row.number] = self.reclaims.pop(row.number)
 
 
@@ -422,6 +438,7 @@ _LINES: Mapping[str, Callable[[Reader, Json], None]] = {
     "EndSession": Reader.end_session,
     "MountAdded": Reader.mounted,
     "OpenDevice": Reader.device_opened,
+    "MapPages": Reader.map_pages,
     "Aperture": Reader.numbered,
     "Requested": Reader.requested,
     "Undone": Reader.undone,

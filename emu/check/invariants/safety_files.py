@@ -52,6 +52,8 @@ def _is_there(made: Digest, row: Reclaim) -> bool:
         )
     if row.kind == "reflink":
         return any(_is_clone(row, change) for step in row.steps for change in step.changes)
+    if target["kind"] in {"writeback", "memory-pressure"}:
+        return _pages_done(row)
     mine = [change for step in row.steps for change in step.changes if change.ino == target["ino"]]
     if row.kind == "cow-write" and not mine:
         return True  # nobody else had these blocks any more
@@ -87,6 +89,12 @@ def _reached_behind(made: Digest, row: Reclaim) -> bool:
             if op.get("type") in {"FsStat", "FsRead"} and str(op["path"]).startswith(top):
                 return True
     return False
+
+
+def _pages_done(row: Reclaim) -> bool:
+    """What was dirty was written back; behind a pressure no clean page is left."""
+    saved = not row.unsaved or any(step.of("Flush") for step in row.steps)
+    return saved and (row.kind == "writeback" or not row.stays)
 
 
 def _covered_up(target: Json, change: Change) -> bool:
@@ -243,6 +251,7 @@ class _Blocks:
         self.made, self.life = made, 0
         self.taken: dict[int, set[int]] = {}
         self.files: dict[int, FileRow] = {}
+        self.pages: dict[int, FileRow] = {}
         self.offline: set[int] = set()
         self.bad: dict[int, tuple[str, int]] = {}  # device and block
         self.n = 0
@@ -251,7 +260,7 @@ class _Blocks:
         self.n = line["n"]
         match line["type"]:
             case "Loaded":
-                self.life, self.taken, self.bad = self.life + 1, {}, {}
+                self.life, self.taken, self.bad, self.pages = self.life + 1, {}, {}, {}
                 self._failed(line)
                 self.files = {
                     k: digest.file_row(row) for book, k, row in line["delta"] if book == "files" and row
@@ -260,6 +269,8 @@ class _Blocks:
                 self.taken[line["aperture"]] = blocks_of(line["owned"])
             case "Online":
                 self.taken[line["aperture"]] = set()
+            case "MapPages":
+                yield from self._map_pages(line)
             case "Allocate":
                 yield from self._allocate(line, blocks_of(line["runs"]))
             case "Release":
@@ -287,6 +298,18 @@ class _Blocks:
             if self.made.aperture_of(self.life, device) == aperture
         }
 
+    def _map_pages(self, line: Json) -> Iterator[Breach]:
+        row = digest.FileRow(
+            f"file {line['ino']}", line["device"], 0, tuple(tuple(extent) for extent in line["extents"])
+        )
+        aperture = self.made.aperture_of(self.life, row.device)
+        others = self._owned(aperture, but=line["ino"]).keys() & row.blocks
+        wild = row.blocks - self.taken[aperture] if aperture in self.taken else set()
+        for pages, words in ((others, "is another file's"), (wild, "is free")):
+            if pages:
+                yield Breach("S6", f"page {min(pages)} of {row.path} {words}", (line["n"],))
+        self.pages[line["ino"]] = row
+
     def _allocate(self, line: Json, blocks: set[int]) -> Iterator[Breach]:
         had = self.taken.get(line["aperture"])
         if had is None:
@@ -309,10 +332,10 @@ class _Blocks:
             yield Breach("S6", f"block {min(owned)} was freed while a file had it", (line["n"],))
         had -= blocks
 
-    def _owned(self, aperture: int) -> dict[int, str]:
-        mine = [
-            row for row in self.files.values() if self.made.aperture_of(self.life, row.device) == aperture
-        ]
+    def _owned(self, aperture: int, but: int = 0) -> dict[int, str]:
+        """But for this file's pages."""
+        held = [*self.files.values(), *(row for ino, row in self.pages.items() if ino != but)]
+        mine = [row for row in held if self.made.aperture_of(self.life, row.device) == aperture]
         return {block: row.path for row in mine for block in row.blocks}
 
     def files_agree(self, step: Step) -> Iterator[Breach]:
