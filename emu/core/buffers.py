@@ -95,6 +95,7 @@ def apply_revoke(b: Books, number: int, row: Reclaim) -> bool:
         return False  # an earlier one was for good
     if row.permanent:
         allocator.retire(b, b.devices[DMABUF].aperture, file.extents, number)
+        b.buffers.put(row.ino, b.buffers[row.ino]._replace(away=False, reclaim=0, keys=()))
         b.files.put(row.ino, file._replace(extents=(), gone=True, layout=file.layout + 1))
     else:
         b.buffers.put(row.ino, b.buffers[row.ino]._replace(away=True, reclaim=number, keys=row.keys))

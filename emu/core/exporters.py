@@ -134,7 +134,7 @@ def _none_under_way(b: Books, ino: int, name: str) -> None:
 def exporter_lost(b: Books, session: int) -> None:
     """All its buffers are closed now. Who has them mapped is told; nobody is asked."""
     for ino in b.buffers_of.of(session):
-        b.buffers.put(ino, b.buffers[ino]._replace(session=0))
+        b.buffers.put(ino, Buffer(0))
         row = b.files[ino]
         if not row.gone:
             b.files.put(ino, row._replace(gone=True))

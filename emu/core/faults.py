@@ -23,7 +23,7 @@ from emu.core import asking, extents, files, sharing
 from emu.core.asking import alive
 from emu.core.effects import Arm, Remap
 from emu.core.errors import Refused
-from emu.core.rows import BLOCK, Fault, Reclaim, Token
+from emu.core.rows import BLOCK, DMABUF, Fault, Reclaim, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,9 +66,9 @@ def settle(b: Books) -> None:
 
 
 def _waits(b: Books, key: int) -> bool:
-    """Somebody is taking from what this MR reaches, or it is not registered yet."""
+    """Somebody is taking from what this MR reaches, or has taken it for a time; or it is not registered yet."""
     row = b.mrs[key]
-    if row.request:
+    if row.request or (row.ino in b.buffers and b.buffers[row.ino].away):
         return True
     device = b.files[row.ino].device if row.ino in b.files else ""
     lo, hi = row.lo, row.lo + row.length
@@ -191,4 +191,5 @@ def _device(b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
 TRANSLATING: Mapping[str, Callable[[Books, Mr, Fault], tuple[Run, ...]]] = {
     "dax": _file,
     "devdax": _device,
+    DMABUF: _file,  # what is revoked for good has no blocks, what has lost its exporter no file
 }

@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.core import buffers, extents, keys, parking, registration
-from emu.core.admission import admit
+from emu.core.admission import admit, classed
 from emu.core.asking import alive, fail, refuse
 from emu.core.effects import MapBuffer
 from emu.core.errors import errno_name
@@ -30,6 +30,7 @@ def pin(b: Books, event: Requested, op: RegMr) -> None:
             f"buffer {op.path} is revoked for a time: import it when its exporter has restored it",
         )
     registration.check_within(op, row.size, op.path)
+    op = classed(b, op, DMABUF)
     admit(b, event, op, DMABUF)
     lo, hi = op.offset, op.offset + op.length
     if parking.waits(b, event, op.path, ino=ino, device=DMABUF, lo=lo, hi=hi):

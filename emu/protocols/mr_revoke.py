@@ -92,7 +92,7 @@ PROTOCOL = Protocol(
         "V24",
         "V25",
     ),
-    importers=("sync-revocable", "deferred-unmap"),
+    importers=("sync-revocable", "deferred-unmap", "dynamic"),
     disposal="after-unmap",
     loss="mr",
 )

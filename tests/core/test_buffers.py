@@ -416,3 +416,88 @@ def test_a_device_of_buffers_can_be_unplugged(exported):
     node.ask(rq.FsPlug("dmabuf"), OTHER)
     assert not len(node.books.buffers)
     assert node.ask(rq.DmabufCreate("x", BLOCK), EXPORTER)["name"] == "x"
+
+
+# ---- dynamic importers: whatever is taken from them is a translation
+
+
+@pytest.fixture
+def dynamic(exported):
+    node = exported()
+    node.key = node.ask(imported(node, importer="dynamic"))["handle"]
+    return node
+
+
+def miss(node, sequence=1):
+    node.step(ev.Missed(node.key, sequence, 0, BLOCK, True))
+    node.go()
+
+
+def test_a_moved_buffer_is_mapped_again_where_it_is_now(dynamic):
+    dynamic.ask(rq.DmabufMove("x"), EXPORTER)
+    assert not said(dynamic, "MR_REVOKED")
+    assert dynamic.books.mrs[dynamic.key].state == "absent"
+    miss(dynamic)
+    assert dynamic.of(fx.Remap)[-1].extents == tuple(map(tuple, stat(dynamic)["map"]))
+    assert dynamic.books.mrs[dynamic.key].state == "live"
+    dynamic.ask(rq.DmabufMove("x"), EXPORTER)
+    miss(dynamic, 2)
+    assert dynamic.of(fx.Remap)[-1].extents == tuple(map(tuple, stat(dynamic)["map"]))
+
+
+def test_an_access_to_what_is_away_waits_until_it_is_restored(dynamic):
+    dynamic.ask(rq.DmabufRevoke("x", permanent=False), EXPORTER)
+    miss(dynamic)
+    assert not dynamic.of(fx.Remap)
+    dynamic.ask(rq.DmabufRestore("x"), EXPORTER)
+    assert dynamic.of(fx.Remap)[-1].extents == tuple(map(tuple, stat(dynamic)["map"]))
+
+
+@pytest.mark.parametrize("end", ["revoke", "away and then for good", "destroy", "exporter"])
+def test_an_access_to_what_is_gone_for_good_fails(dynamic, end):
+    if end == "away and then for good":
+        dynamic.ask(rq.DmabufRevoke("x", permanent=False), EXPORTER)
+        miss(dynamic)
+        dynamic.ask(rq.DmabufRevoke("x"), EXPORTER)
+    elif end == "revoke":
+        dynamic.ask(rq.DmabufRevoke("x"), EXPORTER)
+    elif end == "destroy":
+        dynamic.ask(rq.DmabufMove("x"), EXPORTER)
+        dynamic.ask(rq.DmabufDestroy("x"), EXPORTER)
+    else:
+        dynamic.lose(EXPORTER)
+        dynamic.go()
+    miss(dynamic)
+    assert dynamic.of(fx.Remap)[-1].extents == ((-1, 4 * BLOCK),)
+    assert dynamic.blocks("dmabuf")["free"] == POOL
+
+
+def test_importers_of_every_class_on_one_buffer(exported):
+    """A move: the dynamic one loses its translation, the sync-revocable one its key, the deferred one its key when it says so."""
+    node = exported()
+    sync = node.ask(imported(node))["handle"]
+    slow = node.ask(imported(node, importer="deferred-unmap", bound=1.0))["handle"]
+    node.key = node.ask(imported(node, OTHER, importer="dynamic"), OTHER)["handle"]
+    request = node.send(rq.DmabufMove("x"), EXPORTER)
+    node.go()
+    assert node.answer(request) is None
+    node.ask(rq.Acknowledge(slow))
+    assert isinstance(node.answer(request), fx.Reply)
+    assert [node.books.mrs[key].state for key in (sync, slow, node.key)] == ["unmapped", "unmapped", "absent"]
+    assert [e.fields["mr"] for e in said(node, "MR_REVOKED")] == [sync, slow]
+    miss(node)
+    assert node.books.mrs[node.key].state == "live"
+    assert node.quiet()
+
+
+def test_none_asks_nobody_and_admits_everybody(exported):
+    node = exported("none")
+    for importer, more in (
+        ("non-revocable", {}),
+        ("dynamic", {}),
+        ("deferred-unmap", {"bound": 1.0}),
+        ("sync-revocable", {}),
+    ):
+        node.ask(imported(node, importer=importer, **more))
+    node.ask(rq.DmabufMove("x"), EXPORTER)
+    assert not node.of(fx.Quiesce)

@@ -282,11 +282,12 @@ def test_a_drain_that_is_refused_is_asked_for_again(node):
 
 
 def test_on_demand_is_a_class_that_the_protocol_must_take(make_node):
-    node = make_node("mr-revoke", protocols=PROTOCOLS)
+    node = make_node("kill-context", protocols=PROTOCOLS)
     node.file()
     why, sentence = node.refused(rq.RegMr(node.pd(), BLOCK, 7 | ON_DEMAND, 0, "dax", "/mnt/a"))
     assert why == "EOPNOTSUPP"
     assert "dynamic" in sentence
+    node.ask(rq.SetProtocol("anon", "kill-context"))
     assert node.refused(rq.RegMr(node.pd(), BLOCK, 7 | ON_DEMAND, 0))[0] == "EOPNOTSUPP"
 
 
