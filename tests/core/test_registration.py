@@ -115,7 +115,7 @@ def test_a_hole_in_the_range_is_filled_first(node):
         ({"access": -1}, "EINVAL"),
         ({"access": 2}, "EINVAL"),
         ({"access": 8}, "EINVAL"),
-        ({"access": 64}, "EOPNOTSUPP"),
+        ({"access": 128}, "EOPNOTSUPP"),
         ({"access": 1 << 12}, "EINVAL"),
         ({"importer": "friendly"}, "EINVAL"),
         ({"importer": "non-revocable"}, "EOPNOTSUPP"),
