@@ -24,6 +24,7 @@ from emu.check.history import BrokenHistory, History
 from emu.check.invariants import safety_bytes, safety_people
 from emu.check.memory import file_of, foreign_bytes, holes
 from emu.check.shown import dma_at_gate
+from emu.check.space import space_debt_byte_s
 from emu.check.traffic import Traffic, add_up
 from emu.history.journal import Kind
 from emu.history.stamp import CELL
@@ -93,6 +94,7 @@ class Verdict:
     blocked_bytes: int | None = None
     enospc_failures: int | None = None
     enospc_wait_us: float | None = None
+    space_debt_byte_s: float | None = None
     phases_us: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> Json:
@@ -241,6 +243,8 @@ class _Judge:
         if begun is not None and end is not None:
             self.verdict.blocked_us = max(0, end - begun) / 1000
         self.verdict.blocked_bytes = self.row.get("at_stake")
+        if not self.history.gaps:
+            self.verdict.space_debt_byte_s = space_debt_byte_s(self.history)
         need = self.row.get("need")
         if need:
             self.verdict.enospc_failures = need["failures"]

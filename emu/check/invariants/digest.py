@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Span = tuple[int, int]  # device blocks, first and one past the last
 ALWAYS = 1 << 62
-UNDERNEATH = ("migrate", "reflink", "cow-write", "poison")  # kinds that change a device's blocks; pages stay where they are
+UNDERNEATH = (
+    "migrate",
+    "reflink",
+    "cow-write",
+    "poison",
+)  # kinds that change a device's blocks; pages stay where they are
 
 
 class FileRow(NamedTuple):
@@ -99,7 +104,9 @@ class Reclaim:
     aperture: int = 0
     changed: int = -1  # the line that its change began with: of the event of that step
     known: bool = False  # the history says whose file or device it is about
-    range: set[int] = field(default_factory=set)  # blocks of the file under reclaim, when it began: pages, where DMA goes to these
+    range: set[int] = field(
+        default_factory=set
+    )  # blocks of the file under reclaim, when it began: pages, where DMA goes to these
     unsaved: bool = False  # some of its pages were dirty then
     stays: set[int] = field(default_factory=set)  # clean pages of the file behind its change
     laid: FileRow | None = None  # where DMA to the file went, before its change

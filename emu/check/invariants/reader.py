@@ -61,7 +61,9 @@ class Reader:
     inos: dict[str, int] = field(default_factory=dict)
     mounts: dict[str, str] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
-    pages: dict[int, list[Any]] = field(default_factory=dict)  # of files with a page cache, as rows of files are
+    pages: dict[int, list[Any]] = field(
+        default_factory=dict
+    )  # of files with a page cache, as rows of files are
     failed: tuple[int, bool] = (-2, True)
     request: tuple[int, int] | None = None  # that this step is about
 
