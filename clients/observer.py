@@ -36,6 +36,7 @@ class Observer(Client):
                 "size": s["size"],
                 "extents": [list(e) for e in s["extents"]],
                 "origin": s.get("origin", 0),
+                **({"pages": [list(page) for page in s["pages"]]} if "pages" in s else {}),
             }
             for s in stats
             if s.get("device") == device

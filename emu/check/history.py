@@ -59,6 +59,7 @@ class History:
     row: Json = field(default_factory=dict)
     filemap: Json = field(default_factory=dict)
     image: Any = b""
+    pages: Any = b""  # of files with a page cache
     verdict: Json = field(
         default_factory=dict, compare=False
     )  # what was concluded when the run ended; never judged by
@@ -92,6 +93,7 @@ class History:
             opening.read_row(place),
             filemap,
             opening.read_image(place, filemap),
+            opening.read_image(place, filemap, "pages"),
             left.get("verdict.json", {}),
         )
 
@@ -110,6 +112,8 @@ class History:
         if self.filemap:
             _write_json(place / "filemap.json", self.filemap)
             (place / str(self.filemap["image"])).write_bytes(self.image)
+            if "pages" in self.filemap:
+                (place / str(self.filemap["pages"])).write_bytes(self.pages)
         return place
 
     def finish(self, folder: str | Path) -> None:
@@ -125,6 +129,11 @@ class History:
         known = {name: declared[name] for name in ("loss", "importers") if name in declared}
         meta = {"loss": "", "time_scale": (self.meta.get("options") or {}).get("time_scale", 1), **known}
         return replace(self, meta=meta, events=[_blind(line) for line in self.events])
+
+    @cached_property
+    def seen(self) -> tuple[Any, Json]:
+        """Memory and file map as a reader of the files meets them: their pages where they have some, else the device."""
+        return (self.image, self.filemap) if "pages" not in self.filemap else over_pages(self)
 
     @cached_property
     def by_type(self) -> dict[str, list[Json]]:
@@ -155,6 +164,33 @@ class History:
     def records(self) -> Iterator[tuple[int, OpRecord]]:
         """(thread, record) of all logs, thread by thread."""
         return ((log.thread, record) for log in self.logs for record in log.records)
+
+
+def over_pages(history: History) -> tuple[Any, Json]:
+    """One memory: the device's, then the pages; extents of files lie in the pages they have. `beneath`: those of the device."""
+    base = len(history.image)
+    files = [
+        {**file, "extents": _covered(file, base), "beneath": file["extents"]}
+        for file in history.filemap["files"]
+    ]
+    whole = bytes(history.image) + bytes(history.pages)
+    return whole, {**history.filemap, "files": files, "device_bytes": base}
+
+
+def _covered(file: Json, base: int) -> list[list[int]]:
+    """The file's extents, each of its pages in place of what lies beneath."""
+    pages = sorted(file.get("pages", ()))
+    found = [[offset, base + at, size, since] for offset, at, size, since in pages]
+    for offset, at, size, since in file["extents"]:
+        low, end = offset, offset + size
+        for start, _page, length, _since in pages:
+            if low < start < end:
+                found.append([low, at + low - offset, start - low, since])
+            if start < end and low < start + length:
+                low = start + length
+        if low < end:
+            found.append([low, at + low - offset, end - low, since])
+    return sorted(found)
 
 
 def _check_folder(place: Path) -> None:

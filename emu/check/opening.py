@@ -428,25 +428,26 @@ def read_filemap(folder: Path) -> Json:
         if not isinstance(file, dict):
             raise BrokenHistory(f"{name}: a file is an object: {file!r:.60}")
         need(file, {"path": str, "ino": int, "size": int, "extents": list}, f"{name}, a file")
-        for extent in file["extents"]:
+        for extent in (*file["extents"], *file.get("pages", ())):
             if not (
                 isinstance(extent, list) and len(extent) == 4 and all(is_int(v) and v >= 0 for v in extent)
             ):
                 raise BrokenHistory(
                     f"{name}: an extent of {file['path']} is [file offset, device offset, bytes, since]: {extent!r:.60}"
                 )
-    if "/" in found["image"] or found["image"] in {"", ".", ".."}:
-        raise BrokenHistory(f"{name}: image {found['image']!r} should be a name in this folder")
+    for image in (found["image"], found.get("pages", "-")):
+        if not isinstance(image, str) or "/" in image or image in {"", ".", ".."}:
+            raise BrokenHistory(f"{name}: image {image!r} should be a name in this folder")
     return found
 
 
-def read_image(folder: Path, filemap: Json) -> Any:
-    """The memory at the end, mapped read-only; b"" where nobody kept it."""
-    if not filemap:
+def read_image(folder: Path, filemap: Json, layout: str = "extents") -> Any:
+    """The memory at the end, mapped read-only; b"" where nobody kept it. layout: `pages` for that of a page cache."""
+    if not filemap or (layout == "pages" and "pages" not in filemap):
         return b""
-    name = filemap["image"]
+    name = filemap["image" if layout == "extents" else layout]
     path = regular(folder, name, "the memory after DMA had stopped")
-    ends = [at + size for file in filemap["files"] for _, at, size, _ in file["extents"]]
+    ends = [at + size for file in filemap["files"] for _, at, size, _ in file.get(layout, ())]
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -193,7 +193,7 @@ class _Judge:
     # ---- the memory
 
     def _memory(self) -> None:
-        self.verdict.foreign_bytes = foreign_bytes(self.history.image, self.history.filemap)
+        self.verdict.foreign_bytes = foreign_bytes(*self.history.seen)
         self.verdict.leaked_bytes = CELL * len(self.row["leaked"])
 
     # ---- the clients' journals

@@ -114,7 +114,7 @@ def foreign_cells(image: Any, filemap: dict[str, Any]) -> Iterator[Foreign]:
 def free_runs(image_bytes: int, filemap: dict[str, Any]) -> Iterator[tuple[int, int]]:
     """What no file of the map owns, as (offset, bytes), in order."""
     at = 0
-    owned = sorted((e[1], e[2]) for file in filemap["files"] for e in file["extents"])
+    owned = sorted((e[1], e[2]) for file in filemap["files"] for e in file.get("beneath", file["extents"]))
     for offset, size in [*owned, (image_bytes, 0)]:
         if offset > at:
             yield at, offset - at
@@ -123,6 +123,6 @@ def free_runs(image_bytes: int, filemap: dict[str, Any]) -> Iterator[tuple[int, 
 
 def cells_in_free(image: Any, filemap: dict[str, Any]) -> Iterator[Foreign]:
     """Cells in blocks that no file owns. In a namespace that was plugged in later each of them is foreign."""
-    for offset, size in free_runs(len(image), filemap):
+    for offset, size in free_runs(filemap.get("device_bytes", len(image)), filemap):
         for at, cell in scan(image, offset, offset + size):
             yield Foreign("", at, cell)

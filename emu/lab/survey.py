@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+PAGES = f"{VICTIM_DEVICE}.cache.img"  # the page cache of the victim's device
+
 
 async def take(run: Run) -> None:
     """filemap.json, and how the blocks add up."""
@@ -29,6 +31,8 @@ async def take(run: Run) -> None:
     else:
         replaced = run.act.then == "plug" and _succeeded(run)
         filemap |= {"namespace": 2 if replaced else 1, "replaced": replaced, "files": survey["files"]}
+    if run.backing.memory == "pages":
+        filemap["pages"] = PAGES
     write(run.folder / "filemap.json", filemap)
     run.facts["blocks"] = {
         name: {key: books[key] for key in ("total", "free", "owned", "quarantined")}
@@ -58,6 +62,8 @@ def memories(run: Run) -> Iterator[tuple[Path, str]]:
         yield run.folder / "host" / "victim", "host.img"
     else:
         yield run.node.image, f"{VICTIM_DEVICE}.img"
+    if run.backing.memory == "pages":
+        yield run.node.image.with_name(f"{VICTIM_DEVICE}.cache.pages"), PAGES
 
 
 def row(run: Run) -> Json:

@@ -62,7 +62,7 @@ def foreign(history: History) -> Iterator[Breach]:
 
 def _foreign_memory(history: History) -> Iterator[Breach]:
     if history.filemap:
-        for path, count in foreign_by_file(history.image, history.filemap).items():
+        for path, count in foreign_by_file(*history.seen).items():
             where = path or "blocks of nobody"
             yield Breach("S1", f"{count} stamped bytes lie in memory that had changed hands ({where})")
     leaked = CELL * len(history.row.get("leaked", ()))
@@ -141,7 +141,7 @@ def expected_file(history: History) -> Iterator[Breach]:
     """S2: the victim of a lab's run is what the reclaim's success says it is."""
     row = history.row
     if row and history.filemap and row["reclaim"]["returned"] and row["reclaim"]["errno"] is None:
-        for sentence in victim(history.image, history.filemap, row["victim"]["path"], row["expected"]):
+        for sentence in victim(*history.seen, row["victim"]["path"], row["expected"]):
             yield Breach("S2", sentence)
 
 
@@ -224,10 +224,11 @@ def _overwritten(history: History, made: Digest) -> Iterator[Breach]:
         return
     touched = {row.target.get("ino", 0) for row in made.reclaims}
     stored = {"Store", "Blank", "Zero", "Online"} & history.by_type.keys()
-    for file in history.filemap["files"]:
+    image, filemap = history.seen
+    for file in filemap["files"]:
         spans = sorted(_written(history, file["ino"])) if file["ino"] not in touched and not stored else []
         there = [(lo, hi) for lo, hi in spans if hi <= file["size"] and not holes(file, lo, hi)]
-        wrong = misplaced_cells(history.image, file, there)
+        wrong = misplaced_cells(image, file, there)
         if wrong:
             yield Breach(
                 "S4", f"{wrong * CELL} bytes that were written to {file['path']} with success are not there"

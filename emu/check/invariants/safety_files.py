@@ -178,7 +178,7 @@ def unchanged(history: History) -> Iterator[Breach]:
                 yield from _touched(row, step)
     lab = history.row
     if lab and history.filemap and lab["reclaim"]["returned"] and lab["reclaim"]["errno"] is not None:
-        for sentence in victim(history.image, history.filemap, lab["victim"]["path"], lab["before"]):
+        for sentence in victim(*history.seen, lab["victim"]["path"], lab["before"]):
             yield Breach("S3", sentence)
 
 
@@ -758,11 +758,11 @@ def _vanished(history: History) -> Iterator[Breach]:
     taken = history.row.get("taken")
     if not taken or not history.filemap:
         return
-    file = file_of(history.filemap, taken["path"])
+    file = file_of(history.seen[1], taken["path"])
     if file is None:
         yield Breach("S10", f"{taken['path']}, which was made after the reclaim, is gone")
         return
-    gone = vanished_cells(history.image, file, taken["written"])
+    gone = vanished_cells(history.seen[0], file, taken["written"])
     if gone:
         yield Breach("S10", f"{gone * CELL} bytes that were written once to {taken['path']} are not there")
 

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 def leftovers(history: History) -> list[Refusal]:
     found = []
     if history.filemap and history.filemap.get("device"):
-        found += [Refusal("filemap.json", why) for why in _files(history)]
+        found += [Refusal("filemap.json", why) for why in (*_files(history), *_pages(history))]
         found += [Refusal(str(history.filemap["image"]), why) for why in stored(history)]
     if history.row:
         found += [Refusal("row.json", why) for why in _row(history)]
@@ -51,6 +51,19 @@ def _files(history: History) -> Iterator[str]:
             yield f"{file['path']}: {file['size']} bytes in {file['extents']}: the last commit left {row[2]} in {extents}"
     for ino in shown.keys() - wanted.keys():
         yield f"{shown[ino]['path']} (ino {ino}) is no file of {device} any more"
+
+
+def _pages(history: History) -> Iterator[str]:
+    """Their pages as the last lines about them left them."""
+    last: dict[int, Any] = {}
+    for line in history.of("Loaded", "MapPages"):
+        if line["type"] == "Loaded":
+            last.clear()
+        else:
+            last[line["ino"]] = [[e[0] * BLOCK, e[1] * BLOCK, e[2] * BLOCK, e[3]] for e in line["extents"]]
+    for file in history.filemap["files"]:
+        if file.get("pages", []) != (wanted := last.get(file["ino"], []) if "pages" in file else []):
+            yield f"{file['path']}: its pages are {file['pages']}: the history leaves {wanted}"
 
 
 def _row(history: History) -> Iterator[str]:
