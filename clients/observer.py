@@ -27,7 +27,9 @@ class Observer(Client):
     def do_survey(self, *, device: str, **_: Any) -> Command:
         """The files of a device with their extents, and the books."""
         listing = self.ctx.fs.ls()
-        named = [file["path"] for file in listing["files"] if file["path"].startswith("/")]  # others are buffers
+        named = [
+            file["path"] for file in listing["files"] if file["path"].startswith("/")
+        ]  # others are buffers
         stats = [self.ctx.fs.stat(path) for path in named]
         files = [
             {
