@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCK = 4096
+LEAST_BREAK, MOST_BREAK = 0.001, 86400.0  # seconds
 _SIZE = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -72,6 +73,7 @@ class Options:
     lifeline: int = -1
     ephemeral: bool = False
     writeback: float = 0.0  # seconds between two rounds over dirty pages; 0: only when it is asked for
+    lease_break: float | None = None  # seconds; None: as lease-signal has it
     argv: tuple[str, ...] = field(default=())
 
 
@@ -148,4 +150,6 @@ def check(options: Options) -> Options:
         raise OptionError(
             f"--invalidation-cost {options.invalidation_us:g}: microseconds, 0 to {LONGEST_INVALIDATION:,}"
         )
+    if options.lease_break is not None and not LEAST_BREAK <= options.lease_break <= MOST_BREAK:
+        raise OptionError(f"--lease-break {options.lease_break:g}: {LEAST_BREAK:g} to {MOST_BREAK:g} seconds")
     return options

@@ -106,7 +106,7 @@ class _Broker:
 
     def __init__(self, options: Options, stack: ExitStack, strangers: Sequence[registry.Stranger]) -> None:
         self.options, self._stack, self._strangers = options, stack, strangers
-        self._known = registry.load(strangers=strangers)
+        self._known = registry.load(strangers=strangers, lease_break=options.lease_break)
         self.directory = directory.take(options.directory)
         raise_descriptor_limit()
         self._lock()

@@ -103,6 +103,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="write dirty pages back so often (mounts without dax; scaled by EMU_TIME_SCALE; 0: only when asked)",
     )
+    parser.add_argument(
+        "--lease-break",
+        metavar="SECONDS",
+        type=float,
+        help="how long a holder has at each rung of lease-signal: SIGIO, SIGBUS, SIGKILL (default: 2)",
+    )
     parser.add_argument("--ephemeral", action="store_true", help="remove DIR at a clean end")
 
 
@@ -130,6 +136,7 @@ def options(args: argparse.Namespace) -> Options:
             lifeline=args.lifeline,
             ephemeral=args.ephemeral,
             writeback=args.writeback,
+            lease_break=args.lease_break,
             argv=tuple(sys.argv),
         )
     )

@@ -28,10 +28,10 @@ from emu.protocols import (
     wait,
     wait_fair,
 )
-from emu.protocols.contract import Malformed, Protocol, check
+from emu.protocols.contract import LARGEST, Malformed, Protocol, check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 GROUP = "emu.protocols"
 BUILT_IN = (
@@ -81,11 +81,19 @@ class Stranger:
     source: str
 
 
-def load(points: Iterable[metadata.EntryPoint] | None = None, strangers: Iterable[Stranger] = ()) -> Registry:
-    """All protocols. `points` stands in for the installed entry points. A stranger takes its name from whoever has it."""
+def load(
+    points: Iterable[metadata.EntryPoint] | None = None,
+    strangers: Iterable[Stranger] = (),
+    lease_break: float | None = None,
+) -> Registry:
+    """All protocols. `points` stands in for the installed entry points. A stranger takes its name from whoever has it.
+
+    lease_break: seconds of a rung of lease-signal's ladder, where the node has other ones.
+    """
     registry = Registry({}, {})
     for protocol in BUILT_IN:
         add(registry, check(protocol))
+    registry.protocols.update(paced(registry.protocols, lease_break))
     found = metadata.entry_points(group=GROUP) if points is None else points
     for point in sorted(found, key=lambda point: (point.name, point.value)):
         if point.name not in registry.protocols:
@@ -95,6 +103,15 @@ def load(points: Iterable[metadata.EntryPoint] | None = None, strangers: Iterabl
             registry.broken.pop(name, None)
             registry.protocols[name] = stranger.protocol
     return registry
+
+
+def paced(known: Mapping[str, Any], lease_break: object) -> dict[str, Any]:
+    """The same, where lease-signal is the package's own with rungs of so many seconds, if that is a number."""
+    own = known.get(lease_signal.NAME) is lease_signal.PROTOCOL
+    number = isinstance(lease_break, int | float) and not isinstance(lease_break, bool)
+    if not (own and number and 0 < lease_break < LARGEST):  # type: ignore[operator]
+        return dict(known)
+    return {**known, lease_signal.NAME: check(lease_signal.protocol(float(lease_break)))}  # type: ignore[arg-type]
 
 
 def add(registry: Registry, protocol: Protocol) -> None:

@@ -1,5 +1,5 @@
 """Contexts: an open device. A context is one session with one broker; it ends, with all that was made from it, at close(), at the
-process's end, or when the broker dies.
+process's end, or when the broker dies. (Its door can be handed to another process: then it ends when the last who has it does.)
 
     Context()                        the node in $EMU_DIR, else an embedded one (emu.node()) shared by the whole process
     Context(name="emu0", dir=DIR)    the node in DIR
@@ -213,6 +213,13 @@ class Context(PyverbsCM):
         return self._session is None or self._session.lost
 
     # ---- what programs use
+
+    @property
+    def door(self) -> int:
+        """Emu's own: the descriptor that is this context, its owner's to close. Handed to another process (SCM_RIGHTS), it keeps the session and
+        all its MRs alive behind this process's end; signals go to this one all the same, which opened it.
+        """
+        return self.session.door
 
     @property
     def dir(self) -> str:

@@ -265,7 +265,7 @@ class QP(PyverbsCM):
         self, post: Callable[[Sequence[WorkRequest]], None], wrs: Sequence[W], bad_wr: W | None, what: str
     ) -> None:
         self.handle  # noqa: B018 - refuses a closed one
-        self.context.session.check()
+        self.context.session.check_device()
         try:
             post([wr.work_request() for wr in wrs])
         except PostError as error:

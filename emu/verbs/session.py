@@ -43,6 +43,15 @@ class Session:
         return self._connection.lost
 
     @property
+    def fatal(self) -> bool:
+        """The context was destroyed, by a reclaim or with the NIC; the node is there."""
+        return self._connection.fatal
+
+    @property
+    def door(self) -> int:
+        return self._connection.door
+
+    @property
     def foreign(self) -> bool:
         """A forked child's copy of the parent's session."""
         return os.getpid() != self._pid
@@ -61,6 +70,16 @@ class Session:
         if self.lost:
             raise PyverbsRDMAError(
                 f"the broker in {self.directory} is gone: close this context and open another one",
+                errno.EIO,
+                definite=True,
+            )
+
+    def check_device(self) -> None:
+        """Refuse to post to a device that is gone: the doorbell rings nowhere."""
+        self.check()
+        if self.fatal:
+            raise PyverbsRDMAError(
+                "the context was destroyed (DEVICE_FATAL): close it and open another one",
                 errno.EIO,
                 definite=True,
             )

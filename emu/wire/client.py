@@ -118,6 +118,7 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._lost: ConnectionLost | None = None
+        self.fatal = False  # the context was destroyed: what asks its NIC for something is answered EIO
         self._closing = self._closed_from_inside = self._ended = False
         self._listeners = 0  # threads in next_event, which use event_fd
         self.event_fd = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -127,6 +128,11 @@ class Connection:
         self._thread.start()
 
     # ---- what callers use
+
+    @property
+    def door(self) -> int:
+        """The descriptor that is the context: whoever has it, after SCM_RIGHTS or a fork, keeps the session alive. -1: without a door."""
+        return self._sock.fileno() if self._sock is not None else -1
 
     @property
     def lost(self) -> bool:
@@ -343,7 +349,9 @@ class Connection:
         return asked[0] if asked else 0
 
     def _note(self, event: dict[str, Any]) -> None:
-        if event["event"] == DEVICE_FATAL:
+        if event["event"] == DEVICE_FATAL and event["fields"].get("destroyed"):
+            self.fatal = True  # of this context alone: the node goes on
+        elif event["event"] == DEVICE_FATAL:
             raise ConnectionLost("the device is gone: the broker ends")
         with self._lock:
             self._events.append(event)

@@ -52,8 +52,8 @@ def test_a_door_that_was_handed_on_outlives_its_opener(served):
             _, handles, _, _ = socket.recv_fds(ours, 16, 1)
             with socket.socket(fileno=handles[0]) as door:
                 ask(door, "hello", version=codec.VERSION, name="heir", wants=False)
-                opened = lines(served, "SessionOpened")
-                assert [line["signalable"] for line in opened] == [True], "its opener lives"
+                await_true("it has opened", lambda: lines(served, "SessionOpened"))
+                assert [line["signalable"] for line in lines(served, "SessionOpened")] == [True]
                 opener.kill()
                 opener.wait(PATIENCE)
                 await_true("the opener's end is told", lambda: lines(served, "OwnerEnded"))

@@ -22,6 +22,7 @@ from emu.core.errors import CoreError
 from emu.core.machine import Core
 from emu.core.rows import PSEUDO
 from emu.history.events import plain
+from emu.protocols import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,8 +52,8 @@ class _Reading:
     """The place in the lines, and the core of the running life."""
 
     def __init__(self, history: History, protocols: Mapping[str, Deciding]) -> None:
-        self.lines, self.protocols = history.events, protocols
         options = history.meta.get("options") or {}
+        self.lines, self.protocols = history.events, registry.paced(protocols, options.get("lease_break"))
         self.policy = options.get("allocator", "freed-first")
         declared = (history.meta.get("declared") or {}).get("protocol")
         self.live = history.meta.get("source") == "live"
