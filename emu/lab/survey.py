@@ -78,7 +78,7 @@ def row(run: Run) -> Json:
         "seed": run.seed,
         "time_scale": time_scale(),
         "dma": run.control.dma,
-        "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim"},
+        "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim", "ino": run.met["ino"]},
         "before": before,
         "expected": {**expected, "size": SIZE} if on_host else expected,
         "at_stake": run.act.given_back[1] - run.act.given_back[0],
