@@ -23,7 +23,7 @@ from emu.check import invariants
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import safety_bytes, safety_people
 from emu.check.memory import file_of, foreign_bytes, holes
-from emu.check.nowhere import nowhere
+from emu.check.nowhere import detached_bytes, nowhere
 from emu.check.shown import dma_at_gate
 from emu.check.space import space_debt_byte_s
 from emu.check.traffic import Traffic, add_up
@@ -184,7 +184,10 @@ class _Judge:
         verdict = self.verdict
         verdict.dma_bytes = traffic.bytes
         gone = nowhere(self.history)
-        verdict.freed_bytes, verdict.lost_bytes = traffic.freed, max(traffic.lost, gone.written)
+        verdict.freed_bytes, verdict.lost_bytes = (
+            traffic.freed,
+            max(traffic.lost, gone.written, detached_bytes(self.history)),
+        )
         verdict.stale_bytes = max(traffic.stale, gone.read)
         verdict.absent_bytes, verdict.absent_before_answer_bytes = traffic.absent_after, traffic.absent_before
         if self.row["backing"] != "host":  # an ordinary file has no table of block generations

@@ -159,7 +159,7 @@ def lost(history: History) -> Iterator[Breach]:
         detached = applied["epoch"]
         moved = [one for one in _under(history, made, row) if _silent(one.record, detached)]
         told = {(one.thread, one.record.seq) for one in moved}
-        moved += [one for one in _detached(history, made, row) if (one.thread, one.record.seq) not in told]
+        moved += [one for one in taken_away(history, made, row) if (one.thread, one.record.seq) not in told]
         count = sum(max(0, one.record.bytes - vain[one.thread].get(one.record.seq, 0)) for one in moved)
         if count:
             sentence = f"{count} bytes were acknowledged behind {row.words()}, and are not in the file"
@@ -172,7 +172,7 @@ def _silent(record: OpRecord, detached: int) -> bool:
     return written and bool(Flag(record.flags) & MISSED)
 
 
-def _detached(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
+def taken_away(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
     """What was written, behind the commit of it, into blocks that the reclaim had taken from their file, freed or not; of a sum, whose blocks
     nobody knows, where all that its key translates to was taken.
     """
