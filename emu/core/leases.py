@@ -68,7 +68,7 @@ def _take(b: Books, session: int, ino: int, op: FsLease, mine: int | None) -> No
 def _give_back(b: Books, session: int, ino: int, row: File, mine: int | None) -> None:
     if mine is None:
         return
-    if any(b.mrs[key].session == session for key in _pins(b, ino, row)):
+    if _pinned_by(b, session, ino):
         refuse(
             errno.EBUSY,
             f"MRs of this context pin {row.path}, which they need the lease for: deregister first",
@@ -103,13 +103,19 @@ def of_others(b: Books, row: Reclaim) -> tuple[int, ...]:
 
 
 def break_all(b: Books, row: Reclaim) -> None:
-    """Leases of others are gone; who asked for events hears of each."""
+    """Leases of others are gone, but for those under which something is pinned elsewhere in the file; who asked for events hears of each."""
     for number in of_others(b, row):
         lease = b.leases[number]
+        if _pinned_by(b, lease.session, lease.ino):
+            continue
         b.leases.drop(number)
         if alive(b, lease.session) and b.sessions[lease.session].wants:
             fields = {"path": b.files[lease.ino].path, "ino": lease.ino, "event": row.kind}
             b.emit(Notify(lease.session, BROKEN, fields))
+
+
+def _pinned_by(b: Books, session: int, ino: int) -> bool:
+    return any(b.mrs[key].session == session for key in _pins(b, ino, b.files[ino]))
 
 
 def _pins(b: Books, ino: int, row: File) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ def waits(
         if covers(row, ino, device, host)
         and row.lo < hi
         and lo < row.hi
-        and (row.gated or (_queues(b, row) and (row.queued if before is None else number in before)))
+        and in_the_way(b, number, row, before)
     )
     for number in behind:
         row = b.reclaims[number]
@@ -53,6 +53,11 @@ def waits(
     elif known is not None:
         b.parked.drop(known)
     return bool(behind)
+
+
+def in_the_way(b: Books, number: int, row: Reclaim, before: tuple[int, ...] | None) -> bool:
+    """before: what it has waited behind so far; None: it comes now."""
+    return row.gated or (_queues(b, row) and (row.queued if before is None else number in before))
 
 
 def covers(row: Reclaim, ino: int, device: str, host: int) -> bool:

@@ -26,6 +26,7 @@ CHECKED: Final = (  # CONTRACT's invariants that moves (model/judge.py) and the 
         "V20",
         "V21",
         "V22",
+        "V23",
         "V24",
         "V25",
     ),

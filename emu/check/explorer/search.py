@@ -149,7 +149,7 @@ def promise_kind(event: str) -> str:
 def required(protocol: Protocol, setup: Setup) -> tuple[str, ...]:
     """Guards that this protocol must meet in this setup, or nothing is known."""
     verbs = _verbs_within(protocol, setup)
-    guards = [IN_FLIGHT, *(CRASHES if setup.crashes else ())]
+    guards = [*(() if "dax" in protocol.refuses else (IN_FLIGHT,)), *(CRASHES if setup.crashes else ())]
     if verbs & {"quiesce", "fence"}:
         guards.append(REVOKED)
     if "arm" in verbs:

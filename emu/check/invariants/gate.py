@@ -39,7 +39,7 @@ def gate_broken(history: History) -> Iterator[Breach]:
                 (act.n,),
             )
     for row, made in _tries(history):
-        if made.pinned:
+        if made.pinned and not _waited(row, made):
             where = made.op.get("path") or made.host
             sentence = (
                 f"bytes {made.lo} to {made.hi} of {where} were registered behind the gate of {row.name()}"
@@ -82,6 +82,11 @@ def _tries(history: History) -> Iterator[tuple[Reclaim, Registration]]:
         for made in reading.registrations:
             if shut < made.asked.n < opens and made.asked.life == row.life and covers(row, made):
                 yield row, made
+
+
+def _waited(row: Reclaim, made: Registration) -> bool:
+    """Nothing of it happened before the gate opened: it was parked. (Of a host file whose memory is yet to be opened no line tells.)"""
+    return made.made is None or made.made.at.n > _opens(row)
 
 
 def _opens(row: Reclaim) -> int:

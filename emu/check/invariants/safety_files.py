@@ -116,7 +116,12 @@ def _fits(target: Json, change: Change) -> bool:
         return change.old is not None and LAID[target["kind"]](target, change.old, new)
     if target["kind"] == "truncate":
         return new.size == lo and not new.within(-(-lo // BLOCK) * BLOCK, FOREVER)
-    return not new.within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
+    return not _old(new).within(-(-lo // BLOCK) * BLOCK, hi // BLOCK * BLOCK)
+
+
+def _old(new: FileRow) -> FileRow:
+    """Without the blocks that came behind this change, in the same step: a registration that had waited for it fills the hole."""
+    return new._replace(extents=tuple(extent for extent in new.extents if extent[3] < new.layout))
 
 
 def _collapsed(target: Json, old: FileRow, new: FileRow) -> bool:

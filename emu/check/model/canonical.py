@@ -116,7 +116,7 @@ def orders_of(state: State) -> list[Order]:
 def _hand(holder: Holder, op: Op | None) -> Part:
     """Nothing that has a name in it, and nothing that the canonical form leaves out."""
     mrs = [(mr.left, mr.state, mr.warned) for mr in holder.mrs]
-    state = (holder.session > 0, holder.killed, holder.orphaned, holder.dead)
+    state = (holder.session > 0, holder.killed, holder.orphaned, holder.dead, holder.ready)
     return holder.lives, state, mrs, () if op is None else (*op[1:5], *op[7:9])
 
 

@@ -1,6 +1,6 @@
 """What must hold in the small world, by CONTRACT's names, judged where it can be seen: at a step of the core, at a quantum, at an answer, at rest.
 
-    a step of the core (judge_step)   V1 V11 V12 V13 V15 V21 V24 V25 S8 S9, and the rules of the contract
+    a step of the core (judge_step)   V1 V11 V12 V13 V15 V21 V23 V24 V25 S8 S9, and the rules of the contract
     a quantum (touch)                 S1 S4 S9 V3 V9 V10 V19
     an effect carried out             V4 V11
     an answer to a reclaimer          S2 S3 V20 V22
@@ -317,7 +317,14 @@ class Judge:
                 at < blocks_up(facts.size) for at, _block in facts.layout
             )
         lo, hi = blocks_up(op.offset), (op.offset + op.length) // BLOCK  # type: ignore[attr-defined]
-        return not any(lo <= at < hi for at, _block in facts.layout)
+        coming = self.coming(state)
+        return not any(lo <= at < hi and block not in coming for at, block in facts.layout)
+
+    def coming(self, state: State) -> frozenset[int]:
+        """Blocks of MRs that are being installed: one that had waited behind a punch fills its hole in the step that ends it."""
+        mrs = self.driver.books(state.core.snapshot)["mrs"].values()
+        runs = [row.runs for row in mrs if row.state == "installing" and not row.revoked]
+        return frozenset(block for found in runs for block in blocks_of(found))
 
 
 def judge_step(
@@ -396,13 +403,23 @@ def ungated(before: Books, after: Books, made: tuple[do.Effect, ...]) -> list[Fi
 
 
 def registered(before: Books, after: Books) -> list[Finding]:
-    """V1: behind a gate nobody registers the range. V24: every pin has an owner."""
+    """V1: behind a gate nobody registers the range. V23: nor does anybody overtake a reclaim that waits. V24: every pin has an owner."""
     found: list[Finding] = []
     for key, row in after["mrs"].items():
         if key not in before["mrs"]:
+            waited = [
+                p for p in before["parked"].values() if (p.session, p.request) == (row.session, row.request)
+            ]
             for number, reclaim in before["reclaims"].items():
-                if reclaim.gated and number in after["reclaims"] and meets(after, row.runs, reclaim):
+                if number not in after["reclaims"] or not meets(after, row.runs, reclaim):
+                    continue
+                if reclaim.gated:
                     found.append(("V1", f"MR {key} was registered behind the gate of reclaim {number}"))
+                behind = not waited or number in waited[0].behind
+                if behind and not reclaim.returned:
+                    found.append(
+                        ("V23", f"MR {key} came behind reclaim {number}, which waits, and was pinned")
+                    )
         if row.session not in after["sessions"]:
             found.append(("V24", f"MR {key} pins memory, and its session is gone"))
     return found

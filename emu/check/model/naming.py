@@ -102,12 +102,12 @@ class Form:
 
 
 def _in_order(name: str, rows: dict[Any, Any], order: Order) -> list[tuple[Any, Any]]:
-    """In order of creation; contexts and their PDs in order of the holders, since nothing depends on who came first."""
+    """In order of creation; contexts, their PDs and leases in order of the holders, since nothing depends on who came first."""
     if len(rows) == 1:
         return list(rows.items())
     if name == "sessions" and order:
         return sorted(rows.items(), key=lambda item: session_under(order, item[0]))
-    if name == "pds":
+    if name in {"pds", "leases"}:
         return sorted(
             rows.items(),
             key=lambda item: (session_under(order, item[1].session) if order else item[1].session, item[0]),

@@ -60,6 +60,7 @@ class Holder(NamedTuple):
     """session 0: it has none, since it or the broker has crashed. lives: how often it opened after a crash of its own.
 
     killed: a SIGKILL has reached its process. orphaned: its process has ended, and somebody else has its door. dead: its context was destroyed.
+    ready: "has" what a registration needs (a lease, a mark), was told "no", or has not asked ("").
     """
 
     session: int
@@ -69,6 +70,7 @@ class Holder(NamedTuple):
     killed: bool = False
     orphaned: bool = False
     dead: bool = False
+    ready: str = ""
 
 
 class Reclaimer(NamedTuple):

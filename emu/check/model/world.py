@@ -1,7 +1,8 @@
 """The small world: the real Core, a model of shell and engine, and who acts on them (setup.py). One model, three drivers of it.
 
-    holderN     registers its MRs over /mnt/a, deregisters them, acknowledges MR_REVOKING, may crash, may come back; dies of a SIGKILL
-    openerN     the process that opened holder N's door: with a protocol that signals, it may end while another has the descriptor
+    holderN     takes the lease or sets the mark that a registration needs, registers its MRs over /mnt/a, deregisters them, acknowledges
+                MR_REVOKING, may crash, may come back; dies of a SIGKILL
+    openerN     the process that opened holder N's door: with a protocol that signals or leases, it may end while another has the descriptor
     peerN       writes under holder N's keys without end, one operation at a time, a quantum a block, as long as the engine lets it;
                 setup.tries times in all also under a key that was taken back, until its holder deregisters it
     reclaimerN  asks once for its event, may interrupt it, may crash; after a surprise unplug it plugs the device again
@@ -60,15 +61,22 @@ from emu.check.model.state import (
 )
 from emu.core import effects as do
 from emu.core.machine import Core
+from emu.core.requests import FsLease, FsMark
 from emu.protocols.contract import rules_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from emu.check.model.cores import Step, Words
     from emu.core.decision import Deciding
+    from emu.core.requests import Request
 
-# Requests: of the first session to come, of reclaimers, of the taker; of holders PD_REQUEST, SELF, and those of MRs.
+# Requests: of the first session to come, of reclaimers, of the taker; of holders PD_REQUEST, PREPARE, SELF, and those of MRs.
+PREPARE: Final = 3
+PREPARING: Final[Mapping[str, Request]] = {
+    "lease": FsLease("/mnt/a", "shared"),
+    "mark": FsMark("/mnt/a", immutable=True),
+}
 CREATE, RECLAIM, CANCEL, PLUG, TAKE = 1, 20, 21, 22, 30
 SELF: Final = 19  # of the first reclaim; 20 of the second, ... (in a session of a holder)
 MR_REQUESTS: Final = 100  # of the first MR: 100 reg, 101 dereg, 102 ack, and 4 more a registration
@@ -95,7 +103,7 @@ class World:
         self.blank = self.driver.start()
         self.judge = Judge(self.driver, self.setup)
         self.fabric = FabricPeers(self) if self.setup.fabric else None
-        self._signals = _signals(protocol)
+        self._openers = _signals(protocol) or protocol.needs == "lease"
         self.tape: list[tuple[Any, ...]] | None = None
         self._queued: deque[tuple[str, Any, bool]] = deque()  # for the tape: (kind, what, waits for its turn)
         self._canonical = Canonical(self.driver, self.setup)
@@ -247,6 +255,11 @@ class World:
                 yield Choice(f"{who}: comes back", who, partial(self._come_back, state, number))
             return
         free = next((at for at, mr in enumerate(holder.mrs) if mr.state == "idle" and mr.left), None)
+        needs = self.protocol.needs if self.protocol.needs in PREPARING else ""
+        if needs and not holder.ready and free is not None:
+            yield Choice(f"{who}: {needs}", who, partial(self._prepare, state, number))
+        if needs and holder.ready != "has":
+            free = None
         if free is not None and not any(mr.state == "asked" for mr in holder.mrs):
             yield Choice(f"{who}: reg_mr", who, partial(self._reg_mr, state, number, free))
         for at, mr in enumerate(holder.mrs):
@@ -268,12 +281,17 @@ class World:
         if not state.crashes:
             return
         yield Choice(f"crash: {who}", "crash", partial(self._lose_holder, state, number))
-        if self._signals and not (holder.orphaned or holder.killed):
+        if self._openers and not (holder.orphaned or holder.killed):
             yield Choice(
                 f"crash: opener{number + 1}, its descriptor lives on",
                 "crash",
                 partial(self._lose_opener, state, number),
             )
+
+    def _prepare(self, state: State, number: int) -> State:
+        """It takes what its registrations need."""
+        op = PREPARING[self.protocol.needs]
+        return self._step(state, ("ask", state.holders[number].session, PREPARE, op))
 
     def _reg_mr(self, state: State, number: int, at: int) -> State:
         offset, length = self.setup.range_of_mr(at + 1)
@@ -317,7 +335,10 @@ class World:
         """Whoever has the descriptor is the holder from now on."""
         self.judge.meet("an opener ended, and its descriptor lived on")
         holder = state.holders[number]
-        state = _with_holder(state, number, holder._replace(orphaned=True))
+        ready = (
+            "no" if self.protocol.needs == "lease" else holder.ready
+        )  # a lease does not follow the descriptor
+        state = _with_holder(state, number, holder._replace(orphaned=True, ready=ready))
         return self._step(state._replace(crashes=state.crashes - 1), ("ended", holder.session))
 
     def _hang_up(self, state: State, number: int) -> State:
@@ -470,6 +491,9 @@ class World:
         return self._replies(state)
 
     def _told(self, state: State, session: int, name: str, key: int) -> State:
+        if name == "LEASE_BROKEN":
+            holders = [h._replace(ready="") if h.session == session else h for h in state.holders]
+            return state._replace(holders=tuple(holders))
         if name not in {"MR_REVOKING", "DEVICE_FATAL"}:
             return state
         for number, holder in enumerate(state.holders):
@@ -510,6 +534,8 @@ class World:
             return state
         if request == PD_REQUEST:
             return _with_holder(state, number, holder._replace(pd=handle))
+        if request == PREPARE:
+            return _with_holder(state, number, holder._replace(ready="no" if code else "has"))
         if SELF <= request < SELF + len(state.reclaimers):
             return self._returned(state, request - SELF, code)
         at = (request - MR_REQUESTS) // (4 * (1 + self.setup.registrations))
@@ -648,7 +674,7 @@ def _with_reclaimer(state: State, number: int, row: Reclaimer) -> State:
 
 
 def _signals(protocol: Deciding) -> bool:
-    """Does its table send signals? Only then does it matter to anybody whether an opener lives."""
+    """Does its table send signals? (Then, and where a lease is its opener's, it matters whether that one lives.)"""
     table = getattr(protocol, "table", {})
     return any(
         action.verb == "signal"

@@ -7,7 +7,7 @@ from typing import Any, Final
 from emu.check.model.setup import Setup
 from emu.check.mutants import cores, engines, protocols
 from emu.check.mutants.mutant import OURS, Mutant
-from emu.protocols import deferred_free, ebusy, recall_fence
+from emu.protocols import deferred_free, ebusy, recall_fence, wait_fair
 
 
 def small(*reclaims: str, **more: Any) -> Setup:
@@ -190,6 +190,15 @@ FURTHER: Final = (
     Mutant(
         "gate-ignored", "a registration does not look at the gate", OURS, "core: the gate is not checked",
         small(registrations=1), "V1", core=cores.GateIgnored,
+    ),
+    Mutant(
+        "overtaken", "new pins come in while a reclaim waits for the last one", OURS, "protocol: no gate while it waits",
+        small(mrs=2), "V23", protocol=protocols.OVERTAKEN, right=wait_fair.PROTOCOL,
+    ),
+    Mutant(
+        "queue-jumped", "new pins come in before a reclaim that waits behind another one", OURS,
+        "core: registrations look at gates alone", small("punch 0 4096", "punch 0 8192", mrs=2), "V23",
+        protocol=wait_fair.PROTOCOL, core=cores.QueueJumped,
     ),
     Mutant(
         "gate-too-early", "the gate opens when the DMA is fenced", OURS, "core: unmap lifts the gate",

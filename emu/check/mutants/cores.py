@@ -219,6 +219,11 @@ DoubleFree = mutated(Patch(allocator, "release", _release_twice))
 GateIgnored = mutated(Patch(parking, "waits", lambda *_args, **_more: False))
 
 
+# ---- a registration looks at gates alone, and overtakes who is queued behind one
+
+QueueJumped = mutated(Patch(parking, "in_the_way", lambda _b, _number, row, _before: row.gated))
+
+
 # ---- the gate opens when the DMA is fenced
 
 

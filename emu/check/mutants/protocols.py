@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.core.decision import END, EVENTS, START, Decision
-from emu.protocols import ebusy, mr_revoke
+from emu.protocols import ebusy, mr_revoke, wait, wait_fair
 from emu.protocols.contract import (
     Protocol,
     apply,
@@ -313,6 +313,15 @@ SEVERAL_HOLDERS = CountsPins(
     disposal="now",
     ignored=_REVOKE.ignored,
     impossible=_REVOKE.impossible,
+)
+
+
+OVERTAKEN: Final = replace(
+    wait_fair.PROTOCOL,
+    name="overtaken",
+    summary="closes no gate while it waits, as mainline does not",
+    origin="wrong",
+    table=wait.PROTOCOL.table,
 )
 
 

@@ -194,7 +194,7 @@ class Clock:
         return self._slowly((200, 5 * US))
 
     def _holder(self, label: str) -> int:
-        """holderN: reg_mr | dereg_mr K | acknowledges K | comes back | self-truncate | dies of SIGKILL | closes"""
+        """holderN: lease | mark | reg_mr | dereg_mr K | acknowledges K | comes back | self-truncate | dies of SIGKILL | closes"""
         who, words = label.split(": ")
         number = int(who.removeprefix("holder"))
         manner = MANNERS[self.cast.holders[number - 1]]
@@ -203,6 +203,8 @@ class Clock:
             return spread(self.draw, (50 * US, 3 * MS))
         if deed == "dies":
             return spread(self.draw, (10 * US, 5 * MS))
+        if deed in {"lease", "mark"}:
+            return spread(self.draw, (1 * US, 50 * US))
         if deed == "comes":
             return spread(self.draw, (10 * US, 10 * MS))
         if deed == "reg_mr":

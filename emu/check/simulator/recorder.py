@@ -264,6 +264,20 @@ class Recorder:
             self._keys[effect.key] = Translation(
                 ino, row[4], namespace, op.offset, op.length, effect.aperture
             )
+        else:
+            self._keys[effect.key] = self._waited(effect)
+
+    def _waited(self, effect: fx.InstallKey) -> Translation:
+        """Of a registration that had waited behind a reclaim, in the step that ended it: the file is the one that has the first block."""
+        first = effect.extents[0][0] // BLOCK
+        ino, row, offset = next(
+            (ino, row, (at + first - start) * BLOCK)
+            for ino, row in self._books["files"].items()
+            for at, start, count, _since in row[3]
+            if start <= first < start + count
+        )
+        namespace = self._books["devices"][row[1]][3]
+        return Translation(ino, row[4], namespace, offset, effect.length, effect.aperture)
 
     def _phase(self, effect: fx.Phase) -> None:
         if effect.phase == "ended":
