@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from emu.check.explorer import parallel
 from emu.check.explorer.coverage import named, rows_of
 from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Result
-from emu.check.explorer.search import KINDS, MAX_STATES, setup_of, unreached
+from emu.check.explorer.search import KINDS, LAYOUT, MAX_STATES, setup_of, unreached
 from emu.check.model.setup import Setup
 from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
@@ -50,7 +50,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", metavar="FILE", dest="file", help="a protocol's file, in place of a name"
     )
     parser.add_argument(
-        "--event", action="append", choices=KINDS, help="only this event (may be given again)"
+        "--event",
+        action="append",
+        choices=(*KINDS, *LAYOUT),
+        help=f"only this event (may be given again); without it {', '.join(KINDS)}",
     )
     for name, least, most, what in NUMBERS:
         parser.add_argument(

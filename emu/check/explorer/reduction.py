@@ -81,7 +81,7 @@ def _commutes(state: State, live: set[int]) -> bool:
         return live.isdisjoint(numbers[1])
     if name in {"quiesce", "fence"}:
         return not live
-    if name in {"allocate", "release"}:
+    if name in {"allocate", "share", "release"}:
         return _within_reach(state).isdisjoint(numbers[0])
     if name in {"offline", "online"}:
         return not live and not any(state.ops)

@@ -19,7 +19,7 @@ from emu.check.explorer.small import Small
 from emu.check.explorer.symmetry import Orders
 from emu.check.explorer.tell import story_of
 from emu.check.model.setup import Setup
-from emu.check.model.state import KINDS, SELF_TRUNCATE
+from emu.check.model.state import KINDS, LAYOUT, SELF_TRUNCATE
 from emu.core.decision import CONTRACT, START
 from emu.protocols.contract import rules_of
 
@@ -46,6 +46,7 @@ ELSE: Final = ("truncate", "punch")
 def setup_of(event: str, holders: int = 1, mrs: int = 1, reclaims: int = 1, crashes: int = 1) -> Setup:
     """The small world of an event (docs/explorer.md). `reclaims`: 1 to 3."""
     return Setup(
+        blocks=5 if event in {"migrate", "reflink"} else 3,
         reclaims=(event, *BESIDE.get(event, ELSE)[: reclaims - 1]),
         holders=holders,
         mrs=mrs,
@@ -209,6 +210,7 @@ __all__ = [
     "BREACH",
     "HOLDS",
     "KINDS",
+    "LAYOUT",
     "UNKNOWN",
     "WORD",
     "Finding",

@@ -15,13 +15,14 @@ import errno
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.engine import blocks_of
-from emu.check.model.state import SELF_TRUNCATE, Finding, Frozen, State
+from emu.check.model.state import LAYOUT, SELF_TRUNCATE, Finding, Frozen, State
 from emu.core import effects as do
 from emu.core import extents
 from emu.core.decision import CONTRACT
 from emu.core.errors import errno_name
 from emu.core.extents import blocks_up
 from emu.core.keys import KEY_REST
+from emu.core.requests import FsReflink
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
@@ -54,9 +55,11 @@ class Facts(NamedTuple):
 
 def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
     files, mrs = books["files"].values(), books["mrs"]
-    owner = {e[1] + at: row.path for row in files for e in row.extents for at in range(e[2])}
+    owner: dict[int, str] = {}
+    for row in sorted(files, key=lambda row: row.path == FILE):  # of a block that a clone has too, /mnt/a
+        owner |= {e[1] + at: row.path for e in row.extents for at in range(e[2])}
     mine = next((row for row in files if row.path == FILE), None)
-    places = [e[1] + at for row in files for e in row.extents for at in range(e[2])]
+    places = list(owner)
     places += held(books, "quarantine")
     owned = tuple(sorted(places))  # in quarantine a block keeps its generation
     places += held(books, "limbo") + held(books, "free")
@@ -290,7 +293,7 @@ class Judge:
                 return
 
     def is_whole(self, state: State) -> bool:
-        facts, blocks = self.facts(state), self.setup.blocks - 1
+        facts, blocks = self.facts(state), self.setup.size // BLOCK
         return (
             facts.online
             and facts.size == self.setup.size
@@ -316,6 +319,8 @@ class Judge:
             return (facts.size == size or not alone) and all(
                 at < blocks_up(facts.size) for at, _block in facts.layout
             )
+        if kind in LAYOUT:
+            return self._is_laid_out(state, number)
         lo, hi = blocks_up(op.offset), (op.offset + op.length) // BLOCK  # type: ignore[attr-defined]
         coming = self.coming(state)
         return not any(lo <= at < hi and block not in coming for at, block in facts.layout)
@@ -325,6 +330,21 @@ class Judge:
         mrs = self.driver.books(state.core.snapshot)["mrs"].values()
         runs = [row.runs for row in mrs if row.state == "installing" and not row.revoked]
         return frozenset(block for found in runs for block in blocks_of(found))
+
+    def _is_laid_out(self, state: State, number: int) -> bool:
+        """Where others reclaim beside it nothing is said: they may have gone further."""
+        facts, kind, op = self.facts(state), self.setup.kind(number), self.setup.asks(number)
+        if isinstance(op, FsReflink):
+            return any(row.path == op.to for row in self.driver.books(state.core.snapshot)["files"].values())
+        if len(state.reclaimers) > 1:
+            return True
+        blocks = self.setup.size // BLOCK
+        if kind == "collapse":
+            return facts.layout == tuple((at, at + 1) for at in range(blocks - 1))
+        moved = {1} if kind == "zero" else set(range(blocks))
+        return (
+            all((block != at) == (at in moved) for at, block in facts.layout) and len(facts.layout) == blocks
+        )
 
 
 def judge_step(

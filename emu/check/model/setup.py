@@ -6,7 +6,8 @@ The explorer takes it small and walks through every interleaving; the simulator 
     MR 1 of a holder is over the whole file, MR 2 over all but its first block, MR 3 over the whole file again, ...
 
 Reclaims of one kind overlap and differ: the first truncate leaves half a block, the second nothing; the first punch takes all but the first
-block, the second all. Numbers behind the kind say it: "truncate 1024", "punch 0 4096".
+block, the second all. A collapse cuts the first block out; the first zero is of the second block, the second of the first. Numbers behind
+the kind say it: "truncate 1024", "punch 0 4096".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from emu.check.model.state import KINDS, SELF_TRUNCATE
+from emu.check.model.state import KINDS, LAYOUT, SELF_TRUNCATE
 from emu.core import requests
 from emu.core.rows import BLOCK
 
@@ -27,7 +28,7 @@ MANY = 1 << 16
 class Setup:
     """holders: clients that register `mrs` MRs each over the file, every one with a peer that writes under its keys.
 
-    reclaims: what the reclaimers ask for, one each, in no order; of state.KINDS, or "self-truncate" (the first holder truncates its own file).
+    reclaims: what the reclaimers ask for, one each, in no order; of state.KINDS or LAYOUT, or "self-truncate" (the first holder truncates its own file).
     crashes: of holders, reclaimers and the broker together. refusals: quiesces and unmaps that the hardware refuses.
     returns: after a crash clients open again and go on (else a crash of the broker ends the story).
     registrations: how often a holder may register anew after it let go. cancels: reclaimers may interrupt their request.
@@ -72,8 +73,9 @@ class Setup:
 
     @property
     def size(self) -> int:
-        """Bytes of /mnt/a."""
-        return (self.blocks - 1) * BLOCK
+        """Bytes of /mnt/a: all blocks but one; where its data is to be copied, half of these."""
+        copied = any(self.kind(at) in {"migrate", "reflink"} for at in range(len(self.reclaims)))
+        return (self.blocks - 1) // (1 + copied) * BLOCK
 
     def kind(self, number: int) -> str:
         """The kind of reclaim `number` (from 0), without its numbers."""
@@ -98,10 +100,9 @@ class Setup:
         kind, *words = self.reclaims[number].split()
         given = [int(word) for word in words if word.isdigit()]
         earlier = sum(self.kind(at) == kind for at in range(number))
-        if len(given) != len(words) or kind not in {*KINDS, SELF_TRUNCATE}:
-            raise ValueError(
-                f"setup: reclaim {self.reclaims[number]!r}: use {', '.join((*KINDS, SELF_TRUNCATE))}"
-            )
+        if len(given) != len(words) or kind not in {*KINDS, *LAYOUT, SELF_TRUNCATE}:
+            known = ", ".join((*KINDS, *LAYOUT, SELF_TRUNCATE))
+            raise ValueError(f"setup: reclaim {self.reclaims[number]!r}: use {known}")
         if kind in {"truncate", SELF_TRUNCATE}:
             usual = BLOCK if kind == SELF_TRUNCATE else (BLOCK // 2, 0)[earlier % 2]
             return requests.FsTruncate("/mnt/a", given[0] if given else usual)
@@ -111,7 +112,18 @@ class Setup:
             return requests.FsPunch("/mnt/a", lo, length)
         if kind == "unlink":
             return requests.FsUnlink("/mnt/a")
+        if kind in LAYOUT:
+            return self._lays_out(kind, earlier, given)
         return requests.FsUnplug("pm0", surprise=kind == "surprise-unplug")
+
+    def _lays_out(self, kind: str, earlier: int, given: list[int]) -> requests.Request:
+        if kind == "migrate":
+            return requests.FsMigrate("/mnt/a")
+        if kind == "reflink":
+            return requests.FsReflink("/mnt/a", f"/mnt/c{earlier}")
+        usual = (0, BLOCK) if kind == "collapse" else ((BLOCK, 0)[earlier % 2], BLOCK)
+        offset, length = given if len(given) == 2 else usual
+        return requests.FsFallocate("/mnt/a", kind, offset, length)
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "reclaims": list(self.reclaims)}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from emu.check.model.fabric_state import FabricState
 
 KINDS: Final = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
+LAYOUT: Final = ("collapse", "zero", "reflink", "migrate")  # explored where they are asked for
 SELF_TRUNCATE: Final = "self-truncate"
 
 Finding = tuple[str, str]  # an invariant's name, and what happened
@@ -152,6 +153,7 @@ class Choice(NamedTuple):
 
 __all__ = [
     "KINDS",
+    "LAYOUT",
     "Answer",
     "Choice",
     "Finding",
