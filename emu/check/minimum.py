@@ -30,6 +30,16 @@ class Claim(NamedTuple):
 
 
 UNPLUGGED = ("unplug", "surprise")
+SHARED = (
+    "reflink",
+    "cow-write",
+)  # DMA that goes on reaches another file: blocks with two owners can be neither kept apart nor be one file's
+MOVED = ("unlink", "collapse", "insert", "migrate")
+    "unlink",
+    "collapse",
+    "insert",
+    "migrate",
+)  # nothing is cut off at an end, so nobody can have extended it again
 
 # Nobody ever claimed that completions, block accounts or the order of file operations suffer.
 SOUND = Claim(("S5", "S6", "S10"), "it concerns memory under DMA alone: queues, books and files stay sound")
@@ -126,17 +136,20 @@ MINIMUM: Mapping[str, tuple[Claim, ...]] = {
         Claim(
             ("S1", "S8", "V4"),
             "DMA goes on into blocks that are no file's; freed at the last unpin",
-            UNPLUGGED,
+            (*UNPLUGGED, *SHARED),
         ),
         Claim(("S7", "V17"), "0, now"),
         Claim(("V24",), "OK at exit"),
     ),
     "virtual-truncate": (
         SOUND,
-        Claim(("S1", "S8", "V4"), "DMA goes on into the file; never freed while pinned", UNPLUGGED),
         Claim(
-            ("S4",), "DMA goes on into the file", (*UNPLUGGED, "unlink")
-        ),  # which a file without a name is not, for who looks for it
+            ("S1", "S8", "V4"),
+            "DMA goes on into the file; never freed while pinned",
+            (*UNPLUGGED, *SHARED),
+        ),
+        # of a file without a name, and of blocks that moved, it does not for who looks for it
+        Claim(("S4",), "DMA goes on into the file", (*UNPLUGGED, "cow-write", *MOVED)),
         Claim(("S7", "V17"), "0, now, and undone"),
         Claim(("V24",), "OK at exit"),
     ),

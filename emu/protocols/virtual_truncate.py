@@ -37,6 +37,11 @@ PROTOCOL = Protocol(
     excepts={
         "punch": ("S9",),  # an edge in a block that is pinned is not zeroed
         "unlink": ("S4", "V12", "V20"),
+        "collapse": ("S4", "V12", "V20"),  # what moves, and what is cut out, is not where its writer meant it
+        "insert": ("S4",),
+        "migrate": ("S4", "V12", "V20"),
+        "reflink": ("S1",),  # whoever pinned the file writes into its clone as well
+        "cow-write": ("S1", "S4", "V12", "V20"),
         "unplug": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
         "surprise": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
     },
