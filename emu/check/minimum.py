@@ -30,16 +30,10 @@ class Claim(NamedTuple):
 
 
 UNPLUGGED = ("unplug", "surprise")
-SHARED = (
-    "reflink",
-    "cow-write",
-)  # DMA that goes on reaches another file: blocks with two owners can be neither kept apart nor be one file's
+# DMA that goes on reaches another file: blocks with two owners can be neither set aside nor be one file's.
+SHARED = ("reflink", "cow-write")
+# Nothing is cut off at an end there, so nobody can have extended it again.
 MOVED = ("unlink", "collapse", "insert", "migrate")
-    "unlink",
-    "collapse",
-    "insert",
-    "migrate",
-)  # nothing is cut off at an end, so nobody can have extended it again
 
 # Nobody ever claimed that completions, block accounts or the order of file operations suffer.
 SOUND = Claim(("S5", "S6", "S10"), "it concerns memory under DMA alone: queues, books and files stay sound")

@@ -123,6 +123,32 @@ def on_its_way(protocol, kind, **options):
     return story
 
 
+def copied(protocol, kind, **options):
+    """The file is cloned under the pin, then written to: its data moves, and the peer writes on."""
+    story = Story(protocol, **options)
+    holder = story.session("holder")
+    story.session("peer", wants=False)
+    story.create("/mnt/a", 4)
+    key = story.register(holder, "/mnt/a", 4)
+    story.reclaim("reflink")
+    story.reclaim(kind)
+    story.posted("peer", 50, key)
+    story.moved(key, 0, op=50)
+    story.polled("peer", 50)
+    return story
+
+
+def copied_while_it_was_on_its_way(protocol, kind):
+    """A key is being installed when the file is cloned and written to."""
+    story = Story(protocol)
+    holder = story.session("holder")
+    story.create("/mnt/a", 4)
+    story.register(holder, "/mnt/a", 4, answers=False)
+    story.reclaim("reflink", answers=False)
+    story.reclaim(kind, answers=False)
+    return story
+
+
 def written_to_by_its_owner(protocol, kind):
     """The lease's only owner takes from its own file, another file has the blocks, and the peer writes on."""
     story = Story(protocol)
@@ -294,6 +320,24 @@ COUNTEREXAMPLES = {
         "V12": ("unlink", on_its_way),
         "V20": ("unlink", whole),
     },
+    **{
+        ("virtual-truncate", kind): {
+            "S4": (kind, acknowledged),
+            "V12": (kind, on_its_way),
+            "V20": (kind, whole),
+        }
+        for kind in ("collapse", "migrate")
+    },
+    ("virtual-truncate", "insert"): {"S4": ("insert", acknowledged)},
+    ("virtual-truncate", "reflink"): {"S1": ("reflink", acknowledged)},
+    ("virtual-truncate", "cow-write"): {
+        "S1": ("cow-write", copied),
+        "S4": ("cow-write", copied),
+        "V12": ("cow-write", copied_while_it_was_on_its_way),
+        "V20": ("cow-write", copied),
+    },
+    ("deferred-free", "reflink"): {"S1": ("reflink", acknowledged)},
+    ("deferred-free", "cow-write"): {"S1": ("cow-write", copied)},
     **{("virtual-truncate", kind): {**under_pins(kind), **lost_too(kind)} for kind in ("unplug", "surprise")},
     ("ebusy", ""): {"V20": ("surprise", whole)},
     ("ebusy", "surprise"): LEFT_ALONE,

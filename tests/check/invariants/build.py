@@ -157,6 +157,12 @@ class Story:
                 self.gens[block] += 1
                 if isinstance(effect, fx.Allocate):
                     self.memory[block * BLOCK : (block + 1) * BLOCK] = bytes(BLOCK)
+        elif isinstance(effect, fx.Share):
+            for block in (block for run in effect.runs for block in blocks_of(run)):
+                self.gens[block] += 2
+        elif isinstance(effect, fx.Copy):
+            for start, to, size in effect.pieces:
+                self.memory[to : to + size] = self.memory[start : start + size]
         elif isinstance(effect, fx.Offline):
             self.absent = True
         elif isinstance(effect, fx.Online):
@@ -240,11 +246,19 @@ class Story:
         return self.ask(session, rq.DeregMr(key), answers)
 
     def reclaim(self, kind, target="/mnt/a", session=0, answers=True, size=0, offset=0, length=0):
-        """truncate, punch, unlink, unplug, surprise of a path or device; the request's number."""
+        """A reclaim of a path or device; the request's number. cow-write: of a file that was cloned."""
         ops = {
             "truncate": lambda: rq.FsTruncate(target, size),
             "punch": lambda: rq.FsPunch(target, offset, length),
             "unlink": lambda: rq.FsUnlink(target),
+            "collapse": lambda: rq.FsFallocate(target, "collapse", offset, length or BLOCK),
+            "insert": lambda: rq.FsFallocate(target, "insert", offset, length or BLOCK),
+            "zero": lambda: rq.FsFallocate(target, "zero", offset, length or BLOCK),
+            "migrate": lambda: rq.FsMigrate(target),
+            "reflink": lambda: rq.FsReflink(target, f"{target}-clone"),
+            "cow-write": lambda: rq.FsWrite(target, offset, b"w"),
+            "poison": lambda: rq.FsPoison(target, offset),
+            "umount": lambda: rq.FsUmount("/mnt"),
             "unplug": lambda: rq.FsUnplug(target),
             "surprise": lambda: rq.FsUnplug(target, surprise=True),
         }
