@@ -16,6 +16,7 @@ from emu.protocols import registry
 BLOCK = 4096
 PATHS = ("/mnt/a", "/mnt/b", "/mnt/c", "/cold/a", "/mnt/../x", "/nowhere")
 ACCESS = (7, 7, 7, 1, 4, 2, 15, -1)
+BUFFERS = ("x", "x", "y", "a/b")
 PROTOCOLS = ("none", "ebusy", "mr-revoke")
 
 
@@ -32,6 +33,7 @@ class Script:
         for event in (
             ev.DeviceAdded("pm0", 24),
             ev.DeviceAdded("pm1", 8),
+            ev.DeviceAdded("dmabuf", 9),
             ev.MountAdded("/mnt", "pm0", dax=True, protocol=self.rng.choice(PROTOCOLS)),
             ev.MountAdded("/cold", "pm1", dax=False, protocol=self.rng.choice(PROTOCOLS)),
         ):
@@ -56,7 +58,7 @@ class Script:
         bad = self.rng.random() < 0.05
         if isinstance(effect, fx.InstallKey):
             return [ev.KeyInstalled(effect.key, 12 if bad else 0)]
-        if isinstance(effect, fx.Quiesce):
+        if isinstance(effect, fx.Quiesce | fx.Invalidate):
             return [ev.Quiesced(effect.cookie, 5 if bad else 0)]
         if isinstance(effect, fx.Unmap):
             return [ev.Unmapped(effect.cookie)]
@@ -90,6 +92,9 @@ class Script:
             return ev.SessionLost(self.sessions.pop(rng.randrange(len(self.sessions))))
         if rng.random() < 0.02:
             return ev.WritebackDue()
+        absent = [key for key, row in self.core.books.mrs.items() if row.state == "absent"]
+        if absent and rng.random() < 0.1:
+            return ev.Missed(rng.choice(absent), 1, 0, BLOCK, write=rng.random() < 0.5)
         session, request = rng.choice(self.sessions), self.number()
         if not self.core.books.pds_of.has(session):
             self.open[session, request] = rq.AllocPd()
@@ -111,6 +116,13 @@ class Script:
         return self.rng.choice(
             (0, 1, 100, BLOCK, 2 * BLOCK, 3 * BLOCK + 7, 5 * BLOCK, 9 * BLOCK, -1, 1 << 63)
         )
+
+    def imported(self, pd):
+        """A buffer, by an importer of any class."""
+        importer = self.rng.choice(("sync-revocable", "deferred-unmap", "dynamic", "non-revocable"))
+        bound = 1.0 if importer == "deferred-unmap" else 0.0
+        at = self.rng.choice((0, 0, BLOCK))
+        return rq.RegMr(pd, BLOCK, 7, 0, "dmabuf", self.rng.choice(BUFFERS), at, importer, bound=bound)
 
     def op(self, session):
         rng, b = self.rng, self.core.books
@@ -160,6 +172,16 @@ class Script:
                 rng.choice(("/mnt", "/cold", "host")), rng.choice((*PROTOCOLS, "", "prayer"))
             ),
             rq.QueryBooks,
+            lambda: rq.DmabufCreate(rng.choice(BUFFERS), rng.choice((2, 3, 5)) * BLOCK),
+            lambda: rq.DmabufCreate("x", 2 * BLOCK),
+            lambda: self.imported(pd),
+            lambda: self.imported(pd),
+            lambda: rq.DmabufMove(rng.choice(BUFFERS)),
+            lambda: rq.DmabufRevoke(rng.choice(BUFFERS), rng.random() < 0.3),
+            lambda: rq.DmabufRestore(rng.choice(BUFFERS)),
+            lambda: rq.DmabufDestroy(rng.choice(BUFFERS)),
+            lambda: rq.DmabufStat(rng.choice(BUFFERS)),
+            lambda: rq.SetProtocol("dmabuf", rng.choice(PROTOCOLS)),
         ]
         return rng.choice(makers)()
 

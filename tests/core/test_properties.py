@@ -239,7 +239,10 @@ def test_s6_blocks_add_up_whatever_happens(seed, policy):
 def test_generations_tell_who_owns_a_block(seed):
     """Allocate and Release alternate for each block, and never touch what is not theirs."""
     script = Script(seed)
-    owned = {1: set(), 2: set(), 3: set()}
+    owned = {
+        device.aperture: set()
+        for _name, device in (*script.core.books.devices.items(), *script.core.books.caches.items())
+    }
     for _step in range(150):
         for effect in script.feed(script.next()):
             if isinstance(effect, fx.Allocate | fx.Release):
@@ -300,6 +303,7 @@ def test_everything_comes_to_rest_and_every_request_is_answered(seed):
         script.core.committed()
     for session in script.sessions:
         script.feed(__import__("emu.core.events", fromlist=["x"]).SessionLost(session))
+        script.core.committed()
     for _step in range(2000):
         if not script.waiting:
             break

@@ -160,6 +160,10 @@ def _online(engine: Engine, line: Json) -> None:
     engine.devices[line["aperture"]].known = False  # a namespace of its own numbering
 
 
+def _claimed(engine: Engine, line: Json) -> None:
+    engine.devices[line["aperture"]].known = False  # a raw device goes on with the numbers of an earlier life
+
+
 def _answered(engine: Engine, line: Json) -> None:
     if "qp_num" in line["value"]:
         engine.qps.add(line["value"]["qp_num"])
@@ -175,6 +179,7 @@ NOTES = {
     "Share": _allocated,  # two further as well
     "Release": _released,
     "Online": _online,
+    "Claim": _claimed,
     "Answered": _answered,
 }
 
