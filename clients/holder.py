@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from emu.clients.asks import asked, write_stamped
+from emu.clients.heir import hand_over
 from emu.clients.links import REMOTE, TARGET_BYTES, U32, Target, connect, open_node, pack_target, queue_pair
 from emu.clients.manners import Deed, Manners
 from emu.clients.talk import Client, Command
@@ -249,6 +250,12 @@ class Holder(Client):
     def do_status(self, **_: Any) -> Command:
         """What has happened so far; events that came before this command have been dealt with."""
         return {"again": hasattr(self, "again")}
+
+    def do_hand_over(self, *, to: str, **_: Any) -> Command:
+        """The context's descriptor to the heir at `to`. t: it was held until then at least."""
+        session, now = self.ctx.session.number, time.monotonic_ns()
+        hand_over(self.ctx.door, to, session)
+        return {"session": session, "t": now}
 
     def do_let_go(self, **_: Any) -> Command:
         """Deregister before anybody asks for the memory, or although nobody was told to: a control."""

@@ -28,7 +28,7 @@ from emu.lab.plan.backings import BACKINGS
 from emu.lab.plan.geometry import BLOCK
 from emu.lab.plan.manners import MANNERS
 from emu.lab.process import LabError, Process
-from emu.lab.scene import play
+from emu.lab.scene import inherit_no_more, play
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,6 +156,7 @@ class Run:
             keep(memory, self.folder / name)
         self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
         if self.facts["reclaim"]["returned"]:
+            await inherit_no_more(self)
             await self._dismiss()
             await self._stop_broker()
         else:  # its history ends with the reclaim under way: whoever left now would interrupt it, or let it go on

@@ -98,8 +98,36 @@ async def _leave(run: Run) -> None:
 
 
 async def hand_over(run: Run) -> None:
-    """The context's descriptor goes to the heir, and its opener ends."""
-    raise LabError(f"{run.spec.label}: nobody can take a descriptor over: there is no heir")
+    """The context's descriptor goes to the heir, and its opener ends: not by itself, since whoever closes gives everything back first."""
+    holder, heir = run.clients["holder"], run.clients["heir"]
+    path = str(run.node.directory / "heir")
+    await heir.ask("start", path=path)
+    taking = asyncio.create_task(heir.ask("take"))
+    gave = await holder.ask("hand_over", to=path)
+    took = await taking
+    holder.signal(signal.SIGKILL)
+    await holder.gone()
+    session = gave["session"]
+    holds = [
+        {"session": session, "who": "holder", "t": gave["t"]},
+        {"session": session, "who": "heir", "t": took["t"]},
+    ]
+    run.facts |= {
+        "left": ["holder"],
+        "holds": holds,
+        "letsgo": [{"session": session, "who": "holder", "t": time.monotonic_ns()}],
+    }
+
+
+async def inherit_no_more(run: Run) -> None:
+    """The heir lets the context go: when DMA and the reclaim are over, or sooner as a control."""
+    heir = run.clients.get("heir")
+    let_go = {fact["who"] for fact in run.facts.get("letsgo", ())}
+    if heir is not None and not heir.ended and let_go == {"holder"}:
+        let = await heir.ask("let_go")
+        run.facts["letsgo"].append(
+            {"session": run.facts["holds"][0]["session"], "who": "heir", "t": let["t"]}
+        )
 
 
 async def _reclaim(run: Run) -> Json:
@@ -136,11 +164,15 @@ def _summed_up(tries: list[Json]) -> Json:
 async def _provoke(run: Run) -> None:
     """What the manner, or a control, does once the request has been asked."""
     holder = run.clients["holder"]
-    if not (run.manner.told or run.manner.kill or run.control.lets_go) or run.act.leaves:
+    inherited = run.control.lets_go and run.act.leaves == "hands-over"
+    if not (run.manner.told or run.manner.kill or run.control.lets_go) or (run.act.leaves and not inherited):
         return
     if not await run.asker.heard("asked"):
         return
-    if run.control.lets_go:
+    if inherited:
+        await asyncio.sleep(LET_GO_AFTER)
+        await inherit_no_more(run)
+    elif run.control.lets_go:
         await asyncio.sleep(LET_GO_AFTER)
         with suppress(LabError):
             await holder.ask("let_go", limit=LOST_FOR_GOOD)
