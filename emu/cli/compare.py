@@ -21,7 +21,7 @@ from emu.check.stranger import Unusable, introduced
 from emu.cli import CommandError, check_targets, store
 from emu.host.files import lock
 from emu.host.times import time_scale
-from emu.lab import names
+from emu.lab import names, rates
 from emu.lab.against import against, words
 from emu.lab.compare import Options, compare, cores
 from emu.lab.kept import RESULT, Kept, put
@@ -80,6 +80,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="rows that are worked at together (default: one for each core); DMA goes on in fewer",
     )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="also: goodput under many reclaims, and what slow invalidations cost (half a minute a protocol; --full does it)",
+    )
     parser.add_argument("--against", metavar="FILE", help="an older result: say what has changed since")
     parser.add_argument("--json", metavar="FILE", help="the result as JSON; - is stdout")
     parser.add_argument("--html", metavar="FILE", help="the result as one self-contained page; - is stdout")
@@ -110,6 +115,9 @@ def run(args: argparse.Namespace) -> int:
             out=out, **settings, progress=partial(print, file=sys.stderr, flush=True), kept=kept, so_far=partial(_so_far, args),
         )  # fmt: skip
         result = _interruptible(compare(specs, options))
+        if args.sweep or args.full:
+            result |= _measured(specs, out)
+            rates.tell(result)
         put(out / RESULT, result)
         kept.finish()
         if older is not None:
@@ -118,6 +126,12 @@ def run(args: argparse.Namespace) -> int:
     finally:
         os.close(held)
     return exit_code(result["rows"])
+
+
+def _measured(specs: Sequence[RowSpec], out: Path) -> dict[str, Any]:
+    """Of all protocols that serve dax files: reclaims one behind the other."""
+    mine = dict.fromkeys(spec.protocol for spec in specs if spec.backing == "dax" and not spec.reason)
+    return rates.measure(list(mine), out, partial(print, file=sys.stderr, flush=True))
 
 
 def _so_far(args: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -19,10 +19,12 @@ import math
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from emu.check.promises import file_of
 from emu.clients.links import connect, queue_pair
 from emu.lab.rows import spread
 from emu.verbs import enums as e
@@ -35,7 +37,8 @@ from emu.verbs.pyverbs_error import PyverbsRDMAError
 from emu.verbs.wr import SGE, SendWR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from emu.verbs.fs import Reclaim
 
@@ -45,9 +48,12 @@ SIZE, PIECE, DEPTH = 1 << 20, 64 << 10, 8
 RATES = (2.0, 10.0, 50.0, 250.0)  # reclaims a second that are asked for
 COSTS = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # microseconds of an invalidation
 REST = 0.5  # seconds undisturbed, before each
+TOLD = 10.0
 SECONDS = 1.0  # of each measurement, and as long as EVENTS reclaims take at its rate
 EVENTS = 2
 SWEPT = 8  # reclaims at each cost
+HALF = 0.5
+STORE, LOG = "rates.json", "rates.log"
 PATIENCE = 0.5  # seconds after which a reclaim is interrupted
 SCALE = 0.05  # of protocol timers: a ladder of signals is to be measured, not waited for
 PATH = f"{MOUNT}/tenant"
@@ -91,11 +97,11 @@ class Tenant:
         raise TenantEnded
 
     def end(self) -> None:
-        for end in (self._process.stdin, self._process.stdout):
-            if end and not end.closed:
-                end.close()
         self._process.kill()
         self._process.wait()
+        for end in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):  # what it was asked last, and never read
+                end.close()  # type: ignore[union-attr]  # both are pipes
 
 
 @dataclass
@@ -122,7 +128,9 @@ class Stage:
 
     def __init__(self, protocol: str, log: IO[bytes], options: Sequence[str] = ()) -> None:
         self._log, self.tally = log, Tally()
-        self.node = Node(protocol, "16M", SCALE, options=options)
+        file = file_of(protocol)
+        stranger = [f"--protocol={file}"] if file else []
+        self.node = Node(protocol, "16M", SCALE, options=[*stranger, *options])
 
     def __enter__(self) -> Self:
         self.node.start()
@@ -251,16 +259,40 @@ class Stage:
 
 
 def measure(
-    protocols: Iterable[str], log: IO[bytes], progress: Callable[[str], None] = lambda _line: None
+    protocols: Sequence[str], out: Path, progress: Callable[[str], None] = lambda _line: None
 ) -> Json:
-    """{"rates": [...], "sweep": [...]}, a row for each protocol and rate, and for each protocol and cost."""
-    rates, sweep = [], []
-    for protocol in protocols:
-        progress(f"{protocol}: reclaims at {', '.join(f'{rate:g}' for rate in RATES)} a second")
-        rates.append(rate_row(protocol, log))
-        progress(f"{protocol}: invalidations of {', '.join(f'{cost:g}' for cost in COSTS)} us")
-        sweep += [swept(protocol, cost, log) for cost in COSTS]
-    return {"rates": rates, "sweep": sweep}
+    """{"rates": [...], "sweep": [...]}: a row for each protocol, and for each protocol and cost. What `out` holds of an earlier start is not
+    measured again.
+    """
+    store = out / STORE
+    known: dict[str, Json] = json.loads(store.read_text("utf-8")) if store.exists() else {}
+    with (out / LOG).open("ab") as log:
+        for at, protocol in enumerate(protocols, 1):
+            if protocol not in known:
+                progress(f"[{at}/{len(protocols)}] {protocol}: many reclaims, and slow invalidations")
+                points = [swept(protocol, cost, log) for cost in COSTS]
+                known[protocol] = {"rates": rate_row(protocol, log), "sweep": points}
+                new = store.with_suffix(".new")
+                new.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+                new.replace(store)
+    mine = [known[protocol] for protocol in protocols]
+    return {
+        "rates": [found["rates"] for found in mine],
+        "sweep": [point for found in mine for point in found["sweep"]],
+    }
+
+
+def tell(result: Json) -> None:
+    """The rows of truncates of a prompt holder's dax file get the goodput that is left at TOLD reclaims a second."""
+    found = {
+        row["protocol"]: point["ratio"]
+        for row in result["rates"]
+        for point in row["points"]
+        if point["rate"] == TOLD
+    }
+    for row in result["rows"]:
+        if (row["event"], row["backing"], row["holder"]) == ("truncate", "dax", "prompt"):
+            row["goodput_ratio"] = found.get(row["protocol"])
 
 
 def rate_row(protocol: str, log: IO[bytes]) -> Json:
@@ -287,20 +319,18 @@ def rate_row(protocol: str, log: IO[bytes]) -> Json:
 def half_rate(points: Sequence[Json]) -> float | None:
     """Reclaims a second at which half of the goodput is left, between two measured rates on a logarithmic scale; None: not within those measured.
 
-    Reclaims that were denied or hung did not happen: a protocol that lets none happen has no such rate.
+    Reclaims that were denied or hung did not happen: a protocol that lets none happen has no such rate. A rate below which goodput had halved and
+    came back was noise.
     """
-    known = [
-        (point["rate"], point["ratio"])
-        for point in points
-        if point["ratio"] is not None and point["succeeded"]
-    ]
-    before = (known[0][0] / 10, 1.0) if known else None
-    for rate, ratio in known:
-        if ratio <= 0.5 and before:
-            share = (before[1] - 0.5) / (before[1] - ratio) if before[1] > ratio else 0.0
-            return float(before[0] * (rate / before[0]) ** max(0.0, min(1.0, share)))
-        before = (rate, ratio)
-    return None
+    told = [point for point in points if point["ratio"] is not None and point["succeeded"]]
+    known = [(point["rate"], point["ratio"]) for point in told]
+    slow = [rate for rate, ratio in known if ratio <= HALF]
+    kept = [(rate, ratio) for rate, ratio in known if ratio > HALF]
+    if not slow or (kept and kept[-1][0] > slow[-1]):
+        return None
+    low, good = kept[-1] if kept else (slow[0] / 10, 1.0)
+    high, bad = next((rate, ratio) for rate, ratio in known if rate > low)
+    return float(low * (high / low) ** ((good - HALF) / (good - bad)))
 
 
 def swept(protocol: str, cost: float, log: IO[bytes]) -> Json:
@@ -318,5 +348,4 @@ def swept(protocol: str, cost: float, log: IO[bytes]) -> Json:
         "denied": tally.denied,
         "hung": tally.hung,
         "refused": tally.refused,
-        "median_us": median(tally.reclaim_us) if tally.reclaim_us else None,
     }

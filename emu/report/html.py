@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from emu.report import diagrams, drill, everyrow, latency, leastbad
+from emu.report import diagrams, drill, everyrow, latency, leastbad, rates
 from emu.report.parts import POLICY, SHADE, chip, figure, scroll
 from emu.report.table import columns, groups
 from emu.report.words import MEANING, agreement, count, findings, measured, span
@@ -52,6 +52,7 @@ def _body(result: Json, beside: str) -> str:
         leastbad.section(result),
         _legend(rows),
         _latency(rows),
+        rates.section(result),
         diagrams.section(rows),
         everyrow.section(rows),
         _how(),
