@@ -27,16 +27,18 @@ def fs_poison(b: Books, event: Requested, op: FsPoison) -> None:
     ino, row = asking.file_at(b, op.path)
     at = op.offset // BLOCK
     hit = tuple(extents.cut(row.extents, at, at + 1)) if op.offset < row.size else ()
-    if not hit:
+    again = tuple(extents.cut(row.lost, at, at + 1))
+    if not hit and not again:
         refuse(
             errno.EINVAL,
             f"{op.path} has no memory at {op.offset}: name a byte within its size, not in a hole",
         )
-    block = hit[0][1]
-    for owner in b.family.of(row.origin) if row.origin else (ino,):
-        _lose(b, owner, block)
-    b.bad.put(max(b.bad, default=0) + 1, Bad(row.device, block))
-    b.emit(Poison(b.devices[row.device].aperture, ((block * BLOCK, BLOCK),)))
+    block = (hit or again)[0][1]
+    if hit:  # else it is known, and only asked of its users once more
+        for owner in b.family.of(row.origin) if row.origin else (ino,):
+            _lose(b, owner, block)
+        b.bad.put(max(b.bad, default=0) + 1, Bad(row.device, block))
+        b.emit(Poison(b.devices[row.device].aperture, ((block * BLOCK, BLOCK),)))
     made = layout.asked(b, event, "poison", op.path, ino)
     reclaim.begin(b, made._replace(lo=at * BLOCK, hi=(at + 1) * BLOCK, block=block))
 
@@ -48,7 +50,7 @@ def _lose(b: Books, ino: int, block: int) -> None:
         if device <= block < device + count:
             hole = at + block - device
             kept, _ = extents.remove(row.extents, hole, hole + 1)
-            lost = extents.insert(row.lost, ((hole, hole, 1, 0),))
+            lost = extents.insert(row.lost, ((hole, block, 1, 0),))
             pages.forget(b, ino, hole, hole + 1)
             b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
             return

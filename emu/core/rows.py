@@ -77,7 +77,7 @@ class File(NamedTuple):
     origin: int = 0  # of a clone, and of what was cloned: the family, by the number of its first file
     lost: tuple[
         Extent, ...
-    ] = ()  # holes whose memory has failed: they read as EIO (a device block says nothing there)
+    ] = ()  # holes whose memory has failed: they read as EIO; with the blocks that failed
     marked: bool = False  # its layout is to stay as it is (leases.py)
 
 

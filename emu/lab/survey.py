@@ -35,7 +35,7 @@ async def take(run: Run) -> None:
         filemap["pages"] = PAGES
     write(run.folder / "filemap.json", filemap)
     run.facts["blocks"] = {
-        name: {key: books[key] for key in ("total", "free", "owned", "quarantined")}
+        name: {key: books[key] for key in ("total", "free", "owned", "quarantined", "bad")}
         for name, books in survey["books"]["devices"].items()
     }
 

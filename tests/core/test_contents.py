@@ -82,6 +82,8 @@ def follow(plain, op, holes):
             pass
         case "poison":
             block = rest[0] // BLOCK
+            if block in plain[at].lost:
+                return True  # it is known, and only asked of its users again
             if rest[0] >= len(plain[at].data) or block in holes:
                 return False
             return None  # whose else it was the model does not know

@@ -251,6 +251,19 @@ def test_a_failed_block_is_given_to_nobody_and_its_hole_reads_eio(make_node):
     assert node.refused(rq.FsPoison("/mnt/a", 4 * BLOCK))[0] == "EINVAL"
 
 
+def test_a_block_that_is_known_to_have_failed_is_asked_for_again(make_node):
+    node = make_node("ebusy")
+    node.file()
+    key = node.mr()
+    first = node.send(rq.FsPoison("/mnt/a", 0), 2)
+    assert node.answer(first).errno == errno.EBUSY
+    again = node.send(rq.FsPoison("/mnt/a", 0), 2)
+    assert node.answer(again).errno == errno.EBUSY
+    node.ask(rq.DeregMr(key))
+    node.ask(rq.FsPoison("/mnt/a", 0), 2)
+    assert len(node.of(fx.Poison)) == 1
+
+
 def test_every_file_that_shared_the_block_has_lost_it(make_node):
     node = make_node("none")
     node.file()
