@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 STRANGERS: dict[str, Stranger] = {}  # by name: those that this process was given
 
 KINDS = {"surprise-unplug": "surprise"}  # the core's word for the event, where it differs
+ALSO = {
+    "writeback": ("memory-pressure",)
+}  # what such a run asks for besides: what was written back is then dropped as clean
 
 
 def introduce(stranger: Stranger) -> None:
@@ -47,7 +50,11 @@ def runnable() -> dict[str, Protocol]:
 
 def promised(protocol: str, event: str) -> tuple[str, ...]:
     """Invariants that the protocol says it keeps under this event. Raises UnknownProtocol."""
-    return known().get(protocol).promised(KINDS.get(event, event))
+    found = known().get(protocol)
+    others = [found.promised(kind) for kind in ALSO.get(event, ())]
+    return tuple(
+        name for name in found.promised(KINDS.get(event, event)) if all(name in other for other in others)
+    )
 
 
 def declared(protocol: str) -> dict[str, object]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core import extents, files, orphans, sharing
+from emu.core import extents, files, orphans, pages, sharing
 from emu.core.pins import pins_over
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from emu.core.books import Books
-    from emu.core.rows import File, Reclaim
+    from emu.core.rows import Reclaim
 
 
 def truncate(b: Books, number: int, row: Reclaim) -> bool:
@@ -46,10 +44,12 @@ def _spare(b: Books, number: int, ino: int, lo: int, hi: int) -> bool:
     kept: extents.Extents = row.extents
     lost: extents.Extents = row.lost
     taken: extents.Extents = ()
-    for start, stop in tuple(_unpinned(b, row, first, end)):
+    for start, stop in _unpinned(b, ino, first, end):
+        pages.forget(b, ino, start, stop, number)
         kept, some = extents.remove(kept, start, stop)
         lost, _ = extents.remove(lost, start, stop)
         taken = (*taken, *some)
+    pages.zero(b, ino, loose)
     b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
     sharing.let_go(b, ino, row, taken, number)
     runs = tuple(run for at, to in loose for run in extents.runs(kept, at, to - at))
@@ -60,17 +60,16 @@ def _spare(b: Books, number: int, ino: int, lo: int, hi: int) -> bool:
 
 def _is_pinned(b: Books, ino: int, at: int) -> bool:
     """The block of this byte of the file."""
-    row = b.files[ino]
-    runs = extents.runs(row.extents, at // BLOCK * BLOCK, BLOCK)
-    return bool(pins_over(b, b.devices[row.device].aperture, runs))
+    aperture, layout = pages.ground(b, ino)
+    return bool(pins_over(b, aperture, extents.runs(layout, at // BLOCK * BLOCK, BLOCK)))
 
 
-def _unpinned(b: Books, row: File, first: int, end: int) -> Iterator[tuple[int, int]]:
-    """Blocks of the file from first to end that nobody pins, as (from, to)."""
-    aperture = b.devices[row.device].aperture
-    for at, device, count, _since in row.extents:
-        lo, hi = max(first, at), min(end, at + count)
-        if lo < hi:
-            for start, blocks, pinned in orphans.pieces(b, aperture, device + lo - at, hi - lo):
-                if not pinned:
-                    yield start - device + at, start - device + at + blocks
+def _unpinned(b: Books, ino: int, first: int, end: int) -> tuple[tuple[int, int], ...]:
+    """Blocks of the file from first to end that nobody pins, as (from, to). Pins may be on its pages."""
+    aperture, layout = pages.ground(b, ino)
+    loose = tuple(extents.cut(b.files[ino].extents, first, end)) if first < end else ()
+    for at, place, count, _since in extents.cut(layout, first, end) if first < end else ():
+        for start, blocks, pinned in orphans.pieces(b, aperture, place, count):
+            if pinned:
+                loose = extents.remove(loose, at + start - place, at + start - place + blocks)[0]
+    return tuple((at, at + count) for at, _device, count, _since in loose)

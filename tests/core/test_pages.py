@@ -154,6 +154,70 @@ def test_mr_revoke_frees_pages_behind_the_unmap(cold, op, count):
     assert node.blocks("pm1.cache")["owned"] == 4 - count
 
 
+@pytest.mark.parametrize(("op", "count"), TAKING.values(), ids=TAKING)
+def test_deferred_free_keeps_pages_until_their_last_unpin_and_no_block(cold, op, count):
+    """What Linux does: 0 at once, the space is free at once, and orphan pages that only peers see."""
+    node, key = cold("deferred-free")
+    node.ask(op)
+    assert [effect.aperture for effect in node.of(fx.Release)] == [2]
+    assert node.blocks("pm1.cache")["quarantined"] == count
+    assert len(node.books.orphans) == 0, "of pages nothing is durable"
+    node.ask(rq.DeregMr(key))
+    assert node.blocks("pm1.cache")["quarantined"] == 0
+
+
+def test_virtual_truncate_leaves_pinned_pages_and_their_blocks_to_the_file(cold):
+    node, _ = cold("virtual-truncate", registered=False)
+    node.mr("/cold/a", length=BLOCK, offset=2 * BLOCK)
+    node.ask(rq.FsRead("/cold/a", 0, 4 * BLOCK))
+    node.ask(rq.FsTruncate("/cold/a", BLOCK))
+    found = node.stat("/cold/a")
+    assert found["size"] == 4 * BLOCK
+    assert [(at, n) for at, _page, n, _since in found["pages"]] == [(0, BLOCK), (2 * BLOCK, BLOCK)]
+    assert [(at, n) for at, _block, n, _since in found["extents"]] == [(0, BLOCK), (2 * BLOCK, BLOCK)]
+
+
+@pytest.mark.parametrize("mode", ["collapse", "insert"])
+def test_pages_behind_what_moves_are_written_back_and_go(cold, mode):
+    node, _ = cold("deferred-free")
+    node.ask(rq.FsFallocate("/cold/a", mode, BLOCK, BLOCK))
+    (flush,) = node.of(fx.Flush)
+    first = 2 if mode == "collapse" else 1
+    assert flush.pieces == ((first * BLOCK, first * BLOCK, (4 - first) * BLOCK),)
+    assert [(at, n) for at, _page, n, _since in pages(node)[0]] == [(0, BLOCK)]
+
+
+def test_a_clone_has_what_was_dirty_and_is_not_written_to_by_later_writebacks(cold):
+    node, _ = cold()
+    node.ask(rq.FsReflink("/cold/a", "/cold/b"))
+    assert len(node.of(fx.Flush)) == 1
+    node.ask(rq.DeregMr(next(iter(node.books.mrs))))
+    node.ask(rq.FsWriteback("/cold/a"))
+    mine, clone = (node.stat(f"/cold/{name}")["extents"] for name in "ab")
+    assert clone == [[0, 0, 4 * BLOCK, 1]]
+    assert mine[0][1] == 4 * BLOCK
+    assert node.of(fx.Flush)[-1].pieces == ((0, 4 * BLOCK, 4 * BLOCK),)
+
+
+def test_migrate_moves_blocks_beneath_pages_and_meets_nobody(cold):
+    node, key = cold("ebusy")
+    node.ask(rq.FsMigrate("/cold/a"))
+    assert node.stat("/cold/a")["extents"][0][1] == 4 * BLOCK
+    assert pages(node)[0] == [[0, 0, 4 * BLOCK, 1]]
+    assert node.books.mrs[key].state == "live"
+
+
+def test_umount_writes_back_and_leaves_no_page(cold):
+    node, _ = cold("mr-revoke")
+    node.ask(rq.FsUmount("/cold"))
+    assert len(node.of(fx.Flush)) == 1
+    assert node.blocks("pm1.cache")["free"] == 16
+    node.ask(rq.FsMount("/cold", "pm1", False, "none"))
+    node.ask(rq.FsRead("/cold/a", 0, BLOCK))
+    assert node.of(fx.OpenDevice) == [], "the cache is there already"
+    assert len(pages(node)[0]) == 1
+
+
 def test_a_hole_within_one_block_takes_no_page(cold):
     node, _ = cold()
     node.ask(rq.FsPunch("/cold/a", BLOCK + 100, 200))

@@ -217,6 +217,14 @@ class Digest:
     def aperture_of(self, life: int, device: str) -> int:
         return self.apertures.get((life, device), 0)
 
+    def volatile(self, row: Reclaim) -> bool:
+        """Whether what it takes are pages of a cache, of which nothing is durable."""
+        return any(
+            aperture == row.aperture and name.endswith(".cache")
+            for (life, name), aperture in self.apertures.items()
+            if life == row.life
+        )
+
     def paged(self, life: int, row: FileRow | None) -> bool:
         """Whether DMA to this file goes to pages: its device has a cache."""
         return row is not None and (life, f"{row.device}.cache") in self.apertures

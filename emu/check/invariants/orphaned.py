@@ -48,7 +48,7 @@ def _ends(made: Digest) -> dict[int, list[Reclaim]]:
     found: dict[int, list[Reclaim]] = {}
     for row in made.reclaims:
         step = made.step_of(row.at("ended")) if row.at("ended") < ALWAYS else None
-        if step is not None and row.taken and row.kind != "poison":
+        if step is not None and row.taken and row.kind != "poison" and not made.volatile(row):
             found.setdefault(step.lines[-1]["n"], []).append(row)
     return found
 

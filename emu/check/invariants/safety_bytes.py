@@ -120,7 +120,8 @@ def _translations(made: Digest, row: Reclaim) -> Iterator[Breach]:
     for life in made.keys:
         if life.life != row.life or life.aperture != row.aperture or not life.mapped_at(n):
             continue
-        reached = len(life.blocks if row.target.get("device") else life.blocks & free)
+        whole = row.target.get("device") and not (row.kind == "umount" and made.volatile(row))
+        reached = len(life.blocks if whole else life.blocks & free)
         if reached:
             sentence = f"{row.words()} returned success while key {life.key:#x} translated to {reached} blocks that it had taken"
             yield Breach("S2", sentence, tuple(sorted({life.installed["n"], *row.told})))

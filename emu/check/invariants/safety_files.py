@@ -53,7 +53,7 @@ def _is_there(made: Digest, row: Reclaim) -> bool:
     if row.kind == "reflink":
         return any(_is_clone(row, change) for step in row.steps for change in step.changes)
     if target["kind"] in {"writeback", "memory-pressure"}:
-        return _pages_done(row)
+        return _pages_done(made, row)
     mine = [change for step in row.steps for change in step.changes if change.ino == target["ino"]]
     if row.kind == "cow-write" and not mine:
         return True  # nobody else had these blocks any more
@@ -91,9 +91,11 @@ def _reached_behind(made: Digest, row: Reclaim) -> bool:
     return False
 
 
-def _pages_done(row: Reclaim) -> bool:
+def _pages_done(made: Digest, row: Reclaim) -> bool:
     """What was dirty was written back; behind a pressure no clean page is left."""
-    saved = not row.unsaved or any(step.of("Flush") for step in row.steps)
+    under_way = (s for s in made.steps if s.life == row.life and row.at("requested") <= s.lines[-1]["n"])
+    flushed = (s.of("Flush") for s in under_way if s.lines[0]["n"] < row.at("returned"))
+    saved = not row.unsaved or any(flushed)
     return saved and (row.kind == "writeback" or not row.stays)
 
 
