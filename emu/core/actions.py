@@ -578,6 +578,7 @@ APPLYING: Ways = {
     ("reflink", "file"): _apply_reflink,
     ("cow-write", "file"): _apply_cow,
     ("poison", "file"): _apply_poison,
+    ("poison", "device"): _apply_poison,
     ("move", "file"): buffers.apply_move,
     ("revoke", "file"): buffers.apply_revoke,
     ("umount", "device"): _apply_umount,

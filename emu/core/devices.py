@@ -228,7 +228,7 @@ def blocks_of(b: Books, name: str) -> dict[str, int]:
     row = b.devices[name]
     owned = sum(count for _start, count in owned_of(b, name))
     if rawdev.is_raw(b, name):
-        owned = row.blocks
+        owned = row.blocks - len(allocator.bad_of(b, name))
     held = [
         run.blocks
         for book in (b.limbo, b.quarantine)

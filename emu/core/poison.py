@@ -11,19 +11,24 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import asking, extents, layout, pages, reclaim
+from emu.core import allocator, asking, extents, layout, pages, reclaim
 from emu.core.asking import check_range, refuse
 from emu.core.effects import Poison
-from emu.core.rows import BLOCK, Bad
+from emu.core.rows import BLOCK, Bad, Reclaim
 
 if TYPE_CHECKING:
     from emu.core.books import Books
     from emu.core.events import Requested
     from emu.core.requests import FsPoison
+    from emu.core.rows import Mount
 
 
 def fs_poison(b: Books, event: Requested, op: FsPoison) -> None:
     check_range("offset", op.offset)
+    mount = b.mounts.get(op.path)
+    if mount is not None and mount.raw:
+        _poison_raw(b, event, op, mount)
+        return
     ino, row = asking.file_at(b, op.path)
     at = op.offset // BLOCK
     hit = tuple(extents.cut(row.extents, at, at + 1)) if op.offset < row.size else ()
@@ -41,6 +46,20 @@ def fs_poison(b: Books, event: Requested, op: FsPoison) -> None:
         b.emit(Poison(b.devices[row.device].aperture, ((block * BLOCK, BLOCK),)))
     made = layout.asked(b, event, "poison", op.path, ino)
     reclaim.begin(b, made._replace(lo=at * BLOCK, hi=(at + 1) * BLOCK, block=block))
+
+
+def _poison_raw(b: Books, event: Requested, op: FsPoison, mount: Mount) -> None:
+    """Of a raw device: no file has a hole, whoever reads the block finds nothing."""
+    device, block = asking.online(b, mount.device), op.offset // BLOCK
+    if block >= device.blocks:
+        refuse(
+            errno.EINVAL, f"{op.path} has {device.blocks * BLOCK} bytes: name one of them, not {op.offset}"
+        )
+    if block not in allocator.bad_of(b, mount.device):
+        b.bad.put(max(b.bad, default=0) + 1, Bad(mount.device, block))
+        b.emit(Poison(device.aperture, ((block * BLOCK, BLOCK),)))
+    made = Reclaim("poison", event.session, event.request, mount.protocol, device=mount.device, to=op.path)
+    reclaim.begin(b, made._replace(lo=block * BLOCK, hi=(block + 1) * BLOCK, block=block))
 
 
 def _lose(b: Books, ino: int, block: int) -> None:

@@ -100,6 +100,8 @@ def target(b: Books, row: Reclaim) -> dict[str, object]:
             more |= {"buffer": buffers.name_of(b.files[row.ino])}
             found |= {"permanent": row.permanent} if row.kind != "move" else {}
         return found | {name: value for name, value in more.items() if value}
+    if row.device and row.block >= 0:  # of a raw device, which has no files
+        return {"path": row.to, "lo": row.lo, "hi": row.hi, "block": row.block + 1}
     if row.device:
         return {"device": row.device, "mount": row.to} if row.to else {"device": row.device}
     return {"host": b.hosts[row.host].label, "lo": row.lo, "hi": row.hi}
@@ -111,7 +113,7 @@ def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
         return row.host, ((row.lo, row.hi - row.lo),) if row.lo < row.hi else ()
     if row.device:
         aperture, blocks = pages.space_of(b, row.device)
-        return aperture, ((0, blocks * BLOCK),)
+        return aperture, ((0, blocks * BLOCK) if row.block < 0 else (row.block * BLOCK, BLOCK),)
     file = b.files.get(row.ino)
     if file is None:
         return 0, ()

@@ -114,6 +114,21 @@ def test_the_end_of_an_mr_leaves_the_device(raw):
     assert raw.blocks()["owned"] == 16
 
 
+def test_a_failed_block_is_taken_from_whoever_has_it_mapped(raw):
+    near = raw.ask(registered(raw))["handle"]
+    far = raw.ask(registered(raw, offset=8 * BLOCK))["handle"]
+    raw.ask(rq.FsPoison(DEV, 2 * BLOCK + 7), 3)
+    assert raw.of(fx.Poison) == [fx.Poison(1, ((2 * BLOCK, BLOCK),))]
+    assert [raw.books.mrs[key].state for key in (near, far)] == ["unmapped", "live"]
+    detail = next(e.detail for e in raw.of(fx.Phase) if e.phase == "requested")
+    assert detail == {"kind": "poison", "path": DEV, "lo": 2 * BLOCK, "hi": 3 * BLOCK, "block": 3}
+    raw.ask(rq.FsPoison(DEV, 2 * BLOCK), 3)
+    assert len(raw.of(fx.Poison)) == 1, "it is known already"
+    errno, sentence = raw.refused(rq.FsPoison(DEV, 16 * BLOCK), 3)
+    assert (errno, "65536 bytes" in sentence) == ("EINVAL", True)
+    assert raw.ask(rq.QueryBooks(), 3)["devices"]["pm0"]["owned"] == 15
+
+
 def test_a_device_with_files_is_no_raw_device(make_node, node):
     node.file()
     other = make_node(bare=True)

@@ -92,6 +92,9 @@ def test_the_history_is_one_that_the_model_would_have_made(tmp_path, party):
     with Node("mr-revoke", "1M", directory=tmp_path, options=options) as node:
         holder, peer, target = joined(node, party)
         assert peer.do("q", "write", "src", **target) == "SUCCESS"
+        holder.fs("poison", DEV, 2 * BLOCK)
+        holder.forget("m")
+        holder.memory("m", 2 * BLOCK, device=DEV)
         holder.fs("unplug", "raw0")
         holder.fs("plug", "raw0")
         holder.forget("m")
