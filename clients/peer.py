@@ -26,6 +26,7 @@ from emu.verbs import enums as e
 from emu.verbs.cq import CQ
 from emu.verbs.mr import MR
 from emu.verbs.pd import PD
+from emu.verbs.pyverbs_error import PyverbsRDMAError
 from emu.verbs.wr import SGE, RecvWR, SendWR
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ LAST = 64  # records that are left for what is said when all is over
 RECORDS = 2  # of one work request: posted, polled
 HORIZON = 60.0  # seconds that half a journal lasts about; then half of what is left
 SAMPLES = 16  # foreign cells that are kept in full
+
+
+LAST_WORDS = 0.2  # seconds: completions of a context that was destroyed meanwhile
 
 
 class Stream:
@@ -199,8 +203,19 @@ class Peer(Client):
             number, self.recovering = self.recovering, None
             self.talk.say(id=number, good=self.streams["spare"].good)
 
+    @property
+    def _fatal(self) -> bool:
+        return hasattr(self, "ctx") and self.ctx.session.fatal
+
+    def _lost_device(self) -> None:
+        """Its context was destroyed: nothing more is posted, and what was posted and has not completed may never."""
+        for stream in self.streams.values():
+            stream.alive = False
+
     def _turn(self) -> None:
         self.turns += 1
+        if self._fatal:
+            self._lost_device()
         polled = self._poll()
         for name in ("write", "read", "spare"):
             self._fill(self.streams[name])
@@ -216,7 +231,13 @@ class Peer(Client):
             chain = [self._prepared(stream) for _ in range(count)]
             for wr, behind in zip(chain, [*chain[1:], None], strict=True):
                 wr.next_wr = behind
-            stream.qp.post_send(chain[0])
+            try:
+                stream.qp.post_send(chain[0])
+            except PyverbsRDMAError:
+                if not self._fatal:
+                    raise
+                self._lost_device()
+                return
             stream.outstanding += count
 
     def _allowance(self) -> int:
@@ -308,6 +329,8 @@ class Peer(Client):
         """Until all that they posted has completed; or nothing has for a long time, which the verdict then finds in the journal."""
         last = time.monotonic()
         while any(stream.outstanding for stream in streams) and time.monotonic() - last < SILENCE:
+            if self._fatal and time.monotonic() - last > LAST_WORDS:
+                return
             if self._poll():
                 last = time.monotonic()
             else:

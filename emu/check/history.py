@@ -125,9 +125,10 @@ class History:
         """The same without fields that name a protocol, or say in words what happened: what judges see. Of what was declared they
         see the unit of loss, and whose memory the owner says it can take back.
         """
-        declared = self.meta.get("declared") or {}
+        declared = self.meta.get("declared") or self.meta  # which has been made blind before
         known = {name: declared[name] for name in ("loss", "importers") if name in declared}
-        meta = {"loss": "", "time_scale": (self.meta.get("options") or {}).get("time_scale", 1), **known}
+        options = self.meta.get("options") or self.meta
+        meta = {"loss": "", "time_scale": options.get("time_scale", 1), **known}
         return replace(self, meta=meta, events=[_blind(line) for line in self.events])
 
     @cached_property

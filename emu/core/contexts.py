@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from emu.core import parking, queues, scope, teardown
 from emu.core.asking import alive, answer, refuse, reply
-from emu.core.effects import Notify
+from emu.core.effects import Notify, Phase
 from emu.core.requests import (
     AllocPd,
     CreateCq,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # What asks the NIC for something; everything else gives back, or is about files.
 ASKING: Final = (QueryDevice, AllocPd, RegMr, CreateCq, CreateQp, ModifyQp, QueryQp)
 FATAL: Final = "DEVICE_FATAL"
+KIND: Final = "rnic-unplug"
 
 
 def check(b: Books, event: Requested) -> None:
@@ -93,10 +94,15 @@ def is_nic(name: str) -> bool:
 def unplug(b: Books, event: Requested, _op: FsUnplug) -> None:
     if NIC in b.nics:
         refuse(errno.ENODEV, f"device {NIC} is unplugged already: plug it first (emu fs plug {NIC})")
-    b.nics.put(NIC, Nic(event.session, event.request))
-    for session in b.sessions:
-        if b.sessions[session].door:
-            destroy(b, session)
+    sessions = [session for session in b.sessions if b.sessions[session].door]
+    keys = tuple(key for session in sessions for key in b.mrs_of.of(session))
+    number = b.number("reclaim")  # the history tells it like one: who was at work, and when it was answered
+    b.nics.put(NIC, Nic(event.session, event.request, number))
+    b.emit(Phase(number, "requested", keys, {"kind": KIND}))
+    b.emit(Phase(number, "gated", keys))  # nobody registers without a NIC
+    for session in sessions:
+        destroy(b, session)
+    b.emit(Phase(number, "destroyed", keys))
 
 
 def plug(b: Books, event: Requested, _op: FsPlug) -> None:
@@ -117,6 +123,8 @@ def sweep(b: Books) -> None:
     if _ending(b):
         return
     b.nics.put(NIC, Nic())
+    b.emit(Phase(row.number, "returned", (), {"errno": 0}))
+    b.emit(Phase(row.number, "ended"))
     if alive(b, row.session):
         answer(b, row.session, row.request)
 

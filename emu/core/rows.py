@@ -290,6 +290,7 @@ class Nic(NamedTuple):
 
     session: int = 0
     request: int = 0
+    number: int = 0  # under which the history tells of it
 
 
 class Fault(NamedTuple):
@@ -491,7 +492,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "again": "timer",
         "keep": VALUE,
     },
-    Nic: {"session": "session", "request": "request"},
+    Nic: {"session": "session", "request": "request", "number": GHOST},
     Cookie: {"reclaim": "reclaim", "teardown": "teardown", "keys": "key*"},
     Bound: {"reclaim": "reclaim", "key": "key"},
     Buffer: {"session": "session", "away": VALUE, "reclaim": "reclaim", "keys": "key*"},

@@ -39,6 +39,7 @@ PAYS = {
 AGAIN = frozenset({"Undone", "PutBack"})
 APPLIES = frozenset({"Zero", "HostTruncate", "HostPunch", "Offline"})  # a reclaim's own
 QUEUES = frozenset({"MakeCq", "MakeQp", "SetQp", "GetQp", "EndQp"})  # no reclaim waits for these
+NIC = "rnic-unplug"  # but this one, for the ends of all queue pairs
 NOBODY, PERHAPS, CERTAINLY = range(3)
 
 
@@ -69,6 +70,7 @@ class Waiting:
 
     owed: dict[Name, Whose] = field(default_factory=dict)
     keys: dict[int, set[int]] = field(default_factory=dict)
+    _nic: set[int] = field(default_factory=set)  # reclaims that unplug the NIC
     _here: Whose = field(default_factory=Whose)  # of what this step orders
     _paid: tuple[Name, Whose] | None = None  # by this step's event
 
@@ -89,6 +91,7 @@ class Waiting:
         name = line.get("type", "")
         if name == "Loaded":
             self.owed, self.keys, self._here, self._paid = {}, {}, Whose(), None
+            self._nic = set()
         if line["kind"] == "event":
             self._event(line)
         elif name in AGAIN and self._paid is not None:
@@ -132,6 +135,8 @@ class Waiting:
         if line["phase"] == "overdue":
             self.owed |= {("importer", key): Whose({key}, exact=True) for key in line["keys"]}
         self._here.reclaims.add(number)
+        if line["detail"].get("kind") == NIC:
+            self._nic.add(number)
         self.keys.setdefault(number, set()).update(line.get("keys", ()))
         if line["phase"] == "ended":
             del self.keys[number]
@@ -144,7 +149,7 @@ class Waiting:
 
     def _of_token(self, name: str) -> Whose:
         if name in QUEUES:
-            return Whose()
+            return Whose(reclaims=set(self._nic)) if name == "EndQp" else Whose()
         return self._here if name in APPLIES else Whose(anybody=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from emu.check.fatal import swallowed
 from emu.check.validate.refusal import Refusal
 from emu.history.journal import Kind
 
@@ -18,6 +19,7 @@ NAMES = {1000: "MR_REVOKING", 1001: "MR_REVOKED", 1002: "MR_RESTORED"}
 STATUSES = 22  # IBV_WC_*
 UNSIGNALED = 1  # code of a POSTED record: no completion was asked for
 RESET = 0  # IBV_QPS_RESET
+FOREVER = 1 << 63
 
 
 def receipts(history: History) -> list[Refusal]:
@@ -121,6 +123,7 @@ def _drained(history: History, name: str, journal: JournalFile) -> Iterator[str]
         for line in history.of("SetQp", "EndQp")
         if line["t"] <= last and (line["type"] == "EndQp" or line["attrs"].get("state") == RESET)
     }
+    emptied |= dict.fromkeys(swallowed(history), FOREVER)
     polled = {(r.qp_num, r.wr_id): r.code for r in journal.of(Kind.POLLED)}
     ended: Counter[int] = Counter()
     for _, moved in history.records():
