@@ -13,6 +13,7 @@ from emu.cli import COMMANDS, CommandError, bench, check_target, main
 from emu.host import times
 
 ENOUGH = {
+    "dmabuf": ["stat", "x"],
     "fs": ["ls"],
     "force": ["story.json"],
     "protocol": ["/mnt"],

@@ -35,6 +35,7 @@ COMMANDS = {
     "broker": "run one node: RNIC, memory and filesystem",
     "check": "judge a run again from what it left behind",
     "compare": "measure protocols against events on live processes, side by side",
+    "dmabuf": "be the exporter of a buffer, or look at one",
     "explore": "run a protocol through every interleaving of a small world",
     "force": "force a story of the explorer or the simulator onto a live broker",
     "fs": "files and devices of a node: create, read, truncate, punch, unlink, unplug, plug",

@@ -114,7 +114,7 @@ def saying(about: str) -> Iterator[None]:
         raise CommandError(f"{what}: {error.name}: {error}", USAGE) from None
     except RequestRefused as error:
         _, _, rest = str(error).partition(": ")
-        sentence = rest if str(error).startswith(("fs_", "protocol:", "cancel:")) else str(error)
+        sentence = rest if str(error).startswith(("fs_", "dmabuf_", "protocol:", "cancel:")) else str(error)
         doubt = "" if error.definite else " (it may have happened in part)"
         raise CommandError(f"{what}: {error.name}: {sentence}{doubt}", REFUSED) from None
     except WireError as error:

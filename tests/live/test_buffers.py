@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
+import subprocess
+import sys
 
 import pytest
 from judged import not_shown, wrong
@@ -191,6 +194,30 @@ def test_a_node_without_memory_for_buffers_says_so(node, party):
     with pytest.raises(PyverbsRDMAError, match="--dmabuf SIZE") as caught:
         party(node).ctx.dmabuf.create("x", BLOCK)
     assert caught.value.errno == errno.ENODEV
+
+
+def test_an_exporter_at_the_terminal(scene):
+    node = scene().node
+    emu = [sys.executable, "-m", "emu", "dmabuf", "--dir", node.dir]
+    words = "move\naway\naway\nrestore\nsing\nrevoke\nrestore\nstat\n"
+    done = subprocess.run(
+        [*emu, "export", "frame", "64K"], input=words, capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("emu: frame is exported")
+    assert lines[1:6] == ["ok"] * 5
+    assert "state: closed" in lines
+    assert done.stderr.splitlines() == [
+        "emu: dmabuf: EINVAL: 'sing' is none of move, away, restore, revoke, stat",
+        "emu: dmabuf restore frame: ENODEV: buffer frame is closed for good: make another one",
+    ]
+    assert done.returncode == 1
+    shown = subprocess.run(
+        [*emu, "stat", "x", "--json"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert json.loads(shown.stdout)["pins"] == 1
+    gone = subprocess.run([*emu, "stat", "frame"], capture_output=True, text=True, timeout=60, check=False)
+    assert (gone.returncode, "ENOENT" in gone.stderr) == (1, True), "it ended with its exporter"
 
 
 def test_buffers_do_not_outlive_the_broker(tmp_path, party):
