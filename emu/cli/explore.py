@@ -14,6 +14,7 @@ from emu.check.explorer import parallel
 from emu.check.explorer.coverage import named, rows_of
 from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Result
 from emu.check.explorer.search import KINDS, LAYOUT, MAX_STATES, setup_of, unreached
+from emu.check.model.state import SELF_TRUNCATE
 from emu.check.model.setup import Setup
 from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
@@ -52,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--event",
         action="append",
-        choices=(*KINDS, *LAYOUT),
+        choices=(*KINDS, *LAYOUT, SELF_TRUNCATE),
         help=f"only this event (may be given again); without it {', '.join(KINDS)}",
     )
     for name, least, most, what in NUMBERS:
