@@ -487,6 +487,7 @@ def unmapped(b: Books, number: int, refusal: int, keys: tuple[int, ...]) -> None
     parked = tuple(key for key in quiet if b.mrs[key].state == "parked")
     teardown.unpin(b, tuple(key for key in quiet if key not in parked))
     for key in parked:
+        pages.pinned_to_write(b, b.mrs[key])
         b.went.append((key, b.mrs[key]))
         b.mrs.put(key, b.mrs[key]._replace(state="absent", runs=()))
     if row.waiting:

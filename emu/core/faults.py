@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import asking, extents, files, sharing
+from emu.core import asking, extents, files, pages, sharing
 from emu.core.asking import alive
 from emu.core.effects import Arm, Remap
 from emu.core.errors import Refused
@@ -99,6 +99,7 @@ def _answer(b: Books, number: int) -> None:
     b.tokens.put(token, Token("remapped", key=fault.key, fault=number))
     b.faults.put(number, fault._replace(token=token))
     b.mrs.put(fault.key, row._replace(state="live", runs=runs))
+    pages.pinned_to_write(b, b.mrs[fault.key])
     b.emit(Remap(token, fault.key, row.aperture, found, fault.sequence))
 
 
@@ -118,6 +119,8 @@ def remapped(b: Books, _number: int, token: Token, event: Answered) -> None:
 def _shares(b: Books, row: Mr, fault: Fault) -> bool:
     """Who may write must not reach blocks that other files have too: a reclaim of kind cow-write gives the file its own first."""
     file = b.files.get(row.ino)
+    if row.backing == "page-cache":
+        return False  # what is written to a page reaches no block before it is written back, to one of its file's own
     if file is None or not row.access & LOCAL_WRITE or file.gone or not b.devices[file.device].online:
         return False
     lo, hi = _asked(row, fault, file)
@@ -165,6 +168,34 @@ def _filled(b: Books, row: Mr, fault: Fault, file: File) -> bool:
     return True
 
 
+def _cached(b: Books, row: Mr, fault: Fault) -> tuple[Run, ...]:
+    """Pages that were asked for are brought in; those that are there already come along."""
+    file = b.files.get(row.ino)
+    if file is None or file.gone or not b.devices[file.device].online:
+        return ((GONE, row.length),)
+    hole = VACANT if _brought_in(b, row, fault, file) else GONE
+    end = min(row.length, max(0, extents.blocks_up(file.size) * BLOCK - row.lo))
+    _aperture, layout = pages.ground(b, row.ino)
+    found = tuple((hole, size) if at < 0 else (at, size) for at, size in extents.pieces(layout, row.lo, end))
+    return found if end == row.length else (*found, (GONE, row.length - end))
+
+
+def _brought_in(b: Books, row: Mr, fault: Fault, file: File) -> bool:
+    """False: no room on the device or in its cache, or memory that has failed."""
+    lo, hi = _asked(row, fault, file)
+    if any(extents.cut(file.lost, lo // BLOCK, extents.blocks_up(hi))):
+        return False
+    mark = b.mark()
+    try:
+        if lo < hi:
+            files.fill(b, row.ino, lo, hi - lo)
+            pages.bring_in(b, row.ino, lo, hi - lo)
+    except Refused:
+        b.rollback(mark)
+        return False
+    return True
+
+
 def _asked(row: Mr, fault: Fault, file: File) -> tuple[int, int]:
     lo = row.lo + fault.offset
     return lo, min(lo + fault.bytes, extents.blocks_up(file.size) * BLOCK)
@@ -190,6 +221,7 @@ def _device(b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
 
 TRANSLATING: Mapping[str, Callable[[Books, Mr, Fault], tuple[Run, ...]]] = {
     "dax": _file,
+    "page-cache": _cached,
     "devdax": _device,
     DMABUF: _file,  # what is revoked for good has no blocks, what has lost its exporter no file
 }

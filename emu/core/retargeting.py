@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from emu.core import extents, scope, teardown
+from emu.core import extents, pages, scope, teardown
 from emu.core.effects import OpenScratch, Quiesce, Remap
 from emu.core.rows import BLOCK, Token
 
@@ -61,6 +61,7 @@ def answered(b: Books, token: Token, refusal: int) -> None:
     aperture, runs = switched(b, row, mr)
     space = mr.space if aperture == mr.aperture else aperture
     new = mr._replace(revoked=bool(mr.request), aperture=aperture, space=space, runs=runs)
+    pages.pinned_to_write(b, mr)
     b.mrs.put(token.key, new)
     b.went.append((token.key, mr))
 

@@ -10,7 +10,7 @@ import pytest
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
-from emu.protocols import registry
+from emu.protocols import odp, registry
 
 BLOCK = 4096
 CACHE = 3  # aperture of pm1.cache: pm0, pm1, then the mount's cache
@@ -333,6 +333,47 @@ def test_the_brokers_timer_writes_back_every_dirty_file_once(cold):
     node.go()
     assert pages(node)[1] == pages(node, "/cold/b")[1] == []
     assert node.quiet()
+
+
+# ---- on demand
+
+
+@pytest.fixture
+def demand(make_node):
+    """/cold/a of four blocks with an MR that is mapped on demand."""
+    node = make_node("odp", protocols={**registry.load().protocols, "odp": odp.PROTOCOL})
+    node.file("/cold/a", 4)
+    return node, node.mr("/cold/a")
+
+
+def test_pages_that_are_mapped_on_demand_are_taken_and_faulted_back(demand):
+    node, key = demand
+    node.ask(rq.FsPressure("/cold/a"))
+    kinds = [type(e) for e in node.effects if isinstance(e, fx.Invalidate | fx.Unmap | fx.Flush | fx.Release)]
+    assert kinds == [fx.Invalidate, fx.Unmap, fx.Flush, fx.Release]
+    assert pages(node) == ([], [])
+    assert node.books.mrs[key].state == "absent"
+    made = node.step(ev.Missed(key, 1, BLOCK, 64, write=True))
+    (remap,) = (e for e in made if isinstance(e, fx.Remap))
+    assert remap.extents == ((-2, BLOCK), (0, BLOCK), (-2, 2 * BLOCK))
+    assert [type(e) for e in made if isinstance(e, fx.Allocate | fx.Fill)] == [fx.Allocate, fx.Fill]
+    assert pages(node) == ([[BLOCK, 0, BLOCK, 1]], [[BLOCK, BLOCK]])
+
+
+def test_a_fault_behind_the_end_of_the_file_fails(demand):
+    node, key = demand
+    node.ask(rq.FsTruncate("/cold/a", BLOCK))
+    (remap,) = (e for e in node.step(ev.Missed(key, 1, 2 * BLOCK, 64, write=True)) if isinstance(e, fx.Remap))
+    assert remap.extents == ((0, BLOCK), (-1, 3 * BLOCK))
+
+
+def test_writeback_drains_what_is_mapped_on_demand_and_it_faults_the_same_page_back(demand):
+    node, key = demand
+    node.ask(rq.FsWriteback("/cold/a"))
+    assert pages(node) == ([[0, 0, 4 * BLOCK, 1]], [])
+    (remap,) = (e for e in node.step(ev.Missed(key, 1, 0, 64, write=True)) if isinstance(e, fx.Remap))
+    assert remap.extents == ((0, 4 * BLOCK),)
+    assert pages(node)[1] == [[0, 4 * BLOCK]]
 
 
 # ---- devices
