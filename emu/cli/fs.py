@@ -353,7 +353,11 @@ TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] 
     "migrate": (("PATH",), "move a file's data to other blocks", migrate),
     "poison": (("PATH", "OFF"), "the memory under a byte of the file has failed", poison),
     "writeback": (("PATH",), "write a file's dirty pages to its device", writeback),
-    "pressure": (("PATH",), "drop a file's pages, dirty ones written back first", pressure),
+    "pressure": (
+        ("PATH",),
+        "drop a file's pages, dirty ones written back first; of anon, what is pinned stays",
+        pressure,
+    ),
     "umount": (("MOUNT",), "take a mount away; its files stay on the device", umount),
     "mount": (("MOUNT",), "/MNT=DEV[,dax|devdax][,protocol=P]: bring a mount back", mount),
     "lease": (

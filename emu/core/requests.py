@@ -180,7 +180,9 @@ class FsWriteback(Request):
 
 @dataclass(frozen=True, slots=True)
 class FsPressure(Request):
-    """Memory is short: a file's pages are dropped, dirty ones written back first. target: the file's path."""
+    """Memory is short: a file's pages are dropped, dirty ones written back first. target: the file's path; or `anon`: all memory of clients, of
+    which what is pinned stays. Result of that: {pinned: MRs, taken: bytes}.
+    """
 
     target: str
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from emu.core import asking, pages, reclaim
 from emu.core.asking import refuse, reply
 from emu.core.extents import blocks_up
-from emu.core.rows import BLOCK, Reclaim
+from emu.core.rows import ANON, BLOCK, Reclaim
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -38,6 +38,9 @@ def fs_writeback(b: Books, event: Requested, op: FsWriteback) -> None:
 
 
 def fs_pressure(b: Books, event: Requested, op: FsPressure) -> None:
+    if op.target == ANON:
+        _anonymous(b, event)
+        return
     ino = _cached(b, op.target)
     if ino not in b.pages:
         reply(b, event)
@@ -49,6 +52,18 @@ def fs_pressure(b: Books, event: Requested, op: FsPressure) -> None:
 def _tmpfs(b: Books, ino: int) -> bool:
     _path, mount = asking.mount_of(b, b.files[ino].path)
     return mount.tmpfs
+
+
+def _anonymous(b: Books, event: Requested) -> None:
+    """Pinned memory stays, as under any kernel; nobody is asked. What is mapped on demand could go to swap, and there is none here."""
+    mine = tuple(row for _key, row in b.mrs.items() if row.backing == ANON and row.state != "unmapped")
+    loose = sum(row.importer == "dynamic" for row in mine)
+    if loose:
+        refuse(
+            errno.EOPNOTSUPP,
+            f"{loose} anonymous MRs are mapped on demand, and this node has no swap to take them to: a client's own mapping could not follow",
+        )
+    reply(b, event, {"pinned": len(mine), "taken": 0})
 
 
 def due(b: Books, _event: WritebackDue) -> None:
