@@ -23,6 +23,7 @@ from emu.check.validate import held
 from emu.cli import CommandError, check_target
 from emu.lab.forcing import Diverged, Forced, evidence, force
 from emu.lab.process import LabError
+from emu.protocols.contract import actions_of
 from emu.protocols.registry import UnknownProtocol
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"force --runs {args.runs}: EINVAL: use 1 to 1000")
     check_target("force", args.json)
     script, protocol, options = _load(args)
+    _check_signals(args.script, protocol)
     rows: list[Json] = []
     for number in range(1, args.runs + 1):
         folder = Path(args.out) / str(number)
@@ -71,6 +73,15 @@ def run(args: argparse.Namespace) -> int:
     code = _code(script, rows)
     _tell(args, script, rows, code)
     return code
+
+
+def _check_signals(script: str, protocol: Protocol) -> None:
+    """All sessions of a forced story are opened by this very process, which must live to tell it."""
+    if any(action.verb == "signal" for action in actions_of(protocol)):
+        raise CommandError(
+            f"force {script}: EOPNOTSUPP: {protocol.name} signals whoever opened a context, and here that is emu force itself: "
+            "compare it with real holders (emu compare), or replay the story in the model (emu simulate --replay)"
+        )
 
 
 def _load(args: argparse.Namespace) -> tuple[Script, Protocol, tuple[str, ...]]:
