@@ -158,7 +158,7 @@ def modify_qp(b: Books, event: Requested, op: ModifyQp) -> None:
     token = b.number("token")
     dest = 0 if op.mask & STATE and op.attrs.get("state") == RESET else -1
     if op.mask & DEST_QPN:
-        dest = op.attrs.get("dest_qp_num", -1)
+        dest = op.attrs.get("dest_qpn", -1)
     b.tokens.put(token, Token("set_qp", event.session, event.request, qp=op.handle, dest=dest))
     b.emit(SetQp(token, row.qp_num, op.mask, dict(op.attrs)))
 

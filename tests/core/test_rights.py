@@ -264,7 +264,7 @@ def queue_pair(node, session, pd, dest):
     cq = node.ask(rq.CreateCq(8), session)["handle"]
     made = node.ask(rq.CreateQp(pd, cq, cq), session)
     if dest:
-        node.ask(rq.ModifyQp(made["handle"], 1 | 1 << 20, {"state": 2, "dest_qp_num": dest}), session)
+        node.ask(rq.ModifyQp(made["handle"], 1 | 1 << 20, {"state": 2, "dest_qpn": dest}), session)
     return made
 
 
@@ -302,7 +302,7 @@ def test_a_refused_connection_counts_for_nothing(node):
     key, qp = connected(node)
     mine = node.books.qps[qp].dest
     node.ask(rq.ModifyQp(qp, 1, {"state": 0}), 5)
-    node.send(rq.ModifyQp(qp, 1 << 20, {"dest_qp_num": mine}), 5)
+    node.send(rq.ModifyQp(qp, 1 << 20, {"dest_qpn": mine}), 5)
     node.step(ev.Answered(last(node, fx.SetQp).token, errno.EINVAL))
     assert node.books.qps[qp].dest == 0
     assert key in node.books.mrs
