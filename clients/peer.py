@@ -209,6 +209,8 @@ class Peer(Client):
 
     def _lost_device(self) -> None:
         """Its context was destroyed: nothing more is posted, and what was posted and has not completed may never."""
+        if any(stream.alive for stream in self.streams.values()):
+            self.journal.event(int(e.IBV_EVENT_DEVICE_FATAL))
         for stream in self.streams.values():
             stream.alive = False
 

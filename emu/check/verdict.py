@@ -48,6 +48,7 @@ Json = dict[str, Any]
 
 NO_DMA_AT_GATE = "no DMA was in flight at the gate"
 NOTICES = frozenset({1000, 1001})  # MR_REVOKING, MR_REVOKED
+DEVICE_FATAL = 8
 TOLD = 3  # breaches of one rule that are told
 
 
@@ -300,7 +301,7 @@ class _Judge:
 
     def _tests(self) -> dict[str, bool]:
         verdict, row = self.verdict, self.row
-        hurt = bool(verdict.error_completions)
+        hurt = bool(verdict.error_completions) or self._device_lost()
         refused = self.reclaim["returned"] and self.reclaim["errno"] is not None
         denied = refused or bool(self.reclaim.get("denied"))
         debt = sum(blocks["quarantined"] for blocks in row["blocks"].values()) or self._not_given_back()
@@ -317,6 +318,14 @@ class _Judge:
             "OK+ERR": self.succeeded and hurt,
             "OK": self.succeeded and not hurt and row["refused"] is None,
         }
+
+    def _device_lost(self) -> bool:
+        """Somebody's context was destroyed under it."""
+        return any(
+            record.code == DEVICE_FATAL
+            for journal in self.history.journals.values()
+            for record in journal.of(Kind.EVENT)
+        )
 
     def _not_given_back(self) -> int:
         """Bytes of the victim that a success should have freed, and that still have memory."""

@@ -24,6 +24,7 @@ class Claim(NamedTuple):
     by: str
     outcomes: tuple[str, ...] = ()
     kind: str = "any"
+    only: tuple[str, ...] = ()  # events of the column that it speaks of; () for all
 
 
 # The columns of the claims table, and the events that each speaks of.
@@ -55,7 +56,7 @@ def _open(text: str, by: str) -> Claim:
 
 
 # The memory can be had once its holder is gone. That the peer of somebody who is gone gets errors is nobody's objection.
-AT_EXIT = Claim("OK at exit", "inferred", ("OK", "OK+ERR"))
+AT_EXIT = Claim("OK at exit", "inferred", ("OK", "OK+ERR"), only=("exit",))
 
 CLAIMS: dict[str, dict[str, Claim]] = {
     "none": {
@@ -73,6 +74,7 @@ CLAIMS: dict[str, dict[str, Claim]] = {
         "move": _plain("inferred", "OK", "REFUSED"),
         "unplug": _plain("inferred", "OK", "REFUSED"),
         "surprise": _plain("inferred", "OK", "REFUSED"),
+        "leave": _open("not applicable: nobody holds anything", "inferred"),
         "enospc": _plain("inferred", "OK", "REFUSED"),
     },
     "immutable": {
@@ -106,6 +108,8 @@ CLAIMS: dict[str, dict[str, Claim]] = {
         "shrink": _plain("Weiny, Kara", "DENY"),
         "fallocate": _plain("inferred", "DENY"),
         "move": _open("the holder's own write breaks its lease", "Wilcox"),
+        "unplug": _open("an open question", "nobody"),
+        "surprise": _open("an open question", "nobody"),
         "leave": _open("unresolved", "Chinner, Gunthorpe"),
         "enospc": Claim("DENY, until an admin ends the holder", "inferred", ("DENY",)),
     },
@@ -174,6 +178,7 @@ CLAIMS: dict[str, dict[str, Claim]] = {
     },
     "virtual-truncate": {
         "shrink": Claim("LEAK: a success that is undone", "Williams", ("LEAK",)),
+        "fallocate": _open("an open question", "nobody"),
         "move": _plain("inferred", "STALE"),
         "unplug": _cannot("not handled"),
         "surprise": _cannot("not handled"),
@@ -187,7 +192,8 @@ CLAIMS: dict[str, dict[str, Claim]] = {
 def claim_for(protocol: str, event: str) -> Claim | None:
     """What is claimed of this protocol under this event, or None where nobody claims."""
     column = next((name for name, events in COLUMNS.items() if event in events), None)
-    return CLAIMS.get(protocol, {}).get(column) if column else None
+    claim = CLAIMS.get(protocol, {}).get(column) if column else None
+    return None if claim and claim.only and event not in claim.only else claim
 
 
 # Claims are about a holder that lives and keeps its registration until somebody makes it let go.

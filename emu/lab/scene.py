@@ -107,6 +107,8 @@ async def hand_over(run: Run) -> None:
     took = await taking
     holder.signal(signal.SIGKILL)
     await holder.gone()
+    if run.manner.stop:
+        heir.signal(signal.SIGSTOP)
     session = gave["session"]
     holds = [
         {"session": session, "who": "holder", "t": gave["t"]},
@@ -114,6 +116,7 @@ async def hand_over(run: Run) -> None:
     ]
     run.facts |= {
         "left": ["holder"],
+        "holders": ["heir"],
         "holds": holds,
         "letsgo": [{"session": session, "who": "holder", "t": time.monotonic_ns()}],
     }
@@ -124,6 +127,7 @@ async def inherit_no_more(run: Run) -> None:
     heir = run.clients.get("heir")
     let_go = {fact["who"] for fact in run.facts.get("letsgo", ())}
     if heir is not None and not heir.ended and let_go == {"holder"}:
+        heir.wake()
         let = await heir.ask("let_go")
         run.facts["letsgo"].append(
             {"session": run.facts["holds"][0]["session"], "who": "heir", "t": let["t"]}

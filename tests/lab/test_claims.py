@@ -45,6 +45,22 @@ def test_some_claims_to_the_letter(protocol, event, text, by):
     assert (claim.text, claim.by) == (text, by)
 
 
+def test_every_option_has_a_word_for_every_column():
+    assert [(name, set(COLUMNS) - set(row)) for name, row in CLAIMS.items() if set(COLUMNS) - set(row)] == []
+
+
+def test_what_holds_at_exit_says_nothing_of_a_descriptor_that_was_passed():
+    assert claim_for("wait", "exit").outcomes == ("OK", "OK+ERR")
+    assert claim_for("wait", "fd-pass") is None
+    assert claim_for("kill-process", "fd-pass").by == "Gunthorpe"
+
+
+@pytest.mark.parametrize("holder", ["slow", "reregister", "dying"])
+def test_claims_are_about_holders_that_hold(holder):
+    assert agrees(Claim("HANG", "x", ("HANG",)), ["OK+ERR"], holder) is None
+    assert agrees(Claim("HANG", "x", ("HANG",)), ["OK+ERR"], "blocker") is False
+
+
 @pytest.mark.parametrize("event", ["unlink", "reflink", "poison", "umount"])
 def test_nobody_claims_anything_of_these(event):
     assert claim_for("mr-revoke", event) is None

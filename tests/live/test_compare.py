@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from emu.check.verdict import judge
 from emu.report.schema import problems
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +114,33 @@ def test_the_classifier_was_not_told_the_protocols_name(outcome):
         text = (Path(row(outcome, "none", "truncate")["evidence"]) / name).read_text()
         assert "protocol" not in text
         assert '"none"' not in text
+
+
+def relabelled(folder, name, place):
+    """The same history under another protocol's name, wherever a name stands."""
+    copy = place / "copy"
+    shutil.copytree(folder, copy)
+    meta = json.loads((copy / "meta.json").read_text())
+    was = meta["declared"]["protocol"]
+    meta["declared"] = {**meta["declared"], "protocol": name}
+    (copy / "meta.json").write_text(json.dumps({**meta, "whole": False}))
+    (copy / "manifest.json").unlink()
+    text = (copy / "events.jsonl").read_text()
+    assert f'"{was}"' in text
+    (copy / "events.jsonl").write_text(text.replace(f'"{was}"', f'"{name}"'))
+    return copy
+
+
+@pytest.mark.parametrize("event", ["truncate", "surprise-unplug"])
+@pytest.mark.parametrize(
+    ("protocol", "label"), [("none", "mr-revoke"), ("ebusy", "none"), ("mr-revoke", "none")]
+)
+def test_the_classifier_is_blind_to_the_label(outcome, tmp_path, protocol, label, event):
+    found = row(outcome, protocol, event)
+    verdict = judge(relabelled(Path(found["evidence"]), label, tmp_path))
+    assert verdict.outcomes == found["outcomes"]
+    assert verdict.foreign_bytes == found["foreign_bytes"]
+    assert [rule for rule, _ in verdict.violated] == [rule for rule, _ in found["violated"]]
 
 
 def test_the_table_goes_to_stdout_and_progress_to_stderr(outcome):
@@ -227,3 +256,68 @@ def test_whoever_ends_the_lab_ends_all_of_its_processes(tmp_path, number):
     if number != signal.SIGKILL:
         assert errors.splitlines()[-1] == "emu: compare: EINTR: interrupted"
         assert "Traceback" not in errors
+
+
+# ---- what a holder makes of it, and what is kept
+
+
+@pytest.fixture(scope="module")
+def manners(tmp_path_factory):
+    """A protocol that waits for ever, and one that denies, under holders that do and do not let go."""
+    out = tmp_path_factory.mktemp("manners")
+    asked = [
+        "--protocols",
+        "wait,ebusy",
+        "--events",
+        "truncate",
+        "--backings",
+        "dax",
+        "--holders",
+        "deaf,slow",
+        "--out",
+        str(out),
+    ]
+    done = compare(*asked, "--json", "-")
+    done.folder, done.asked, done.result = out, asked, json.loads(done.stdout)
+    return done
+
+
+def of(done, protocol, holder):
+    return next(r for r in done.result["rows"] if (r["protocol"], r["holder"]) == (protocol, holder))
+
+
+def test_a_hang_is_broken_by_letting_go(manners):
+    found = of(manners, "wait", "deaf")
+    assert (found["outcome"], found["returned"], found["controls"]) == ("HANG", 0, {"let-go": "OK+ERR"})
+    assert found["agrees"] is True
+    assert found["blocked_us"] > 1e6
+
+
+def test_who_waits_for_a_slow_holder_waits_as_long_as_it_takes(manners):
+    found = of(manners, "wait", "slow")
+    assert (found["outcome"], found["returned"]) == ("OK+ERR", 1)
+    assert found["reclaim_us"]["p50"] > 4e5  # the holder's own half second, most of it
+
+
+def test_a_denied_reclaimer_asks_again_until_the_holder_lets_go(manners):
+    found = of(manners, "ebusy", "slow")
+    assert found["outcomes"] == ["DENY", "OK+ERR"]
+    assert found["errno"] is None
+    assert found["retries"] == found["denied"] > 0
+    assert of(manners, "ebusy", "deaf")["errno"] == "EBUSY"
+
+
+def test_a_comparison_that_was_ended_goes_on_where_it_was(manners):
+    question = json.loads((manners.folder / "comparison.json").read_text())
+    assert question["finished"] is True
+    (manners.folder / "comparison.json").write_text(json.dumps({**question, "finished": False}))
+    shutil.rmtree(manners.folder / "ebusy-truncate-dax-deaf")
+    older = manners.folder.parent / "older.json"
+    older.write_text(json.dumps(manners.result))
+    again = compare(*manners.asked, "--json", "-", "--against", str(older))
+    found = json.loads(again.stdout)
+    assert again.stderr.count("(found before)") == 3
+    assert [r["outcome"] for r in found["rows"]] == [r["outcome"] for r in manners.result["rows"]]
+    assert (found["against"]["changed"], found["against"]["new"], found["against"]["gone"]) == ([], [], [])
+    assert "reclaims take" in again.stderr
+    assert problems(found) == []

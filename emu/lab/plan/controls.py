@@ -77,6 +77,8 @@ def controls_for(spec: RowSpec, outcomes: Iterable[str], loss: str = "none") -> 
         return [NO_PIN if spec.event == "self-write" else LET_GO]
     if "DENY" in found:
         return [NO_PIN]
+    if spec.event == "rnic-unplug" and found <= {"OK", "OK+ERR"}:
+        return []  # who is there at all loses the NIC, used or not
     if found & {"OK+ERR", "FAULT", "LOST", "STALE"}:
         keeps = spec.holder in {
             "deaf",

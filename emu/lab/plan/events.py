@@ -25,6 +25,10 @@ HOST_LAYOUT = (
     "a host file's extents are its filesystem's: the broker's mapping follows offsets of the file, not blocks, so nothing "
     "that DMA uses moves"
 )
+HOST_SHARING = (
+    "the blocks of a host file are its filesystem's to share: what DMA reaches are pages of this file alone"
+)
+BELOW = "DMA reaches pages, which belong to one file: blocks are moved and shared below them, behind a write-back, and no translation is stale"
 HOST_SPACE = "the free space of the host's filesystem is everybody's on this host, and not ours to use up"
 TRUNCATE = ask("truncate", path="{victim}", size=QUARTER)
 UNPLUG = ask("unplug", target="{device}", surprise=False)
@@ -110,30 +114,28 @@ EVENTS = {
         ),
         Event(
             "reflink", "the file is cloned under the pin: its blocks have two owners from now on", "reflink",
-            _on(Act(ask("reflink", path="{victim}", to="{clone}"), SAME), "dax", "page-cache"),
-            {**NO_FILE, "host": "the blocks of a host file are its filesystem's to share: what DMA reaches are pages of this file alone"},
-            ("fs.reflink",),
+            {"dax": Act(ask("reflink", path="{victim}", to="{clone}"), SAME)},
+            {**NO_FILE, "page-cache": BELOW, "host": HOST_SHARING}, ("fs.reflink",),
         ),
         Event(
             "cow-write", "a write to a file whose blocks a clone shares: the data moves to new blocks", "cow-write",
-            _on(Act(ask("stamp", path="{victim}", offset=QUARTER, length=QUARTER), SAME, (QUARTER, 2 * QUARTER), first=("clone",),
-                    access="r"), "dax", "page-cache"),
+            {"dax": Act(ask("stamp", path="{victim}", offset=QUARTER, length=QUARTER), SAME, (QUARTER, 2 * QUARTER), first=("clone",),
+                        access="r")},
             {
                 "anon": "a long-term pin unshares anonymous pages when it is taken (since 5.19): no later write moves them",
-                "devdax": NO_FILE["devdax"], "dmabuf": NO_FILE["dmabuf"],
-                "host": "the blocks of a host file are its filesystem's to share: what DMA reaches are pages of this file alone",
+                "page-cache": BELOW, "devdax": NO_FILE["devdax"], "dmabuf": NO_FILE["dmabuf"], "host": HOST_SHARING,
             },
             ("fs.reflink",),
         ),
         Event(
             "migrate", "a defragmenter, or an exporter, moves the data; the place it lay is somebody else's", "migrate",
             {
-                **_on(Act(ask("migrate", path="{victim}"), SAME, by="defragmenter", then="take"), "dax", "page-cache"),
+                "dax": Act(ask("migrate", path="{victim}"), SAME, by="defragmenter", then="take"),
                 "dmabuf": Act(ask("buf_move", name="{buffer}"), by="defragmenter", then="export"),
             },
             {
                 "anon": "pages under a long-term pin are not migrated but skipped, and a node has one kind of DRAM to be on",
-                "devdax": NO_FILE["devdax"], "host": HOST_LAYOUT,
+                "page-cache": BELOW, "devdax": NO_FILE["devdax"], "host": HOST_LAYOUT,
             },
             ("fs.migrate",),
         ),
