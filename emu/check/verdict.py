@@ -246,7 +246,7 @@ class _Judge:
         """How long, and how many bytes, whoever wanted the memory had to wait for: up to success, or to where that was given up."""
         reclaim = self.reclaim
         begun = reclaim.get("began")
-        end = reclaim.get("ended") or max((line["t"] for line in self.history.of("Phase")), default=begun)
+        end = reclaim.get("ended") or reclaim.get("given_up")
         if begun is not None and end is not None:
             self.verdict.blocked_us = max(0, end - begun) / 1000
         self.verdict.blocked_bytes = self.row.get("at_stake")

@@ -148,7 +148,7 @@ async def _reclaim(run: Run) -> Json:
         await asyncio.gather(_provoke(run), _answer_or_stuck(run, asked))
         if not asked.done():
             return {"returned": False, "errno": None, "error": "nothing can advance it any more", "began": began, "ended": None,
-                    "took_us": None, "tries": 1, "denied": 0}  # fmt: skip
+                    "took_us": None, "tries": 1, "denied": 0, "given_up": time.monotonic_ns()}  # fmt: skip
         return _summed_up(asked.result()["tries"])
     finally:
         asked.cancel()
