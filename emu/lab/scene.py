@@ -57,6 +57,8 @@ async def play(run: Run) -> None:
         "bystander": {"qps": [run.met["peer"]["bystander"]], "mr_lost": not stopped["bystander_lives"]},
         "drained": ["peer"],
     }
+    if not run.act.gate:
+        run.facts["pinned"] = False
 
 
 async def _go_on(run: Run, more: int = 0) -> None:

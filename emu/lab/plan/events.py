@@ -72,7 +72,7 @@ def _after_leaving(leaves: str) -> dict[str, Act]:
         "dax": shrunk,
         "page-cache": shrunk,
         "host": _replaced(shrunk, then="retake"),
-        "anon": Act(PRESSURE_ANON, leaves=leaves),
+        "anon": Act(PRESSURE_ANON, leaves=leaves, gate=False),
         "devdax": Act(UNPLUG, GONE, by="unplugger", then="plug", device=True, leaves=leaves),
         "dmabuf": Act(REVOKE, leaves=leaves),
     }
@@ -155,7 +155,7 @@ EVENTS = {
             "memory-pressure", "memory is short: clean pages are dropped, anonymous ones swapped", "memory-pressure",
             {
                 "page-cache": Act(ask("pressure", target="{victim}"), SAME, then="take"),
-                "anon": Act(PRESSURE_ANON),
+                "anon": Act(PRESSURE_ANON, gate=False),
             },
             {
                 "dax": "dax pages are the device itself: there is no copy in memory to be reclaimed",
