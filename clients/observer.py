@@ -27,10 +27,7 @@ class Observer(Client):
     def do_survey(self, *, device: str, **_: Any) -> Command:
         """The files of a device with their extents, and the books."""
         listing = self.ctx.fs.ls()
-        named = [
-            file["path"] for file in listing["files"] if file["path"].startswith("/")
-        ]  # others are buffers
-        stats = [self.ctx.fs.stat(path) for path in named]
+        stats = [self._stat(file["path"]) for file in listing["files"]]
         files = [
             {
                 "path": s["path"],
@@ -49,6 +46,12 @@ class Observer(Client):
             "mounts": listing["mounts"],
             "books": self.ctx.books(),
         }
+
+    def _stat(self, path: str) -> Command:
+        """Of a file, or of a buffer, which is a file of its own device."""
+        if path.startswith("/"):
+            return dict(self.ctx.fs.stat(path))
+        return {**self.ctx.dmabuf.stat(path.removeprefix("dmabuf/")), "path": path}
 
     def do_export(self, *, buffer: str, size: int, **_: Any) -> Command:
         """A dma-buf of its own, for others to import."""

@@ -14,8 +14,8 @@ from emu.check.explorer import parallel
 from emu.check.explorer.coverage import named, rows_of
 from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Result
 from emu.check.explorer.search import KINDS, LAYOUT, MAX_STATES, setup_of, unreached
-from emu.check.model.state import SELF_TRUNCATE
 from emu.check.model.setup import Setup
+from emu.check.model.state import SELF_TRUNCATE
 from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
 from emu.protocols import registry

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+BUFFERS = "dmabuf"  # the backing, and the device that buffers lie on
 PAGES = f"{VICTIM_DEVICE}.cache.img"  # the page cache of the victim's device
 
 
 async def take(run: Run) -> None:
     """filemap.json, and how the blocks add up."""
-    survey = await run.clients["taker"].ask("survey", device=VICTIM_DEVICE)
-    device = run.places.device or VICTIM_DEVICE
+    device = BUFFERS if run.spec.backing == BUFFERS else run.places.device or VICTIM_DEVICE
+    survey = await run.clients["taker"].ask("survey", device=device if device == BUFFERS else VICTIM_DEVICE)
     filemap = {"schema": 1, "block": 4096, "device": device, "image": f"{device}.img", "replaced": False}
     if run.spec.backing == "host":
         filemap |= {"namespace": 1, "files": [_host_file(run)]}
@@ -60,6 +61,8 @@ def memories(run: Run) -> Iterator[tuple[Path, str]]:
     """What is kept of the memory, and under which name."""
     if run.spec.backing == "host":
         yield run.folder / "host" / "victim", "host.img"
+    elif run.spec.backing == BUFFERS:
+        yield run.node.image.with_name(f"{BUFFERS}.img"), f"{BUFFERS}.img"
     else:
         yield run.node.image, f"{VICTIM_DEVICE}.img"
     if run.backing.memory == "pages":

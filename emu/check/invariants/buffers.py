@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from emu.core.rows import DMABUF
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from emu.check.invariants.digest import Change, Digest, FileRow, Json
 
 KINDS = ("move", "revoke")
@@ -23,6 +25,12 @@ def fits(target: Json, old: FileRow | None, new: FileRow) -> bool:
     if target.get("permanent", True):
         return new.gone and not new.blocks
     return old is None or new.blocks == old.blocks
+
+
+def last_seen(made: Digest, paths: Iterable[str]) -> dict[str, set[int]]:
+    """Blocks of these buffers when their rows were committed last: they are gone with their exporters, who leave behind the survey."""
+    rows = {change.new.path: change.new.blocks for change in made.changes if change.new is not None}
+    return {path: rows[path] for path in paths if path in rows}
 
 
 def explained(made: Digest, change: Change) -> bool:

@@ -14,7 +14,7 @@ from emu.check.invariants.digest import ALWAYS, blocks_of
 from emu.check.invariants.invariant import Breach
 from emu.check.invariants.orphaned import orphans
 from emu.check.memory import file_of, shared_blocks, vanished_cells, victim
-from emu.core.rows import BLOCK, FOREVER
+from emu.core.rows import BLOCK, DMABUF, FOREVER
 from emu.history.stamp import CELL
 
 if TYPE_CHECKING:
@@ -446,6 +446,7 @@ def _mapped(history: History) -> Iterator[Breach]:
         for f in history.filemap["files"]
     }
     known = {row.path: row.blocks for row in made.files.values() if row.device == device}
+    known |= buffers.last_seen(made, said) if device == DMABUF else {}
     for path in sorted(said.keys() | known.keys()):
         if said.get(path) != known.get(path):
             yield Breach("S6", f"the file map and the committed rows do not agree about {path}")
