@@ -129,3 +129,12 @@ def test_a_file_that_is_no_script_is_refused(tmp_path):
     done = emu("force", tmp_path / "nothing.json")
     assert done.returncode == 64
     assert "nothing.json" in done.stderr
+
+
+def test_a_protocol_whose_signals_would_meet_emu_force_itself_is_refused(tmp_path):
+    done = emu("explore", "kill-process", "--event", "truncate", "--story", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    refused = emu("force", tmp_path / "kill-process-truncate-S7.json", "--out", tmp_path / "runs")
+    assert refused.returncode == 64
+    assert "EOPNOTSUPP: kill-process signals whoever opened a context" in refused.stderr
+    assert not (tmp_path / "runs").exists()

@@ -11,14 +11,24 @@ POINT = {
     "rate": 10.0, "ratio": 0.25, "seconds": 1.0, "asked": 9, "succeeded": 8, "denied": 1, "hung": 0, "refused": 0, "restarts": 2,
     "reclaim_us": {"p50": 100.0, "p99": None, "max": 120.0, "n": 8},
 }  # fmt: skip
-RATE = {"protocol": "mr-revoke", "undisturbed_bytes_s": 3e9, "refused": False, "points": [POINT], "half_rate": 5.5}
+RATE = {
+    "protocol": "mr-revoke",
+    "undisturbed_bytes_s": 3e9,
+    "refused": False,
+    "points": [POINT],
+    "half_rate": 5.5,
+}
 COST = {
     "protocol": "mr-revoke", "cost_us": 1000.0, "reclaim_us": POINT["reclaim_us"], "denied": 0, "hung": 0, "refused": 0,
 }  # fmt: skip
 
 
 def test_it_shows_what_is_left_and_what_happened(result):
-    found = {**result, "rates": [RATE], "sweep": [COST, {**COST, "cost_us": 1.0, "reclaim_us": None, "denied": 8}]}
+    found = {
+        **result,
+        "rates": [RATE],
+        "sweep": [COST, {**COST, "cost_us": 1.0, "reclaim_us": None, "denied": 8}],
+    }
     assert problems(found) == []
     text = page(found)
     parsed(text)
@@ -37,7 +47,9 @@ def test_what_was_refused_and_what_was_not_measured_say_so(result):
 
 
 def test_hostile_names_stay_text(result):
-    text = page({**result, "rates": [{**RATE, "protocol": HOSTILE}], "sweep": [{**COST, "protocol": HOSTILE}]})
+    text = page(
+        {**result, "rates": [{**RATE, "protocol": HOSTILE}], "sweep": [{**COST, "protocol": HOSTILE}]}
+    )
     assert HOSTILE not in text
 
 

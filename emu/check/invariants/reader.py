@@ -309,10 +309,8 @@ class Reader:
     def begun(self, row: Reclaim, detail: Json) -> None:
         row.target, row.asked = detail, self.request
         row.before = self.laid(row, self.file(int(detail.get("ino", 0))))
-        if any(
-            "ended" in other.phases and other.phases["ended"].step == self.step
-            for other in self.reclaims.values()
-        ):
+        last = next(reversed(self.over.values()), None)
+        if last is not None and last.ended is not None and last.ended.step == self.step:
             row.start = self.laid(row, self.files.get(int(detail.get("ino", 0))))
         row.held = [self.keys[key] for key in row.keys if key in self.keys]
 

@@ -349,3 +349,21 @@ def test_who_makes_way_for_a_hole_has_still_lost_no_block_beside_it():
     ]
     rows[-1][3] = [extent for extent in rows[-1][3] if extent[0] != 3]
     assert "lost blocks" in breaches(story.history(), "V22")[0]
+
+
+def test_what_the_one_in_front_took_in_the_step_in_which_it_began_is_not_laid_at_an_interrupted_reclaim():
+    """The ladder of the first ends with a survivor, the second begins behind it, climbs, and is interrupted."""
+    story = Story("lease-signal", survivors=True)
+    story.create("/mnt/a", 4)
+    story.register(story.session("holder"), "/mnt/a", 4)
+    first, second = story.session("first", wants=False), story.session("second", wants=False)
+    story.reclaim("truncate", session=first, size=2 * BLOCK, answers=False)
+    request = story.reclaim("truncate", session=second, size=BLOCK, answers=False)
+    for _ in range(3):
+        fired = next(event for event in story.owed if isinstance(event, ev.TimerFired))
+        story.owed.remove(fired)
+        story.step(fired)
+    story.ask(second, rq.Cancel(request))
+    history = story.history()
+    assert story.find("Fail", session=second)["errno"] == 4
+    assert verdict(history, "V22") == "kept"

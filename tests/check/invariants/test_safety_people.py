@@ -218,3 +218,24 @@ def test_with_nobody_outside_s8_is_untested():
 def test_a_story_helper_that_asks_nothing_promises_nothing():
     story = Story()
     assert story.ask(story.admin(), rq.QueryBooks()) == 1
+
+
+def test_a_bystander_of_the_holders_goes_with_a_context_that_is_the_unit_of_loss():
+    story = Story()
+    story.row = lab_row(bystander={"qps": [11], "mr_lost": True})
+    for loss, verdict in (("mr", "cost"), ("context", "kept"), ("process", "kept")):
+        meta = story.meta()
+        meta["declared"]["loss"] = loss
+        history = story.history(meta=meta)
+        assert history.blind.blind.meta == history.blind.meta, "a second blindfold takes nothing away"
+        assert judged(story, "S8", meta=meta).verdict == verdict, loss
+
+
+def test_what_was_posted_to_a_queue_pair_of_a_destroyed_context_completes_no_more():
+    story = queue(("posted", 1), ("posted", 2), ("polled", 1))
+    story.row = lab_row(drained=["peer"])
+    assert "request 2 never completed" in judged(story, "S5").breaches[0].sentence
+    story.line("effect", "Reply", session=1, request=90, result={"handle": 5, "qp_num": 11}, descriptors=0)
+    story.line("effect", "Notify", session=1, name="DEVICE_FATAL", fields={"destroyed": True})
+    story.line("effect", "EndQp", token=3, qp_num=11)
+    assert not judged(story, "S5").breaches
