@@ -9,8 +9,7 @@ import errno
 import signal
 
 import pytest
-from judged import tested as shown
-from judged import wrong
+from judged import not_shown, wrong
 from served import PATIENCE, Served
 
 from emu.verbs.node import Node
@@ -114,7 +113,7 @@ def run(request, tmp_path, party, remote):
         yield request.param, node, one
     assert wrong(directory, request.param) == []
     if request.param != "none":  # it declares little
-        assert shown(directory)["S6"] == ""
+        assert not_shown(directory)["S6"] == ""
 
 
 def test_each_event_is_as_its_protocol_decides(run):

@@ -55,8 +55,8 @@ def _is_there(made: Digest, row: Reclaim) -> bool:
     if target["kind"] in {"writeback", "memory-pressure"}:
         return _pages_done(made, row)
     mine = [change for step in row.steps for change in step.changes if change.ino == target["ino"]]
-    if row.kind == "cow-write" and not mine:
-        return True  # nobody else had these blocks any more
+    if not mine and (row.kind == "cow-write" or (row.kind == "migrate" and not row.range)):
+        return True  # nobody else had these blocks any more; there were none
     return any(_fits(target, change) or _covered_up(target, change) for change in mine)
 
 

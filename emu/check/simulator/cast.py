@@ -12,10 +12,11 @@ of the broker are drawn apart from manners. Steps, not times, so that a crash fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.setup import Setup
+from emu.check.model.state import LAYOUT
 from emu.check.simulator.draws import MS, NEVER, US, S, Span, spread
 from emu.core.rows import BLOCK
 
@@ -45,6 +46,7 @@ MANNERS: Final[Mapping[str, Manner]] = {
     "blocker": Manner(None, None, (1 * US, 300 * US)),
 }
 LAST: Final = ("unlink", "unplug", "surprise-unplug")  # behind these there is no file
+MOVING: Final = tuple(kind for kind in LAYOUT if kind != "reflink")
 NEARLY: Final = (1 * US, 100 * US)  # between two reclaims
 APART: Final = (2 * MS, 9 * MS)
 QUANTA: Final = (110, 190)
@@ -99,16 +101,32 @@ def draw_cast(draw: Random) -> Cast:
         tries=draw.choice((0, 1, 2, 3)),
         **(_fabric(draw) if fabric else {}),
     )
-    return Cast(
-        setup,
-        manners,
+    times, stops, cancels = (
         _times(draw, len(reclaims)),
-        crashes,
         _stops(draw, manners),
-        refuses=0.6 if refusals else 0.0,
-        cancels=draw.choice((0.0, 0.3)),
-        quanta=draw.randrange(*QUANTA) // (3 if fabric else 1),
+        draw.choice((0.0, 0.3)),
     )
+    lot = draw.randrange(*QUANTA)
+    return Cast(
+        replace(setup, reclaims=_moved(reclaims, lot)),
+        manners,
+        times,
+        crashes,
+        stops,
+        refuses=0.6 if refusals else 0.0,
+        cancels=cancels,
+        quanta=lot // (3 if fabric else 1),
+    )
+
+
+def _moved(reclaims: tuple[str, ...], lot: int) -> tuple[str, ...]:
+    """One seed in seven has a reclaim that moves or copies blocks. No draw of its own: all other stories stay what they were. Clones are
+    the explorer's: behind one, whose files share blocks, what other reclaims of the story cost is the clone's doing.
+    """
+    first = next((at for at, kind in enumerate(reclaims) if kind.split()[0] in {"truncate", "punch"}), -1)
+    if lot % 7 or first < 0:
+        return reclaims
+    return (*reclaims[:first], MOVING[lot // 7 % len(MOVING)], *reclaims[first + 1 :])
 
 
 def _reclaims(draw: Random, blocks: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from emu.history.stamp import CELL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.core.effects import Run
+    from emu.core.effects import Piece, Run
 
 BLOCK: Final = 4096
 CANARY: Final = "canary"
@@ -89,6 +89,13 @@ class Memory:
             self.store(at, length, Bytes(data, at - done))
             done += length
 
+    def copy(self, pieces: Sequence[Piece]) -> None:
+        """Whole cells from one place to another: what was stored there is what lies here now, meant for where it was meant."""
+        for start, to, length in pieces:
+            by = to - start
+            cells = self.cells[start // CELL : (start + length) // CELL]
+            self.cells[to // CELL : (to + length) // CELL] = [_moved(content, by) for content in cells]
+
     def replace(self) -> None:
         """A new namespace: the canary everywhere."""
         self.cells = [CANARY] * len(self.cells)
@@ -103,6 +110,17 @@ class Memory:
                 _render(memoryview(image)[at:end], content, at)
             at = end
         return bytes(image)
+
+
+def _moved(content: Content, by: int) -> Content:
+    """The same bytes `by` further."""
+    if isinstance(content, Stamp):
+        return content._replace(shift=content.shift - by)
+    if isinstance(content, Bytes):
+        return content._replace(at=content.at + by)
+    if isinstance(content, Torn):
+        return content._replace(below=_moved(content.below, by), above=_moved(content.above, by))
+    return content
 
 
 def _render(view: memoryview, content: Content, at: int) -> None:

@@ -21,7 +21,7 @@ from emu.check.simulator.receipts import Receipts
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
-from emu.core.rows import DURABLE
+from emu.core.rows import DURABLE, File
 from emu.history.events import fields_of, plain
 from emu.history.oplog import Flag, OpLog, OpRecord
 from emu.history.oplog import Kind as LogKind
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from emu.check.model.state import Op, State
     from emu.core.machine import Change
 
+FAMILY: Final = File._fields.index("origin")
 ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Share, fx.Release, fx.Poison, fx.Offline, fx.Online)
 STATUS: Final = {word: status for status, word in WORDS.items()}
 REM_ACCESS_ERR: Final = STATUS["REM_ACCESS_ERR"]
@@ -111,6 +112,7 @@ class Recorder:
             fx.Zero: self._zeroed,
             fx.Blank: self._zeroed,
             fx.Store: self._stored,
+            fx.Copy: lambda effect: self.memory.copy(effect.pieces),
             fx.Online: self._online,
             fx.Arm: self._arm,
             fx.Disarm: self._disarm,
@@ -337,7 +339,8 @@ def _stamp(peer: int, flight: InFlight, op: Op) -> Stamp:
 
 def _file(ino: int, row: Any) -> dict[str, Any]:
     extents = [[at * BLOCK, start * BLOCK, count * BLOCK, since] for at, start, count, since in row[3]]
-    return {"path": row[0], "ino": ino, "size": row[2], "extents": extents}
+    file = {"path": row[0], "ino": ino, "size": row[2], "extents": extents}
+    return file | {"origin": row[FAMILY]} if row[FAMILY] else file
 
 
 def _flags(translated: int, now: int, absent: bool) -> int:

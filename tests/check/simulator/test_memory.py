@@ -26,6 +26,16 @@ def test_a_stamped_block_says_where_each_cell_was_meant_to_lie():
     assert cells[5][1] == Cell(3, 7, 9, 2, 1, 5 * CELL)
 
 
+def test_a_copy_holds_the_bytes_of_what_was_copied():
+    memory = Memory(3)
+    memory.store(0, BLOCK, STAMP._replace(shift=BLOCK))
+    memory.write(((100, 50),), bytes(range(50)))
+    memory.copy(((0, 2 * BLOCK, BLOCK),))
+    image = memory.render()
+    assert image[2 * BLOCK :] == image[:BLOCK]
+    assert image[100:150] == bytes(range(50))
+
+
 def test_a_new_namespace_is_full_of_the_canary():
     memory = Memory(1)
     memory.store(0, BLOCK, STAMP)
