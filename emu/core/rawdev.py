@@ -50,8 +50,13 @@ def pin(b: Books, event: Requested, op: RegMr) -> None:
 
 
 def claim(b: Books, name: str) -> None:
-    """No block of this device is anybody's to give away."""
+    """No block of this device is anybody's to give away. EBUSY while some are kept for who has them pinned."""
     row = b.devices[name]
+    if any(run.aperture == row.aperture for book in (b.limbo, b.quarantine) for _key, run in book.items()):
+        refuse(
+            errno.EBUSY,
+            f"device {name} has blocks that are pinned still: deregister what was over its files first",
+        )
     for key in b.free_on.of(row.aperture):
         b.free.drop(key)
     b.emit(Claim(row.aperture, ((0, row.blocks * BLOCK),)))

@@ -129,6 +129,20 @@ def test_a_failed_block_is_taken_from_whoever_has_it_mapped(raw):
     assert raw.ask(rq.QueryBooks(), 3)["devices"]["pm0"]["owned"] == 15
 
 
+def test_a_device_with_pinned_blocks_is_no_raw_device_yet(node):
+    node.ask(rq.SetProtocol("/mnt", "deferred-free"))
+    node.file()
+    key = node.mr()
+    node.ask(rq.FsUnlink("/mnt/a"), 3)
+    node.ask(rq.FsUmount("/mnt"), 3)
+    back = rq.FsMount(DEV, "pm0", dax=False, protocol="none", raw=True)
+    errno, _sentence = node.refused(back, 3)
+    assert errno == "EBUSY"
+    node.ask(rq.DeregMr(key))
+    node.ask(back, 3)
+    assert node.blocks() | {"total": 64, "owned": 64, "free": 0} == node.blocks()
+
+
 def test_a_device_with_files_is_no_raw_device(make_node, node):
     node.file()
     other = make_node(bare=True)
