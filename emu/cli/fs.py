@@ -137,7 +137,7 @@ def ls(node: Connection, args: argparse.Namespace) -> dict[str, Any]:
         tables = (
             (found["files"], ("path", "ino", "size", "blocks", "pins")),
             (found["mounts"], ("path", "device", "dax", "raw", "protocol")),
-            (found["devices"], ("name", "blocks", "free", "online", "namespace")),
+            (found["devices"], ("name", "blocks", "free", "orphaned", "online", "namespace")),
         )
         print("\n\n".join(table(*each) for each in (tables[:1] if args.path else tables)))
     return found

@@ -105,7 +105,9 @@ class _Record:
 
     def kept(self, row: Reclaim) -> set[Place]:
         """Whole blocks that it took from its file, and that neither a file nor the allocator has now."""
-        step = self.made.step_of(row.at("requested"))  # another reclaim may have ended in it, and this one begun
+        step = self.made.step_of(
+            row.at("requested")
+        )  # another reclaim may have ended in it, and this one begun
         begun = step.lines[0]["n"] if step else row.at("requested")
         gone = {(row.aperture, block) for block in row.due}
         return {place for place in gone if self.freed.get(place, -1) < begun} - self.owned()
