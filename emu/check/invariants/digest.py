@@ -152,6 +152,11 @@ class Reclaim:
         return tuple(sorted(self.phases[name]["n"] for name in names if name in self.phases))
 
     @property
+    def device(self) -> str:
+        """The device whose memory it takes, "" for none: an umount leaves all blocks where they are."""
+        return "" if self.kind == "umount" else str(self.target.get("device", ""))
+
+    @property
     def due(self) -> set[int]:
         """What it took and was to take: blocks that lie in its range as a whole."""
         if self.laid is None:

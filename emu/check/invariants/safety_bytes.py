@@ -120,7 +120,7 @@ def _translations(made: Digest, row: Reclaim) -> Iterator[Breach]:
     for life in made.keys:
         if life.life != row.life or life.aperture != row.aperture or not life.mapped_at(n):
             continue
-        whole = row.target.get("device") and not (row.kind == "umount" and made.volatile(row))
+        whole = row.device
         reached = len(life.blocks if whole else life.blocks & free)
         if reached:
             sentence = f"{row.words()} returned success while key {life.key:#x} translated to {reached} blocks that it had taken"
@@ -269,7 +269,7 @@ def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
     """Records under translations that the reclaim concerned and that are older than its answer; in absent memory if it took the device."""
     concerned: dict[tuple[int, int], bool] = {}
     found = []
-    device = row.target.get("device", not row.known)
+    device = row.device or not row.known
     for thread, record in history.once(_telling):
         if Flag(record.flags) & ABSENT and not device:
             continue
@@ -295,7 +295,7 @@ def _concerns(made: Digest, row: Reclaim, key: int, epoch: int) -> bool:
         return key in row.keys
     if life.life != row.life or life.installed["n"] > row.at("returned"):
         return False
-    mine = life.aperture == row.aperture and (row.taken & life.blocks or row.target.get("device"))
+    mine = life.aperture == row.aperture and (row.taken & life.blocks or row.device)
     return bool(mine) or (key in row.keys and not row.known)
 
 

@@ -688,9 +688,8 @@ def _asked(change: Change, op: Json) -> bool:
     if kind == "FsPlug":
         return new is None and old is not None and old.device == op["device"]
     if kind == "FsPoison":
-        return bool(
-            old and new and len(old.blocks - new.blocks) == 1 and new.blocks < old.blocks and new.lost
-        )
+        same = old and new and (old.path, old.size) == (new.path, new.size)
+        return bool(same and new and old and new.blocks < old.blocks and len(old.blocks - new.blocks) == 1)
     if kind not in SIZES or new is None or new.path != op["path"]:
         return False
     if kind == "FsCreate":

@@ -224,7 +224,9 @@ class Story:
     def create(self, path, blocks, session=0):
         return self.ask(session or self.admin(), rq.FsCreate(path, blocks * BLOCK))
 
-    def register(self, session, path, blocks, offset=0, importer="sync-revocable", answers=True):
+    def register(
+        self, session, path, blocks, offset=0, importer="sync-revocable", answers=True, access=ACCESS
+    ):
         """A PD, an MR over `blocks` blocks of the file, with what the protocol wants first; the key (0: refused, or not answered yet)."""
         needs = self.protocols[self.protocol].needs
         if needs == "lease":
@@ -235,7 +237,7 @@ class Story:
         pd = self.result(session, self.requests)["handle"]
         bound = 2.0 if importer == "deferred-unmap" else 0.0
         wanted = rq.RegMr(
-            pd, blocks * BLOCK, ACCESS, 0, "dax", path, offset * BLOCK, importer=importer, bound=bound
+            pd, blocks * BLOCK, access, 0, "dax", path, offset * BLOCK, importer=importer, bound=bound
         )
         request = self.ask(session, wanted, answers)
         if self.survivors:
@@ -410,6 +412,7 @@ class Story:
                     [at * BLOCK, start * BLOCK, count * BLOCK, since]
                     for at, start, count, since in row.extents
                 ],
+                **({"origin": row.origin} if row.origin else {}),
             }
             for ino, row in rows
         ]
