@@ -41,7 +41,7 @@ PROTOCOL = Protocol(
         "insert": ("S4",),
         "migrate": ("S4", "V12", "V20"),
         "memory-pressure": ("S4", "V12", "V20"),  # pinned pages leave their file, and are written to
-        "umount": ("V20",),  # of a mount with a page cache: so do they there
+        "umount": ("S4", "V20"),  # of a mount with a page cache: so do they there
         "reflink": ("S1",),  # whoever pinned the file writes into its clone as well
         "cow-write": ("S1", "S4", "V12", "V20"),
         "unplug": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),

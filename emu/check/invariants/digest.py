@@ -316,10 +316,24 @@ class _Reading:
             method = _READ.get(line["type"])
             if method:
                 method(self, step, line)
+        for row in self.reclaims.values() if pages is not self.pages else ():
+            self._pages_went(row, pages)
         step.applied = applying(step, self.reclaims, before)
         step.rows = [self.reclaims[number] for number in sorted(step.applied)]
         for number in step.applied:
             self._applied(self.reclaims[number], step, before, pages)
+
+    def _pages_went(self, row: Reclaim, before: dict[int, FileRow]) -> None:
+        """What is about a whole device takes the pages over it, whoever still writes to them: lost is what comes behind its answer."""
+        cache = f"{row.target.get('device', '')}.cache"
+        if "ended" in row.phases and row.steps[-1] is not self.made.steps[-1]:
+            return
+        if row.aperture and row.aperture == self.made.aperture_of(row.life, cache):
+            went = (pages.blocks for pages in before.values() if pages.device == cache)
+            stay = (pages.blocks for pages in self.pages.values() if pages.device == cache)
+            row.taken |= set().union(*went) - set().union(*stay)
+            if row.taken and "returned" in row.phases:
+                row.detached = row.phases["returned"]["epoch"]
 
     def _laid(self, row: Reclaim, file: FileRow | None, pages: dict[int, FileRow]) -> FileRow | None:
         """Where DMA to the file under reclaim goes."""
@@ -454,6 +468,8 @@ class _Reading:
             row.steps.append(step)
         row.keys |= set(line.get("keys", ()))
         self.fencing = row if line["phase"] == "fencing" else None
+        if line["phase"] == "returned" and row.taken and "device" in row.target:
+            row.detached = line["epoch"]
         if line["phase"] == "returned" and self.answer and row.kind != "cow-write":
             row.request = (self.answer["session"], self.answer["request"])
             row.definite = bool(self.answer.get("definite", True))
