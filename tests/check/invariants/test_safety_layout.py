@@ -37,7 +37,7 @@ def rows(story, book):
 def test_what_happened_breaks_nothing(protocol, kind):
     history = told(protocol, kind).history()
     kept = SAFE[1:] if protocol == "none" else SAFE  # it lets translations to what it frees live
-    assert {name: breaches(history, name) for name in kept} == dict.fromkeys(kept, [])
+    assert {name: breaches(history, name) for name in kept} == {name: [] for name in kept}
     assert verdict(history, "S6") == "kept"
 
 
