@@ -111,7 +111,7 @@ class Effects:
             self._submit(_answered(token, error))
         elif isinstance(effect, fx.InstallKey):
             self._submit(KeyInstalled(effect.key, number))
-        elif isinstance(effect, fx.Quiesce):
+        elif isinstance(effect, fx.Quiesce | fx.Invalidate):
             self._submit(Quiesced(effect.cookie, number))
         elif isinstance(effect, fx.Unmap):
             self._submit(Unmapped(effect.cookie, number))
@@ -266,6 +266,17 @@ class Effects:
 
     def _unmap(self, e: fx.Unmap) -> None:
         self._engine.unmap(e.keys, e.cookie)
+
+    def _invalidate(self, e: fx.Invalidate) -> None:
+        self._engine.invalidate(e.keys, e.cookie)
+
+    def _remap(self, e: fx.Remap) -> None:
+        self._engine.remap(e.key, e.sequence, self._memory.number(e.aperture), e.extents)
+        self._submit(Answered(e.token))
+
+    def _open_scratch(self, e: fx.OpenScratch) -> None:
+        self._memory.open_scratch(e.aperture, e.bytes)
+        self._numbered(e.aperture)
 
     def _remove_key(self, e: fx.RemoveKey) -> None:
         self._engine.mr_remove(e.key)
@@ -425,6 +436,9 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.InstallKey: "install_key",
     fx.Quiesce: "quiesce",
     fx.Unmap: "unmap",
+    fx.Invalidate: "invalidate",
+    fx.Remap: "remap",
+    fx.OpenScratch: "open_scratch",
     fx.RemoveKey: "remove_key",
     fx.GrantRight: "grant_right",
     fx.FenceRight: "fence_right",

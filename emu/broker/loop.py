@@ -23,6 +23,7 @@ from emu.core.events import (
     Answered,
     CqReported,
     MemoryFaulted,
+    Missed,
     QpReported,
     Quiesced,
     TimerFired,
@@ -294,6 +295,8 @@ class Loop:
         elif event.kind is EventKind.ASYNC:
             report = CqReported if event.code == CQ_ERR else QpReported
             self._steps.submit(report(event.id, event.code))
+        elif event.kind is EventKind.FAULT:
+            self._steps.submit(Missed(event.id, event.cookie, event.offset, event.bytes, bool(event.code)))
         elif event.kind is EventKind.HELD:
             self._admin.engine_held(event)
         elif (aperture := self._memory.core_number(event.id)) is not None:

@@ -85,7 +85,7 @@ class Memory:
         fd = open_sized(self._directory / f"{name}.img", size)
         gens_fd = open_sized(self._directory / f"{name}.gen", blocks * _GENERATION)
         try:
-            number = self._engine.aperture_add(fd, size, block=BLOCK, gens_fd=gens_fd)
+            number = self._engine.aperture_add(fd, size, block=BLOCK, gens_fd=gens_fd, scratch=True)
         except BaseException:
             os.close(fd)
             raise
@@ -107,7 +107,7 @@ class Memory:
         gens_fd = -1
         try:
             gens_fd = open_sized(paths[1], blocks * _GENERATION)
-            number = self._engine.aperture_add(fd, size, block=BLOCK, gens_fd=gens_fd)
+            number = self._engine.aperture_add(fd, size, block=BLOCK, gens_fd=gens_fd, scratch=True)
         except BaseException:
             os.close(fd)
             raise
@@ -224,6 +224,10 @@ class Memory:
             raise
         self._note(aperture, Aperture(number, size))
         return fd
+
+    def open_scratch(self, aperture: int, size: int) -> None:
+        """Memory of the node's own, that nobody reads. Raises OSError."""
+        os.close(self.open_anon(aperture, size))
 
     def open_host(self, aperture: int, fd: int, size: int) -> None:
         """Map a file of the host; the descriptor stays the caller's."""

@@ -1,13 +1,13 @@
 """The loop's face of the history, and the epoch: one counter that orders what the core orders and what engine threads do.
 
-The epoch advances at every Phase, Allocate, Share, Release, Poison, Offline, Online; the line of such an effect carries the new number.
+The epoch advances at every Phase, Allocate, Share, Release, Poison, Offline, Online, Remap; the line of such an effect carries the new number.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emu.core.effects import Allocate, Offline, Online, Phase, Poison, Release, Share
+from emu.core.effects import Allocate, Offline, Online, Phase, Poison, Release, Remap, Share
 from emu.history.events import fields_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emu.engine.broker import Engine
     from emu.history.events import EventsWriter
 
-_ADVANCING = (Phase, Allocate, Share, Release, Poison, Offline, Online)
+_ADVANCING = (Phase, Allocate, Share, Release, Poison, Offline, Online, Remap)
 
 
 class Record:

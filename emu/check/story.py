@@ -105,9 +105,9 @@ class _Teller:
                 row.phases[name]["n"] for name in ("requested", "returned") if row and name in row.phases
             ]
         if line["type"] in {"Quiesced", "Unmapped"}:
-            asked = {"Quiesced": "Quiesce", "Unmapped": "Unmap"}[line["type"]]
+            asked = {"Quiesced": ("Quiesce", "Invalidate"), "Unmapped": ("Unmap",)}[line["type"]]
             earlier = [
-                o for o in self.history.of(asked) if o["cookie"] == line["cookie"] and o["n"] < line["n"]
+                o for o in self.history.of(*asked) if o["cookie"] == line["cookie"] and o["n"] < line["n"]
             ]
             causes += [earlier[-1]["n"]] if earlier else []
         if line["type"] == "RightFenced":
@@ -210,7 +210,7 @@ class _Teller:
 
     def stops(self, line: Json) -> tuple[str, str, str, str]:
         keys = ", ".join(f"{key:#x}" for key in line["keys"])
-        verb = "quiesce" if line["type"] == "Quiesce" else "unmap"
+        verb = line["type"].lower()
         return BROKER, ENGINE, f"orders {verb} {line['cookie']} of keys {keys}", "order"
 
     def stopped(self, line: Json) -> tuple[str, str, str, str]:
@@ -239,6 +239,14 @@ class _Teller:
             case "RightFenced":
                 return ENGINE, BROKER, f"confirms fence {line['fence']}", "answer"
         return BROKER, ENGINE, f"drops right {right}", "order"
+
+    def remaps(self, line: Json) -> tuple[str, str, str, str]:
+        there = [run for run in line["extents"] if run[0] >= 0]
+        return BROKER, ENGINE, f"maps key {line['key']:#x} anew, over {_blocks(there)}", "order"
+
+    def missed(self, line: Json) -> tuple[str, str, str, str]:
+        where = f"{line['bytes']} bytes at {line['offset']} under key {line['key']:#x}"
+        return ENGINE, BROKER, f"misses memory: {where}; whoever uses it waits", "answer"
 
     def answered(self, line: Json) -> tuple[str, str, str, str]:
         return ENGINE, BROKER, f"has done what token {line['token']} stands for", "answer"
@@ -293,6 +301,9 @@ _WORDS: dict[str, Callable[[_Teller, Json], tuple[str, str, str, str]]] = {
     "RemoveKey": _Teller.removes,
     "Quiesce": _Teller.stops,
     "Unmap": _Teller.stops,
+    "Invalidate": _Teller.stops,
+    "Remap": _Teller.remaps,
+    "Missed": _Teller.missed,
     "Quiesced": _Teller.stopped,
     "Unmapped": _Teller.stopped,
     **dict.fromkeys(

@@ -210,6 +210,7 @@ def query_books(b: Books, event: Requested, _op: QueryBooks) -> None:
         "reclaims",
         "leases",
         "parked",
+        "faults",
         "teardowns",
         "tokens",
         "files",

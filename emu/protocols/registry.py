@@ -22,8 +22,10 @@ from emu.protocols import (
     linux,
     mr_revoke,
     none,
+    odp,
     recall_fence,
     refuse,
+    retarget,
     virtual_truncate,
     wait,
     wait_fair,
@@ -49,6 +51,8 @@ BUILT_IN = (
     lease_signal.PROTOCOL,
     kill_context.PROTOCOL,
     kill_process.PROTOCOL,
+    odp.PROTOCOL,
+    retarget.PROTOCOL,
     *linux.PROTOCOLS,
 )
 

@@ -304,6 +304,7 @@ class _Reading:
         self.keys: dict[int, KeyLife] = {}
         self.reclaims: dict[int, Reclaim] = {}
         self.asked: dict[tuple[str, int], tuple[int, ...]] = {}
+        self.replaced: dict[int, tuple[KeyLife, KeyLife, tuple[int, int]]] = {}  # by the token of a Remap
         self.answer: Json = {}
         self.fencing: Reclaim | None = None
 
@@ -378,7 +379,7 @@ class _Reading:
             ]
             self.made.lost += [(line, ino) for ino in lost]
         self.files, self.pages, self.dirty = rows, {}, {}
-        self.keys, self.reclaims, self.asked = {}, {}, {}
+        self.keys, self.reclaims, self.asked, self.replaced = {}, {}, {}, {}
         self.made.numbers = {}
 
     def commit(self, step: Step, line: Json) -> None:
@@ -425,12 +426,32 @@ class _Reading:
         self.made.keys.append(life)
         self.made.lives_of.setdefault(life.key, []).append(life)
 
+    def remap(self, step: Step, line: Json) -> None:
+        """Another translation under a key: a life of its own."""
+        old = self.keys.get(line["key"])
+        there = [run for run in line["extents"] if run[0] >= 0]
+        life = KeyLife(line["key"], step.life, {**(old.installed if old else {}), **line, "extents": there})
+        if old:
+            self.replaced[line["token"]] = old, life, (old.unmapped, old.removed)
+            old.unmapped, old.removed = min(old.unmapped, line["n"]), line["n"]
+        self.keys[line["key"]] = life
+        self.made.keys.append(life)
+        self.made.lives_of.setdefault(life.key, []).append(life)
+
+    def done(self, _step: Step, line: Json) -> None:
+        known = self.replaced.pop(line["token"], None)
+        if known and line.get("errno"):  # it was refused: the engine has what it had
+            old, life, before = known
+            old.unmapped, old.removed = before
+            self.keys[old.key] = old
+            self.made.keys.remove(life)
+            self.made.lives_of[old.key].remove(life)
+
     def ask(self, _step: Step, line: Json) -> None:
         fence = line["type"] == "FenceRight"  # a quiesce too, of which a reclaim may ask for several
-        self.asked["Quiesce" if fence else line["type"], line["fence" if fence else "cookie"]] = tuple(
-            line["keys"]
-        )
-        if line["type"] in {"Quiesce", "FenceRight"} and self.fencing:
+        kind = "Unmap" if line["type"] == "Unmap" else "Quiesce"
+        self.asked[kind, line["fence" if fence else "cookie"]] = tuple(line["keys"])
+        if kind == "Quiesce" and self.fencing:
             self.fencing.fenced += [self.keys[key] for key in line["keys"] if key in self.keys]
             self.fencing = self.fencing if fence else None
 
@@ -503,6 +524,9 @@ _READ = {
     "InstallKey": _Reading.install,
     "Quiesce": _Reading.ask,
     "FenceRight": _Reading.ask,
+    "Invalidate": _Reading.ask,
+    "Remap": _Reading.remap,
+    "Answered": _Reading.done,
     "Unmap": _Reading.ask,
     "Quiesced": _Reading.answered,
     "RightFenced": _Reading.answered,

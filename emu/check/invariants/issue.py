@@ -119,8 +119,10 @@ def told_broken(history: History) -> Iterator[Breach]:
     yield from _told_by_receipts(history)
     for mapped in read(history).maps:
         gone = mapped.removed
-        if gone is not None and any(
-            answer is None or answer > gone for answer in (mapped.quiesced, mapped.unmapped)
+        if (
+            gone is not None
+            and not mapped.replaced
+            and any(answer is None or answer > gone for answer in (mapped.quiesced, mapped.unmapped))
         ):
             yield Breach(
                 "V13", f"key {mapped.key:#x} was removed without having been revoked", (mapped.at.n, gone.n)

@@ -46,6 +46,8 @@ class Reader:
     live: dict[int, Mapped] = field(
         default_factory=dict
     )  # by the line that made it: translations that lack an answer
+    remaps: dict[int, Mapped] = field(default_factory=dict)  # by token: what a Remap is to bring
+    replaced: dict[int, Mapped] = field(default_factory=dict)  # and what it takes the place of
     gone: set[int] = field(default_factory=set)
     revoked: dict[int, At] = field(default_factory=dict)
     pending: dict[tuple[int, int], Registration] = field(default_factory=dict)
@@ -215,9 +217,31 @@ class Reader:
     def remap(self, line: Json) -> None:
         old = self.keys.get(line["key"])
         importer, made = (old.importer, old.registration) if old else (DYNAMIC, None)
-        self._map(
-            Mapped(line["key"], self.here, importer, line["aperture"], line["extents"], made, again=True)
-        )
+        there = [run for run in line["extents"] if run[0] >= 0]
+        new = Mapped(line["key"], self.here, importer, line["aperture"], there, made, again=True)
+        if old is not None and old.at.n in self.live:
+            self.replaced[line.get("token", 0)] = old
+            old.replaced = True
+            del self.live[old.at.n]
+        self._map(new)
+        self.remaps[line.get("token", 0)] = new
+
+    def done(self, line: Json) -> None:
+        """A Remap that was refused has changed nothing."""
+        new = self.remaps.pop(line["token"], None)
+        old = self.replaced.pop(line["token"], None)
+        if new is None or not line.get("errno"):
+            return
+        known = self.found.by_number[new.key]
+        known.remove(new)
+        self.found.maps.remove(new)
+        self.live.pop(new.at.n, None)
+        if known:
+            known[-1].next = None
+            self.keys[new.key] = known[-1]
+        if old is not None:
+            old.replaced = False
+            self.live[old.at.n] = old
 
     def _map(self, mapped: Mapped) -> None:
         known = self.found.by_number.setdefault(mapped.key, [])
@@ -242,7 +266,7 @@ class Reader:
         if not fence:
             self.asking = None
         maps = [self.keys[key] for key in keys if key in self.keys]
-        asked = Asked("Quiesce" if fence else line["type"], self.here, keys, maps, of)
+        asked = Asked("Unmap" if line["type"] == "Unmap" else "Quiesce", self.here, keys, maps, of)
         self.cookies[asked.kind, line["fence" if fence else "cookie"]] = asked
         self.found.asked.append(asked)
 
@@ -266,8 +290,10 @@ class Reader:
                 self.live.pop(mapped.at.n, None)
 
     def remove(self, line: Json) -> None:
-        mapped = self.keys.pop(line["key"], None)
-        if mapped is not None:
+        self.keys.pop(line["key"], None)
+        for mapped in reversed(self.found.by_number.get(line["key"], ())):
+            if mapped.removed is not None or mapped.died is not None:
+                break  # an earlier issue of the number
             mapped.removed = self.here
         self.gone.add(line["key"])
         self.revoked.pop(line["key"], None)
@@ -451,6 +477,8 @@ _LINES: Mapping[str, Callable[[Reader, Json], None]] = {
     "KeyInstalled": Reader.installed,
     "Quiesce": Reader.ask,
     "FenceRight": Reader.ask,
+    "Invalidate": Reader.ask,
+    "Answered": Reader.done,
     "Unmap": Reader.ask,
     "Quiesced": Reader.answered,
     "RightFenced": Reader.answered,

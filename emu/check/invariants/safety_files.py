@@ -651,6 +651,7 @@ def _explained(made: Digest, change: Change) -> bool:
         or _asked(change, step.op)
         or buffers.explained(made, change)
         or _host_step(step)
+        or _faulted(change)
     )
 
 
@@ -659,6 +660,19 @@ def _went_on(made: Digest, change: Change) -> bool:
     ended = [line["reclaim"] for line in change.step.of("Phase") if line["phase"] == "ended"]
     rows = [made.reclaim_at[change.step.life, number] for number in ended]
     return any(row.kind == "cow-write" and row.target.get("ino") == change.ino for row in rows)
+
+
+def _faulted(change: Change) -> bool:
+    """Holes that a page fault filled: the key that missed them is mapped over them in the same step."""
+    old, new = change.old, change.new
+    if old is None or new is None or old.size != new.size or not old.blocks <= new.blocks:
+        return False
+    mapped = (
+        blocks_of([run for run in line["extents"] if run[0] >= 0])
+        for line in change.step.lines
+        if line["type"] == "Remap"
+    )
+    return any(new.blocks - old.blocks <= blocks for blocks in mapped)
 
 
 def _late(made: Digest) -> Iterator[tuple[int, int]]:

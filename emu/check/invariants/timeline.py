@@ -68,7 +68,7 @@ class Registration:
 @dataclass(slots=True)
 class Mapped:
     """quiesced, unmapped: the engine's answers; fenced, parted: what a Phase line said of the same. next: when the key's number was
-    installed again. died: the life of the broker that it ended with. again: made by a Remap, not by a registration. lost: where a reclaim
+    installed again. replaced: a Remap gave the key another translation. died: the life of the broker that it ended with. again: made by a Remap, not by a registration. lost: where a reclaim
     had begun to fence the key before it was installed.
     """
 
@@ -79,6 +79,7 @@ class Mapped:
     runs: Runs = field(default_factory=list)
     registration: Registration | None = None
     again: bool = False
+    replaced: bool = False
     quiesced: At | None = None
     unmapped: At | None = None
     fenced: At | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Name = tuple[str, Any]
 OWES = {
-    "Quiesce": "cookie", "Unmap": "cookie", "InstallKey": "key", "Arm": "timer", "FenceRight": "fence", "Reset": "cookie",
+    "Quiesce": "cookie", "Invalidate": "cookie", "Unmap": "cookie", "InstallKey": "key", "Arm": "timer", "FenceRight": "fence", "Reset": "cookie",
 }  # fmt: skip
 PAYS = {
     "Quiesced": ("Quiesce", "cookie"),
@@ -145,7 +145,8 @@ class Waiting:
         keys = {line["key"]} if name == "InstallKey" else set(line.get("keys", ()))
         for key in keys if name == "Unmap" else ():
             self.owed.pop(("importer", key), None)
-        self.owed[name, line[OWES[name]]] = Whose(keys, exact=True) if keys else self._here
+        kind = "Quiesce" if name == "Invalidate" else name
+        self.owed[kind, line[OWES[name]]] = Whose(keys, exact=True) if keys else self._here
 
     def _of_token(self, name: str) -> Whose:
         if name in QUEUES:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from emu.core.machine import Change
 
 FAMILY: Final = File._fields.index("origin")
-ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Share, fx.Release, fx.Poison, fx.Offline, fx.Online)
+ADVANCING: Final = (fx.Phase, fx.Allocate, fx.Share, fx.Release, fx.Poison, fx.Offline, fx.Online, fx.Remap)
 STATUS: Final = {word: status for status, word in WORDS.items()}
 REM_ACCESS_ERR: Final = STATUS["REM_ACCESS_ERR"]
 QUANTUM: Final = BLOCK  # bytes

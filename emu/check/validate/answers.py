@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.core import effects as do
 from emu.core import events
+from emu.core.decision import IMPORTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,20 +27,27 @@ class Outstanding:
     )  # open; a number may come again once it was answered
     cookies: dict[tuple[str, int], int] = field(default_factory=dict)
     installing: set[int] = field(default_factory=set)
+    dynamic: set[int] = field(default_factory=set)  # keys under which the engine may miss memory
     tokens: set[int] = field(default_factory=set)
     timers: dict[int, float] = field(default_factory=dict)
     qps: set[int] = field(default_factory=set)
 
     def ordered(self, effect: do.Effect, time: int, scale: float) -> str:
         """The core ordered this. Returns what is wrong with it, or ""."""
-        if isinstance(effect, do.Quiesce | do.Unmap):
-            self.cookies[type(effect).__name__, effect.cookie] = 1
+        if isinstance(effect, do.Quiesce | do.Invalidate):
+            self.cookies["Quiesce", effect.cookie] = 1
+        elif isinstance(effect, do.Unmap):
+            self.cookies["Unmap", effect.cookie] = 1
         elif isinstance(effect, do.FenceRight):
             self.cookies["FenceRight", effect.fence] = 1
         elif isinstance(effect, do.ReturnRight):
             self.cookies["ReturnRight", effect.right] = 1
         elif isinstance(effect, do.InstallKey):
             self.installing.add(effect.key)
+            if effect.importer == IMPORTERS["dynamic"]:
+                self.dynamic.add(effect.key)
+        elif isinstance(effect, do.RemoveKey):
+            self.dynamic.discard(effect.key)
         elif isinstance(effect, do.Arm):
             self.timers[effect.timer] = time + effect.seconds * scale * NANO
         elif isinstance(effect, do.Reply | do.Fail):
@@ -131,6 +139,12 @@ def _answered(all_: Outstanding, event: events.Answered, _time: int) -> str:
     return ""
 
 
+def _missed(all_: Outstanding, event: events.Missed, _time: int) -> str:
+    if event.key not in all_.dynamic:
+        return f"key {event.key:#x} misses memory, and no dynamic importer has it"
+    return ""
+
+
 def _fired(all_: Outstanding, event: events.TimerFired, time: int) -> str:
     due = all_.timers.pop(event.timer, None)
     if due is None:
@@ -155,6 +169,7 @@ CHECKS: Mapping[type[events.Event], Callable[[Outstanding, Any, int], str]] = {
     events.RightReturned: _returned,
     events.KeyInstalled: _installed,
     events.Answered: _answered,
+    events.Missed: _missed,
     events.TimerFired: _fired,
     events.QpReported: _reported,
 }

@@ -34,6 +34,7 @@ class Life:
     aperture: int
     runs: list[list[int]]
     gone: int = NEVER
+    again: bool = False  # by a Remap: what had begun before it goes on under it
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Blocks:
 
     known: bool
     number: int = -1  # in the engine's log
+    size: int = NEVER  # blocks; behind them lies the scratch page, whose generation is 0 for ever
     changes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     _seen: dict[tuple[Any, ...], set[int]] = field(default_factory=dict)
 
@@ -54,6 +56,8 @@ class Blocks:
 
     def between(self, block: int, first: int, last: int) -> set[int]:
         """Generations that the block had at some time in these epochs. A change of an epoch comes at some moment of it."""
+        if block >= self.size:
+            return {0}
         past = self.changes.get(block, [(-1, FRESH)])
         epochs = [epoch for epoch, _ in past]
         low, high = bisect_left(epochs, first) - 1, bisect_right(epochs, last)
@@ -73,6 +77,7 @@ class Engine:
     keys: dict[int, list[Life]] = field(default_factory=dict)
     devices: dict[int, Blocks] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
+    remaps: dict[int, int] = field(default_factory=dict)  # token -> key
     qps: set[int] = field(default_factory=set)
     last: int = 0
     lives: int = 0
@@ -131,7 +136,8 @@ def _loaded(engine: Engine, _line: Json) -> None:
 
 
 def _opened(engine: Engine, line: Json) -> None:
-    engine.devices[line["aperture"]] = Blocks(known=not line["owned"] and line["namespace"] == 1)
+    known = not line["owned"] and line["namespace"] == 1
+    engine.devices[line["aperture"]] = Blocks(known, size=line["blocks"])
 
 
 def _numbered(engine: Engine, line: Json) -> None:
@@ -141,6 +147,23 @@ def _numbered(engine: Engine, line: Json) -> None:
 def _installed(engine: Engine, line: Json) -> None:
     lives = engine.keys.setdefault(line["key"], [])
     lives.append(Life(line["epoch"], line["aperture"], line["extents"]))
+
+
+def _remapped(engine: Engine, line: Json) -> None:
+    lives = engine.keys.setdefault(line["key"], [])
+    for life in lives[-1:]:
+        life.gone = line["epoch"]
+    there = [run for run in line["extents"] if run[0] >= 0]
+    lives.append(Life(line["epoch"], line["aperture"], there, again=True))
+    engine.remaps[line["token"]] = line["key"]
+
+
+def _refused(engine: Engine, key: int) -> None:
+    """The Remap was stale: the engine kept what it had."""
+    lives = engine.keys[key]
+    lives.pop()
+    for life in lives[-1:]:
+        life.gone = NEVER
 
 
 def _removed(engine: Engine, line: Json) -> None:
@@ -165,6 +188,9 @@ def _claimed(engine: Engine, line: Json) -> None:
 
 
 def _answered(engine: Engine, line: Json) -> None:
+    key = engine.remaps.pop(line["token"], 0)
+    if key and line["errno"]:
+        _refused(engine, key)
     if "qp_num" in line["value"]:
         engine.qps.add(line["value"]["qp_num"])
 
@@ -174,6 +200,7 @@ NOTES = {
     "OpenDevice": _opened,
     "Aperture": _numbered,
     "InstallKey": _installed,
+    "Remap": _remapped,
     "RemoveKey": _removed,
     "Allocate": _allocated,
     "Share": _allocated,  # two further as well
@@ -243,7 +270,8 @@ def _under_keys(engine: Engine, record: OpRecord) -> Iterator[str]:
         lives = [
             life
             for life in engine.keys.get(key, [])
-            if life.born <= record.op_epoch and record.epoch_last <= life.gone
+            if life.born <= (record.epoch_first if life.again else record.op_epoch)
+            and record.epoch_last <= life.gone
         ]
         if not lives:
             yield f"it moved bytes under key {key:#x}, which the engine did not have then"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-ADVANCING = ("Phase", "Allocate", "Share", "Release", "Poison", "Offline", "Online")
+ADVANCING = ("Phase", "Allocate", "Share", "Release", "Poison", "Offline", "Online", "Remap")
 STRICT = (events.DeviceAdded, events.MountAdded, events.BuffersLost)
 DEFAULT = "mr-revoke"  # of host files, where a broker was told nothing
 FAILED = ("Undone", "PutBack", "Defect")

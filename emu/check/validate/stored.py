@@ -127,7 +127,8 @@ def _lives(history: History, aperture: int) -> dict[int, list[Json]]:
     found: dict[int, list[Json]] = {}
     for line in history.of("InstallKey", "Remap"):
         if line["aperture"] == aperture:
-            found.setdefault(line["key"], []).append(line)
+            there = [run for run in line["extents"] if run[0] >= 0]
+            found.setdefault(line["key"], []).append({**line, "extents": there})
     return found
 
 

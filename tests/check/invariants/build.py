@@ -10,7 +10,7 @@
 
 What the engine owes waits in `story.owed`; `story.answer()` delivers it all, and what comes of that; `reclaim(..., answers=False)`
 leaves it there. Every line has a number, a time and an epoch as the live broker would have written them (epoch: +1 at each Phase,
-Allocate, Release, Offline, Online). Edits: `drop`, `change`, `insert`, each by a predicate or by line number. Where the core would not do
+Allocate, Release, Offline, Online, Remap). Edits: `drop`, `change`, `insert`, each by a predicate or by line number. Where the core would not do
 what a test needs, `effect(...)`, `event(...)`, `commit(...)` and `line(...)` write lines that no core wrote.
 """
 
@@ -35,7 +35,7 @@ from emu.protocols.contract import declaration
 
 BLOCK = 4096
 PROTOCOLS = registry.load().protocols
-ADVANCING = (fx.Phase, fx.Allocate, fx.Share, fx.Release, fx.Poison, fx.Offline, fx.Online)
+ADVANCING = (fx.Phase, fx.Allocate, fx.Share, fx.Release, fx.Poison, fx.Offline, fx.Online, fx.Remap)
 WRITE, READ = 0, 4
 ANSWERS = (ev.KeyInstalled, ev.Quiesced, ev.Unmapped, ev.Answered, ev.RightFenced, ev.RightReturned)
 ACCESS = 7  # LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ
