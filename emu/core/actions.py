@@ -183,26 +183,38 @@ def do_retarget(b: Books, number: int, _action: Action) -> bool:
 
 def _retarget(b: Books, number: int) -> None:
     retargeting.ask(b, number)
-    if not retargeting.awaited(b, number):
+    _retarget_looked(b, number)
+
+
+def _retarget_looked(b: Books, number: int) -> None:
+    """What the engine had no room for is asked for again; what a teardown has is waited for (retarget_waits)."""
+    if retargeting.awaited(b, number):
+        return
+    left = retargeting.pending(b, b.reclaims[number])
+    if not left:
         _retarget_answered(b, number)
+    elif not all(b.mrs[key].ending for key in left):
+        _again(b, number)
+
+
+def retarget_waits(b: Books) -> None:
+    """A teardown may have ended in this step, or given up. Called at the end of every step."""
+    for number, row in b.reclaims.items():
+        if row.switching and not row.again and not retargeting.awaited(b, number):
+            _retarget(b, number)
 
 
 def _retarget_answered(b: Books, number: int) -> None:
+    b.reclaims.put(number, b.reclaims[number]._replace(switching=False))
     scope.phase(b, number, "retargeted")
     b.agenda.append((number, "retargeted"))
 
 
 def retargeted(b: Books, _number: int, token: Token, event: Answered) -> None:
-    """One key's answer. What the engine had no room for is asked for again."""
+    """One key's answer."""
     retargeting.answered(b, token, event.errno)
-    number = token.reclaim
-    row = b.reclaims.get(number)
-    if row is None or retargeting.awaited(b, number):
-        return
-    if retargeting.pending(b, row):
-        _again(b, number)
-    else:
-        _retarget_answered(b, number)
+    if token.reclaim in b.reclaims:
+        _retarget_looked(b, token.reclaim)
 
 
 def do_apply(b: Books, number: int, _action: Action) -> bool:

@@ -37,6 +37,7 @@ GONE: Final = -1
 VACANT: Final = -2
 LOCAL_WRITE: Final = 1
 RETRY: Final = 0.1  # seconds until an answer that the engine had no room for is given again
+SOON: Final = 0.0005  # until who has waited for a reclaim is answered
 
 
 def on_demand(row: Mr) -> bool:
@@ -50,8 +51,8 @@ def missed(b: Books, event: Missed) -> None:
         return  # its key is on its way out: then who waits is refused
     fault = Fault(event.key, event.sequence, event.offset, event.bytes, event.write)
     for number, other in b.faults.items():
-        if other._replace(sequence=fault.sequence) == fault:
-            b.faults.put(number, fault)  # told anew
+        if other._replace(sequence=fault.sequence, token=0, again=0, copied=False, waited=False) == fault:
+            b.faults.put(number, other._replace(sequence=fault.sequence))  # told anew
             return
     b.faults.put(b.number("fault"), fault)
 
@@ -61,7 +62,13 @@ def settle(b: Books) -> None:
     for number, fault in b.faults.items() if len(b.faults) else ():
         if b.mrs[fault.key].ending:
             b.faults.drop(number)
-        elif not (fault.token or fault.again or _waits(b, fault.key)):
+        elif fault.token or fault.again:
+            continue
+        elif _waits(b, fault.key):
+            b.faults.put(number, fault._replace(waited=True))
+        elif fault.waited:  # the reclaim ends in a step of its own
+            _later(b, number, fault, SOON)
+        else:
             _answer(b, number)
 
 
@@ -111,9 +118,13 @@ def remapped(b: Books, _number: int, token: Token, event: Answered) -> None:
     if event.errno in {0, errno.ESTALE, errno.ENOENT, errno.EBUSY}:
         b.faults.drop(token.fault)
         return
+    _later(b, token.fault, fault, RETRY)
+
+
+def _later(b: Books, number: int, fault: Fault, seconds: float) -> None:
     timer = b.number("timer")
-    b.faults.put(token.fault, fault._replace(token=0, again=timer))
-    b.emit(Arm(timer, RETRY))
+    b.faults.put(number, fault._replace(token=0, again=timer, waited=False))
+    b.emit(Arm(timer, seconds))
 
 
 def _shares(b: Books, row: Mr, fault: Fault) -> bool:

@@ -97,6 +97,7 @@ class Core:
         try:
             EVENTS[type(event)](b, event)
             reclaim.pins_went(b)
+            actions.retarget_waits(b)
             reclaim.settle(b, requested)
             while b.then:
                 go_on(b, *b.then.pop(0))

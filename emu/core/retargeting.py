@@ -10,6 +10,7 @@ under any other, and an MR on demand stays parked: what it needs is `unmap`.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Final
 
 from emu.core import extents, pages, scope, teardown
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from emu.core.rows import Mr, Reclaim, Run
 
 REFUGE: Final = "refuge"
+NOTHING: Final = (errno.ENOENT, errno.EBUSY)  # the engine has no translation of it any more
 
 
 def ask(b: Books, number: int) -> None:
     """For every key of the reclaim that is quiesced and not switched yet."""
     row = b.reclaims[number]
     for key in pending(b, row):
+        if b.mrs[key].ending:
+            continue  # a teardown has it: asked again until that is over
         aperture, runs = switched(b, row, b.mrs[key])
         token = b.number("token")
         b.tokens.put(token, Token("retargeted", key=key, reclaim=number))
@@ -36,9 +40,13 @@ def ask(b: Books, number: int) -> None:
 
 
 def pending(b: Books, row: Reclaim) -> tuple[int, ...]:
-    """A registration that is under way stays revoked: then its runs tell whether it was switched."""
+    """Who was revoked and is not switched. A registration under way, and an MR on its way out, stay revoked: then their runs tell."""
     quiet = (key for key in teardown.mapped_of(b, row.keys) if b.mrs[key].revoked)
-    return tuple(key for key in quiet if not b.mrs[key].request or _differs(b, row, b.mrs[key]))
+    return tuple(key for key in quiet if not _leaves(b.mrs[key]) or _differs(b, row, b.mrs[key]))
+
+
+def _leaves(mr: Mr) -> bool:
+    return bool(mr.request or mr.ending)
 
 
 def _differs(b: Books, row: Reclaim, mr: Mr) -> bool:
@@ -53,7 +61,10 @@ def awaited(b: Books, number: int) -> bool:
 def answered(b: Books, token: Token, refusal: int) -> None:
     """Switched, and live; where the reclaim was interrupted meanwhile, what it had revoked by then stays so."""
     mr, row = b.mrs.get(token.key), b.reclaims.get(token.reclaim)
-    if mr is None or refusal:
+    if mr is None or (refusal and refusal not in NOTHING):
+        return
+    if refusal:
+        teardown.unpin(b, (token.key,))
         return
     if row is None:
         b.emit(Quiesce(b.number("cookie"), (token.key,)))

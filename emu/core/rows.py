@@ -268,7 +268,7 @@ class Reclaim(NamedTuple):
     then: Request | None = None  # cow-write: the request that goes on when the blocks are the file's own
     waiting: bool = False  # for deferred-unmap importers
     permanent: bool = False  # of a buffer: for good
-    switching: bool = False  # it was a retarget, not an unmap, that was asked for last
+    switching: bool = False  # a retarget is under way
     behind: tuple[int, ...] = ()  # keys to be quiesced when those of dynamic importers are
 
 
@@ -304,6 +304,7 @@ class Fault(NamedTuple):
     token: int = 0
     again: int = 0
     copied: bool = False  # shared blocks under it have had their cow-write
+    waited: bool = False
 
 
 class Cookie(NamedTuple):
@@ -505,6 +506,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "token": "token",
         "again": "timer",
         "copied": VALUE,
+        "waited": VALUE,
     },
     Token: {
         "kind": VALUE,

@@ -15,6 +15,7 @@ same is left; a reclaimer's answer is not forgotten, so where clients come back 
 
     signal                   a process that is to die moves no sooner for it, and a crash of the broker leaves nothing for it to end
     install, zero, give_back touch nothing that a quantum looks at: nobody has the key yet
+    (live, here and below: or parked, or absent, under a dynamic importer's key; under `retarget` every key may live again)
     remove, unmap            of keys that are not live: a quantum under them is refused before and behind it
     quiesce, fence           while no key is live: nobody can enter. Who is inside leaves before or behind it, and is waited for or not; once
                              he has left, the answer is the same
@@ -49,11 +50,16 @@ if TYPE_CHECKING:
 TRANSIENT = frozenset({"install", "zero", "give_back", "signal"})
 
 
-def forced(state: State, choices: Sequence[Choice], *, returns: bool, stale: bool) -> int:
-    """The place of the one choice that is enough, -1 if all are needed. stale: also of an answer that nobody waits for."""
+def forced(
+    state: State, choices: Sequence[Choice], *, returns: bool, stale: bool, switches: bool = False
+) -> int:
+    """The place of the one choice that is enough, -1 if all are needed. stale: also of an answer that nobody waits for.
+
+    switches: keys that are fenced may live again (retarget).
+    """
     if state.fabric is not None:
         return -1
-    live = {key.key for key in state.keys if key.state == "live"}
+    live = {key.key for key in state.keys if key.usable or switches}
     if state.todo and _commutes(state, live) and not _answers(state, live, returns=returns):
         return _place(choices, "shell:")
     for peer, op in enumerate(state.ops):
@@ -82,17 +88,17 @@ def _commutes(state: State, live: set[int]) -> bool:
     if name in {"quiesce", "fence"}:
         return not live
     if name in {"allocate", "share", "release"}:
-        return _within_reach(state).isdisjoint(numbers[0])
+        return _within_reach(state, live).isdisjoint(numbers[0])
     if name in {"offline", "online"}:
         return not live and not any(state.ops)
     return False
 
 
-def _within_reach(state: State) -> set[int]:
+def _within_reach(state: State, live: set[int]) -> set[int]:
     """Blocks that a quantum is in, or can enter."""
     reach = {op.block for op in state.ops if op is not None and op.inside}
     for key in state.keys:
-        if key.state == "live":
+        if key.key in live:
             reach.update(key.blocks)
     return reach
 

@@ -10,6 +10,7 @@ from emu.check.explorer.result import HEARD
 from emu.check.model.engine import Engine
 from emu.check.model.world import World
 from emu.core.machine import Core
+from emu.protocols.contract import Protocol, actions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ class Small:
         self.world = World(protocol, setup, core or Core, engine, direct=linear)
         self._plain = type(self.world.engine) is Engine
         self._plain_core = type(self.world.core) is Core
+        self._switches = _switches(protocol)
         self._orphans: dict[Frozen, bool] = {}
         self._reclaims = self.world.driver.names_of_books.index("reclaims")
 
@@ -51,7 +53,9 @@ class Small:
     def forced(self, state: State, choices: Sequence[Choice]) -> int:
         if not self._plain:
             return -1
-        return forced(state, choices, returns=self.setup.returns, stale=self._plain_core)
+        return forced(
+            state, choices, returns=self.setup.returns, stale=self._plain_core, switches=self._switches
+        )
 
     def take(self, choice: Choice) -> Move:
         return self.world.take(choice)
@@ -107,3 +111,10 @@ class Small:
                 "a reclaim that nobody waits for (it was answered, or whoever asked is gone) never ends",
             )
         return "S7", f"the {self.setup.reclaims[bit]} of reclaimer {bit + 1} never ends"
+
+
+def _switches(protocol: Deciding) -> bool:
+    """May keys that it has fenced live again?"""
+    if not isinstance(protocol, Protocol):
+        return True
+    return any(action.verb == "retarget" for action in actions_of(protocol))

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any, Final
 
+from emu.check.model.engine import generation
 from emu.check.model.fabric import canonical as canonical_fabric
 from emu.check.model.fabric import exchanged as exchanged_fabric
 from emu.check.model.naming import bury, has_dead, has_dead_key, session_under, with_names
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from emu.check.model.cores import Driver
     from emu.check.model.naming import Of, Order
     from emu.check.model.setup import Setup
-    from emu.check.model.state import Holder, Op, State
+    from emu.check.model.state import Answer, Holder, Op, State
 
 Part = tuple[Any, ...]
 DEAD = b"dead"
@@ -117,16 +118,13 @@ def _hand(holder: Holder, op: Op | None) -> Part:
     """Nothing that has a name in it, and nothing that the canonical form leaves out."""
     mrs = [(mr.left, mr.state, mr.warned) for mr in holder.mrs]
     state = (holder.session > 0, holder.killed, holder.orphaned, holder.dead, holder.ready)
-    return holder.lives, state, mrs, () if op is None else (*op[1:5], *op[7:9])
+    return holder.lives, state, mrs, () if op is None else (*op[1:5], *op[7:9], *op[10:])
 
 
 def exchanged(state: State, order: Order) -> State:
     """Holder n (from 0), and its peer, in the place of holder order[n]."""
     places = sorted(range(len(order)), key=order.__getitem__)
-    answers = [
-        a._replace(waits=tuple(sorted([order[at] for at in a.waits]))) if a.waits else a
-        for a in state.answers
-    ]
+    answers = [_exchanged(a, order) if a.waits or a.name == "missed" else a for a in state.answers]
     todo = [(e[0], session_under(order, e[1]), *e[2:]) if e[0] in OF_SESSIONS else e for e in state.todo]
     holders = [state.holders[at] for at in places]
     return state._replace(
@@ -138,6 +136,13 @@ def exchanged(state: State, order: Order) -> State:
     )
 
 
+def _exchanged(answer: Answer, order: Order) -> Answer:
+    waits, more = tuple(sorted([order[at] for at in answer.waits])), answer.more
+    if answer.name == "missed":
+        more = (order[more[0]], *more[1:])
+    return answer._replace(waits=waits, more=more)
+
+
 def _rest(state: State) -> Part:
     return state.crashes, state.refusals, state.absent, state.taker, state.alive, state.tries
 
@@ -145,11 +150,17 @@ def _rest(state: State) -> Part:
 def _memory(part: Part) -> Part:
     gens, ops, keys = part
     right = [
-        None if op is None else (*op[:6], op.gen == gens[op.block] if op.inside else None, *op[7:9])
+        None
+        if op is None
+        else (*op[:6], op.gen == generation(gens, op.block) if op.inside else None, *op[7:9], *op[10:])
         for op in ops
     ]
     table = sorted(
-        (*key[:3], tuple(gens[b] == g for b, g in zip(key.blocks, key.gens, strict=True)), key.access)
+        (
+            *key[:3],
+            tuple(generation(gens, b) == g for b, g in zip(key.blocks, key.gens, strict=True)),
+            *key[4:],
+        )
         for key in keys
     )
     return tuple(gen % 2 for gen in gens), right, table
@@ -172,7 +183,7 @@ def _dead_in_clients(state: State) -> bool:
 
 
 def _dead_in_work(state: State) -> bool:
-    return any(a.name == "installed" and a.number < 0 for a in state.answers) or any(
+    return any(a.name in {"installed", "missed"} and a.number < 0 for a in state.answers) or any(
         map(has_dead_key, state.todo)
     )
 

@@ -74,6 +74,9 @@ EVENTS: Mapping[str, Callable[..., events.Event]] = {
     "fenced": lambda of, fence, errno=0: events.RightFenced(of("cookie", fence), errno),
     "returned": lambda of, right: events.RightReturned(of("token", right)),
     "answered": lambda of, token, errno=0: events.Answered(of("token", token), errno),
+    "missed": lambda of, key, sequence, offset, size: events.Missed(
+        of("key", key), sequence, offset, size, True
+    ),
     "fired": lambda of, timer: events.TimerFired(of("timer", timer)),
     "lost": lambda _of, session: events.SessionLost(session),
     "opened": lambda _of, session, name, wants: events.SessionOpened(

@@ -9,9 +9,10 @@ A block's generation is even while it is owned and odd while it is free. A chang
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any, Final
 
-from emu.check.model.state import Answer, Key, Op, State
+from emu.check.model.state import ANSWERED, ASKED, GONE, STALE, VACANT, Answer, Key, Op, State
 from emu.core import effects as do
 from emu.core.rows import BLOCK
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 REMOTE_WRITE: Final = 2
 SIGKILL: Final = 9
+DYNAMIC: Final = 2  # importer
+DEVICE: Final = 1  # the number of the device's aperture, in every life of the broker: it is opened first
+SCRATCH: Final = 1 << 40  # in an effect: the scratch page, wherever it lies
 SUCCESS, REM_ACCESS_ERR = "SUCCESS", "REM_ACCESS_ERR"
 
 
@@ -58,9 +62,11 @@ class Engine:
 
     # ---- keys
 
-    def install(self, state: State, key: int, blocks: tuple[int, ...], access: int) -> State:
-        gens = tuple([state.gens[block] for block in blocks])
-        keys = (*state.keys, Key(key, "live", blocks, gens, access))
+    def install(
+        self, state: State, key: int, blocks: tuple[int, ...], access: int, importer: int = 0
+    ) -> State:
+        made = Key(key, "live", blocks, gens_of(state, blocks), access, len(blocks), importer == DYNAMIC)
+        keys = (*state.keys, made)
         return state._replace(keys=keys, answers=(*state.answers, Answer("installed", key)))
 
     def quiesce(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
@@ -78,11 +84,60 @@ class Engine:
         return state._replace(answers=(*state.answers, Answer("returned", right)))
 
     def unmap(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
-        keys = tuple([key for key in state.keys if key.key not in numbers])
+        """A key that is parked stays, without a translation."""
+        parked = {key.key for key in state.keys if key.state in {"parked", "absent"}}
+        kept = [key for key in state.keys if key.key not in numbers or key.key in parked]
+        keys = tuple(
+            [key._replace(state="absent", blocks=(), gens=()) if key.key in numbers else key for key in kept]
+        )
         return state._replace(keys=keys, answers=(*state.answers, Answer("unmapped", cookie)))
 
     def remove(self, state: State, number: int) -> State:
         return state._replace(keys=tuple([key for key in state.keys if key.key != number]))
+
+    # ---- memory on demand, and memory elsewhere
+
+    def invalidate(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
+        """A quiesce of dynamic importers' keys: what comes now waits."""
+        keys = tuple([_parked(key) if key.key in numbers else key for key in state.keys])
+        inside = tuple([at for at, op in enumerate(state.ops) if op is not None and op.inside])
+        return state._replace(keys=keys, answers=(*state.answers, Answer("quiesced", cookie, inside)))
+
+    def remap(self, state: State, token: int, number: int, blocks: tuple[int, ...], sequence: int) -> State:
+        """Another translation, or a refusal: the fault that it answers is older than the key's last invalidation, or the key is of no use."""
+        key = key_of(state, number)
+        refusal = _refusal(key, sequence)
+        if key is not None and not refusal:
+            scratch = len(state.gens)
+            blocks = tuple([scratch if block == SCRATCH else block for block in blocks])
+            new = key._replace(state="live", blocks=blocks, gens=gens_of(state, blocks))
+            state = state._replace(keys=tuple([new if old.key == number else old for old in state.keys]))
+        if refusal in {0, errno.ESTALE}:
+            state = _tried(state, number, STALE if refusal else ANSWERED)
+        answer = Answer("answered", token, (), (refusal,) if refusal else ())
+        return state._replace(answers=(*state.answers, answer))
+
+    def misses(self, state: State, op: Op) -> int:
+        """Whether there is no memory for the next quantum: GONE, VACANT, or 0."""
+        key = key_of(state, op.key)
+        if key is None or not key.usable or not key.access & REMOTE_WRITE:
+            return 0  # that is for enter to refuse
+        block = key.blocks[op.quantum] if key.state == "live" else VACANT
+        return min(block, 0)
+
+    def waits(self, state: State, op: Op) -> bool:
+        """It has asked for memory, and nothing has been said since."""
+        return op.asked == ASKED and bool(self.misses(state, op))
+
+    def miss(self, state: State, peer: int) -> State:
+        """A quantum finds no memory: it waits, and the fault is told; what was told before and not heard yet says the new thing."""
+        op = op_of(state, peer)
+        key = key_of(state, op.key)
+        assert key is not None
+        told = Answer("missed", op.key, (), (peer, key.sequence, op.quantum))
+        state = withdrawn(state, peer)
+        state = state._replace(answers=(*state.answers, told))
+        return with_op(state, peer, op._replace(asked=ASKED))
 
     # ---- processes
 
@@ -105,7 +160,12 @@ class Engine:
         """The next quantum of this peer's operation begins, or is refused."""
         op = op_of(state, peer)
         key = key_of(state, op.key)
-        if key is None or not self.admits(key):
+        missing = self.misses(state, op)
+        if missing and not (missing == GONE and op.asked == ANSWERED):
+            return self.miss(state, peer), ""
+        if op.asked:
+            state, op = withdrawn(state, peer), op._replace(asked=0)
+        if missing or key is None or not self.admits(key):
             return with_op(state, peer, None), REM_ACCESS_ERR
         now = op._replace(inside=True, block=key.blocks[op.quantum], gen=key.gens[op.quantum])
         return with_op(state, peer, now), ""
@@ -145,6 +205,63 @@ def key_of(state: State, number: int) -> Key | None:
     return None
 
 
+def gens_of(state: State, blocks: tuple[int, ...]) -> tuple[int, ...]:
+    """Their generations; of the scratch page, and of what is no block, 0."""
+    return tuple([generation(state.gens, block) for block in blocks])
+
+
+def generation(gens: tuple[int, ...], block: int) -> int:
+    return gens[block] if 0 <= block < len(gens) else 0
+
+
+def _parked(key: Key) -> Key:
+    state = "parked" if key.state == "live" else key.state
+    return key._replace(state=state, sequence=key.sequence + 1)
+
+
+def _refusal(key: Key | None, sequence: int) -> int:
+    if key is None:
+        return errno.ENOENT
+    if not key.dynamic:
+        return 0 if key.state == "fenced" else errno.EBUSY
+    if not key.usable:
+        return errno.EBUSY
+    return 0 if key.sequence == sequence else errno.ESTALE
+
+
+def _tried(state: State, number: int, how: int) -> State:
+    """Whoever waits under this key looks again; that it was answered once is not forgotten for what was refused later."""
+    ops = tuple(
+        [
+            op._replace(asked=how)
+            if op is not None and op.key == number and op.asked in {ASKED, STALE}
+            else op
+            for op in state.ops
+        ]
+    )
+    return state._replace(ops=ops)
+
+
+def withdrawn(state: State, peer: int) -> State:
+    """What this peer's operation has told of a fault, and nobody has heard, is not told."""
+    if not any(answer.name == "missed" for answer in state.answers):
+        return state
+    kept = [a for a in state.answers if a.name != "missed" or a.more[0] != peer]
+    return state._replace(answers=tuple(kept))
+
+
+def mapped_by(e: do.Remap) -> tuple[int, ...]:
+    """Block by block; of another aperture than the device's, the scratch page."""
+    found: list[int] = []
+    for at, size in e.extents:
+        count = -(-size // BLOCK)
+        if at < 0:
+            found += [at] * count
+        else:
+            found += [at // BLOCK + n if e.aperture == DEVICE else SCRATCH for n in range(count)]
+    return tuple(found)
+
+
 def blocks_of(runs: tuple[do.Run, ...]) -> tuple[int, ...]:
     return tuple(block for at, size in runs for block in range(at // BLOCK, -(-(at + size) // BLOCK)))
 
@@ -164,7 +281,9 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.Zero: lambda e: ("zero", e.token),
     do.Offline: lambda e: ("offline", e.token),
     do.Online: lambda e: ("online", e.token),
-    do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents), e.access),
+    do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents), e.access, e.importer),
+    do.Invalidate: lambda e: ("invalidate", e.cookie, e.keys),
+    do.Remap: lambda e: ("remap", e.token, e.key, mapped_by(e), e.sequence),
     do.Quiesce: lambda e: ("quiesce", e.cookie, e.keys),
     do.Unmap: lambda e: ("unmap", e.cookie, e.keys),
     do.FenceRight: lambda e: ("fence", e.fence, e.keys),
@@ -179,7 +298,9 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
 def renamed(effect: tuple[Any, ...], of: Callable[[str, int], int]) -> tuple[Any, ...]:
     """An effect's numbers by other names."""
     name = effect[0]
-    if name in {"quiesce", "unmap", "fence"}:
+    if name == "remap":
+        return (name, of("token", effect[1]), of("key", effect[2]), *effect[3:])
+    if name in {"quiesce", "unmap", "fence", "invalidate"}:
         return (name, of("cookie", effect[1]), tuple([of("key", key) for key in effect[2]]))
     if name in {"install", "remove"}:
         return (name, of("key", effect[1]), *effect[2:])

@@ -65,12 +65,13 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
     places += held(books, "quarantine")
     owned = tuple(sorted(places))  # in quarantine a block keeps its generation
     places += held(books, "limbo") + held(books, "free")
+    again = {row.key for row in books["tokens"].values() if row.kind == "retargeted"}
     quiet = {
         key
         for row in books["reclaims"].values()
         if row.fenced
         for key in row.keys
-        if key in mrs and mrs[key].revoked
+        if key in mrs and (mrs[key].revoked or mrs[key].state == "parked") and key not in again
     }
     return Facts(
         owner,
@@ -80,7 +81,7 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
         owned,
         _adds_up(books, places, blocks),
         frozenset(of("key", key) for key in quiet),
-        frozenset(of("key", key) for key, row in mrs.items() if row.state == "unmapped"),
+        frozenset(of("key", key) for key, row in mrs.items() if row.state in {"unmapped", "absent"}),
         frozenset(of("key", key) for key, row in mrs.items() if row.revoked),
         len(books["rights"]),
         _shared(files) if any(row.origin for row in files) else frozenset(),
@@ -150,6 +151,8 @@ class Judge:
         facts = self.facts(state)
         for key in state.keys:
             for block in key.blocks:
+                if not 0 <= block < len(state.gens):
+                    continue  # no memory, or nobody's
                 if (
                     facts.online
                     and not state.absent
@@ -210,6 +213,10 @@ class Judge:
 
     def touch(self, state: State, op: Op) -> Op:
         """A quantum of this operation is about to move its first byte, or has just moved its last."""
+        if op.block >= len(state.gens):
+            self.meet("DMA to the scratch page")
+            self.behind_the_fence(self.facts(state), op)
+            return op._replace(spoilt=True)
         if state.absent:
             self.meet("DMA to absent memory")
             return op._replace(spoilt=True) if op.late else op
@@ -296,7 +303,8 @@ class Judge:
         """V20: everybody the reclaim met has lost its translation."""
         facts = self.facts(state)
         for key in state.keys:
-            if any(facts.owner.get(block) != FILE for block in key.blocks) or kind.endswith("unplug"):
+            there = [block for block in key.blocks if 0 <= block < len(state.gens)]
+            if any(facts.owner.get(block) != FILE for block in there) or (there and kind.endswith("unplug")):
                 self.breaks("V20", f"the {kind} succeeded, and key {key.key} was not unmapped")
                 return
 
@@ -371,7 +379,7 @@ def judge_step(
                         f"{effect.detail.get('sentence', protocol)}: its reclaim ended with EPROTO",
                     )
                 )
-            if effect.phase == "unmapped" and effect.keys:
+            if effect.phase in {"unmapped", "retargeted"} and effect.keys:
                 met.append("an MR was revoked")
     broken += ungated(before, after, made)
     if changed & {"mrs", "sessions"}:

@@ -43,6 +43,7 @@ DOMAIN: Mapping[str, str] = {
     "answered": "token",
     "fenced": "cookie",
     "returned": "token",
+    "missed": "key",
 }
 
 
@@ -151,7 +152,9 @@ def has_dead(state: State) -> bool:
 
 
 def is_dead(effect: tuple[Any, ...]) -> bool:
-    if effect[0] in {"quiesce", "unmap", "fence"}:
+    if effect[0] == "remap":
+        return bool(effect[1] < 0 or effect[2] < 0)
+    if effect[0] in {"quiesce", "unmap", "fence", "invalidate"}:
         return bool(effect[1] < 0 or any(key < 0 for key in effect[2]))
     if effect[0] == "answer":
         return bool(effect[4] < 0)
@@ -162,7 +165,9 @@ def has_dead_key(effect: tuple[Any, ...]) -> bool:
     name = effect[0]
     if name in {"install", "remove"}:
         return bool(effect[1] < 0)
-    return name in {"quiesce", "unmap", "fence"} and any(key < 0 for key in effect[2])
+    if name == "remap":
+        return bool(effect[2] < 0)
+    return name in {"quiesce", "unmap", "fence", "invalidate"} and any(key < 0 for key in effect[2])
 
 
 def with_names(state: State, of: Of) -> State:
@@ -172,9 +177,7 @@ def with_names(state: State, of: Of) -> State:
         holders=tuple([_holder_with_names(holder, of) for holder in state.holders]),
         keys=tuple([Key(of("key", key[0]), *key[1:]) for key in state.keys]),
         todo=tuple([renamed(effect, of) for effect in state.todo]),
-        answers=tuple(
-            [Answer(name, of(DOMAIN[name], number), waits) for name, number, waits in state.answers]
-        ),
+        answers=tuple([Answer(a[0], of(DOMAIN[a[0]], a[1]), *a[2:]) for a in state.answers]),
         timers=tuple([of("timer", timer) for timer in state.timers]),
         fabric=None if state.fabric is None else renamed_fabric(state.fabric, partial(of, "key")),
     )
@@ -192,7 +195,7 @@ def with_new_names(state: State, names: Renaming) -> State:
     if not state.todo and not state.answers:
         return state
     todo = tuple([renamed(effect, of) for effect in state.todo])
-    answers = tuple([Answer(name, of(DOMAIN[name], number), waits) for name, number, waits in state.answers])
+    answers = tuple([Answer(a[0], of(DOMAIN[a[0]], a[1]), *a[2:]) for a in state.answers])
     return state._replace(todo=todo, answers=answers)
 
 

@@ -20,19 +20,36 @@ SELF_TRUNCATE: Final = "self-truncate"
 Finding = tuple[str, str]  # an invariant's name, and what happened
 
 
+GONE: Final = -1  # in place of a block: no memory; VACANT: none was looked for
+VACANT: Final = -2
+
+
 class Key(NamedTuple):
-    """A key in the engine: usable ("live") or not ("fenced"), what it permits, and what it translates to."""
+    """A key in the engine: usable ("live") or not ("fenced"), what it permits, and what it translates to; of size blocks.
+
+    Of a dynamic importer also parked (drained, or about to be) and absent (without a translation); sequence: how often it was invalidated.
+    The scratch page is the block behind the last one.
+    """
 
     key: int
     state: str
     blocks: tuple[int, ...]
     gens: tuple[int, ...]
     access: int = 7
+    size: int = 0
+    dynamic: bool = False
+    sequence: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """Work under it is done, now or when memory is there."""
+        return self.state in {"live", "parked", "absent"}
 
 
 class Op(NamedTuple):
     """A peer's WRITE under the `mr`th key of its holder: of `quanta` the one that comes next, or that runs (inside) on `block`, translated at `gen`.
 
+    asked: it waits for memory: ASKED, or an attempt to answer has come since: ANSWERED, or STALE.
     late: posted when an unplug of the memory had been answered. spoilt: a quantum of it ran on memory that was the file's no more.
     """
 
@@ -46,6 +63,7 @@ class Op(NamedTuple):
     late: bool = False
     spoilt: bool = False
     work: int = 0  # on the tape of a world with a fabric: the work request's number, counted for each peer
+    asked: int = 0
 
 
 class Mr(NamedTuple):
@@ -83,12 +101,19 @@ class Reclaimer(NamedTuple):
     plug: bool = False
 
 
+ASKED, ANSWERED, STALE = 1, 2, 3
+
+
 class Answer(NamedTuple):
-    """What the engine has yet to say, and the peers whose quanta it waits for."""
+    """What the engine has yet to say, and the peers whose quanta it waits for.
+
+    more: behind a Remap its errno, if it was refused; of a fault the peer, the key's sequence, and the quantum that misses memory.
+    """
 
     name: str
     number: int
     waits: tuple[int, ...] = ()
+    more: tuple[int, ...] = ()
 
 
 class Frozen:

@@ -62,6 +62,7 @@ from emu.check.model.state import (
 from emu.core import effects as do
 from emu.core.machine import Core
 from emu.core.requests import FsLease, FsMark
+from emu.core.rows import BLOCK
 from emu.protocols.contract import rules_of
 
 if TYPE_CHECKING:
@@ -200,11 +201,11 @@ class World:
             if op is None if self.fabric is None else self.fabric.may_post(state, peer):
                 for ordinal, mr in enumerate(state.holders[peer].mrs, 1):
                     key = key_of(state, mr.handle) if mr.state == "has" else None
-                    if key is not None and key.state == "live":
+                    if key is not None and key.usable:
                         yield Choice(
                             f"{who}: WRITE {ordinal}",
                             who,
-                            partial(self._post, state, peer, ordinal, len(key.blocks)),
+                            partial(self._post, state, peer, ordinal, key.size),
                         )
                     elif state.tries and mr.state == "has":
                         yield Choice(f"{who}: WRITE {ordinal}", who, partial(self._try, state, peer, ordinal))
@@ -212,6 +213,9 @@ class World:
                 continue
             if op.inside:
                 yield Choice(f"engine: {who} leaves {op.quantum}", who, partial(self._leave, state, peer))
+            elif self.engine.misses(state, op):
+                if not self.engine.waits(state, op):
+                    yield Choice(f"engine: {who} faults {op.quantum}", who, partial(self._enter, state, peer))
             else:
                 yield Choice(f"engine: {who} enters {op.quantum}", who, partial(self._enter, state, peer))
 
@@ -220,7 +224,9 @@ class World:
             if answer.waits:
                 continue
             name, number = answer.name, answer.number
-            words = (name, number)
+            words: Words = (name, number, *answer.more)
+            if name == "missed":
+                words = (name, number, answer.more[1], answer.more[2] * BLOCK, BLOCK)
             yield Choice(f"engine: {name} {number}", "engine", partial(self._answer, state, at, words, 0))
             if name in REFUSED and state.refusals:
                 refused = (name, number, errno.EIO)
@@ -416,7 +422,7 @@ class World:
         """It posts under a key that was taken back."""
         self.judge.meet("a peer used a key that was taken back")
         key = key_of(state, state.holders[peer].mrs[ordinal - 1].handle)
-        quanta = len(key.blocks) if key is not None else 1
+        quanta = key.size if key is not None else 1
         return self._post(state._replace(tries=state.tries - 1), peer, ordinal, quanta)
 
     def _post(self, state: State, peer: int, ordinal: int, quanta: int) -> State:
@@ -442,8 +448,11 @@ class World:
                 return after
         if now is None:
             return self._ended(after, peer, op, status)
+        if not now.inside:
+            self.judge.meet("an access waited for memory")
+            return after
         self.note("enter", peer, now._replace(work=work) if work else now)
-        return with_op(after, peer, self.judge.entered(state, now, key)) if now.inside else after
+        return with_op(after, peer, self.judge.entered(state, now, key))
 
     def _leave(self, state: State, peer: int) -> State:
         op = self.judge.touch(state, op_of(state, peer))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.history import History
+from emu.check.model.engine import generation
 from emu.check.model.fabric_world import STATUS as WORDS
 from emu.check.simulator.memory import BLOCK, Memory, Stamp
 from emu.check.simulator.receipts import Receipts
@@ -214,22 +215,22 @@ class Recorder:
         self.receipts.posted(peer, qp, self._numbers, op.key, to, self._last)
 
     def _entered(self, peer: int, op: Op, state: State) -> None:
-        flight, now = self._flights[peer, op.work], state.gens[op.block]
+        flight, now = self._flights[peer, op.work], generation(state.gens, op.block)
         flight.record = self._record(
-            flight, flags=_flags(op.gen, now, state.absent), bytes=flight.bytes_of(op.quantum), src_offset=op.quantum * QUANTUM,
+            flight, flags=_flags(op.gen, now, _absent(state, op)), bytes=flight.bytes_of(op.quantum), src_offset=op.quantum * QUANTUM,
             dst_offset=op.block * BLOCK, gen_translated=op.gen, gen_first=now, op_done=int(op.quantum + 1 == op.quanta),
         )  # fmt: skip
-        if not state.absent:
+        if not _nowhere(state, op):
             self.memory.store(op.block * BLOCK, flight.half_of(op.quantum), _stamp(peer, flight, op))
 
     def _left(self, peer: int, op: Op, state: State) -> None:
-        flight, now = self._flights[peer, op.work], state.gens[op.block]
+        flight, now = self._flights[peer, op.work], generation(state.gens, op.block)
         record = flight.record
         assert record is not None
         moved = Flag.EPOCH_MOVED.value if record.epoch_first != self.epoch else 0
-        flags = record.flags | _flags(op.gen, now, state.absent) | moved
+        flags = record.flags | _flags(op.gen, now, _absent(state, op)) | moved
         self._log(record._replace(flags=flags, epoch_last=self.epoch, time_last=self._tick(), gen_last=now))
-        if not state.absent:
+        if not _nowhere(state, op):
             half = flight.half_of(op.quantum)
             rest = flight.bytes_of(op.quantum) - half
             self.memory.store(op.block * BLOCK + half, rest, _stamp(peer, flight, op))
@@ -341,6 +342,15 @@ def _file(ino: int, row: Any) -> dict[str, Any]:
     extents = [[at * BLOCK, start * BLOCK, count * BLOCK, since] for at, start, count, since in row[3]]
     file = {"path": row[0], "ino": ino, "size": row[2], "extents": extents}
     return file | {"origin": row[FAMILY]} if row[FAMILY] else file
+
+
+def _nowhere(state: State, op: Op) -> bool:
+    """Absent, or the scratch page, which is in no image."""
+    return state.absent or op.block >= len(state.gens)
+
+
+def _absent(state: State, op: Op) -> bool:
+    return state.absent and op.block < len(state.gens)
 
 
 def _flags(translated: int, now: int, absent: bool) -> int:
