@@ -400,9 +400,11 @@ static int may_remap(struct emu_engine *e, const struct emu_mr *mr, uint64_t seq
 {
 	uint32_t state = emu_peek(&mr->state);
 
+	if (state == EMU_MR_UNMAPPED)
+		return -ENOENT;
 	if (mr->importer != EMU_IMP_DYNAMIC)
 		return state == EMU_MR_FENCED && grace_ended(e, mr->ticket) ? 0 : -EBUSY;
-	if (state == EMU_MR_FENCED || state == EMU_MR_UNMAPPED)
+	if (state == EMU_MR_FENCED)
 		return -EBUSY;
 	return mr->sequence == sequence ? 0 : -ESTALE;
 }

@@ -182,25 +182,33 @@ def do_retarget(b: Books, number: int, _action: Action) -> bool:
 
 
 def _retarget(b: Books, number: int) -> None:
+    row = b.reclaims[number]
+    strays = retargeting.strays(b, row)
+    if strays and not row.cookie and not any(retargeting.busy(b, key) for key in strays):
+        for key in strays:
+            b.mrs.put(key, b.mrs[key]._replace(revoked=True))
+        b.emit(Quiesce(_await(b, number), strays))
+        return
     retargeting.ask(b, number)
     _retarget_looked(b, number)
 
 
 def _retarget_looked(b: Books, number: int) -> None:
     """What the engine had no room for is asked for again; what a teardown has is waited for (retarget_waits)."""
-    if retargeting.awaited(b, number):
+    row = b.reclaims[number]
+    if row.cookie or row.again or retargeting.awaited(b, number):
         return
-    left = retargeting.pending(b, b.reclaims[number])
+    left = (*retargeting.pending(b, row), *retargeting.strays(b, row))
     if not left:
         _retarget_answered(b, number)
-    elif not all(b.mrs[key].ending for key in left):
+    elif not any(retargeting.busy(b, key) for key in left):
         _again(b, number)
 
 
 def retarget_waits(b: Books) -> None:
-    """A teardown may have ended in this step, or given up. Called at the end of every step."""
+    """A teardown may have ended in this step, or given up, or another reclaim has switched. Called at the end of every step."""
     for number, row in b.reclaims.items():
-        if row.switching and not row.again and not retargeting.awaited(b, number):
+        if row.switching and not row.again and not row.cookie and not retargeting.awaited(b, number):
             _retarget(b, number)
 
 
@@ -472,8 +480,11 @@ def _await(b: Books, number: int, keys: tuple[int, ...] = ()) -> int:
 
 
 def quiesced(b: Books, number: int, refusal: int) -> None:
-    b.reclaims.put(number, b.reclaims[number]._replace(cookie=0))
-    if refusal:
+    row = b.reclaims[number]._replace(cookie=0)
+    b.reclaims.put(number, row)
+    if row.switching:  # a stray
+        _again(b, number) if refusal else _retarget(b, number)
+    elif refusal:
         _quiesce_answered(b, number, refusal)
     else:
         _quiesce_behind(b, number)

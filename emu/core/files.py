@@ -49,14 +49,17 @@ def fs_create(b: Books, event: Requested, op: FsCreate) -> None:
 
 
 def fill(b: Books, ino: int, offset: int, length: int) -> File:
-    """Blocks for the holes in this range, zeroed before anybody sees them. The row as it is then. Raises Refused(ENOSPC)."""
+    """Blocks for the holes in this range, zeroed before anybody sees them. The row as it is then. Raises Refused(ENOSPC).
+
+    `since` is 0 where an MR on demand may come to them that is older: then memory tells nothing about who came too late, the log does.
+    """
     row = b.files[ino]
     aperture = b.devices[row.device].aperture
     holes = tuple(extents.holes(row.extents, offset // BLOCK, extents.blocks_up(offset + length)))
     if not holes:
         return row
     got = allocator.take(b, row.device, aperture, sum(count for _at, count in holes))
-    new = extents.spread(tuple((at, count, row.layout) for at, count in holes), got)
+    new = extents.spread(tuple((at, count, 0 if row.on_demand else row.layout) for at, count in holes), got)
     lost, _ = extents.remove(row.lost, offset // BLOCK, extents.blocks_up(offset + length))
     row = row._replace(extents=extents.insert(row.extents, new), lost=lost)
     b.files.put(ino, row)

@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     from emu.core.rows import Mr, Reclaim, Run
 
 REFUGE: Final = "refuge"
-NOTHING: Final = (errno.ENOENT, errno.EBUSY)  # the engine has no translation of it any more
 
 
 def ask(b: Books, number: int) -> None:
     """For every key of the reclaim that is quiesced and not switched yet."""
     row = b.reclaims[number]
     for key in pending(b, row):
-        if b.mrs[key].ending:
-            continue  # a teardown has it: asked again until that is over
+        if busy(b, key):
+            continue
         aperture, runs = switched(b, row, b.mrs[key])
         token = b.number("token")
         b.tokens.put(token, Token("retargeted", key=key, reclaim=number))
@@ -43,6 +42,18 @@ def pending(b: Books, row: Reclaim) -> tuple[int, ...]:
     """Who was revoked and is not switched. A registration under way, and an MR on its way out, stay revoked: then their runs tell."""
     quiet = (key for key in teardown.mapped_of(b, row.keys) if b.mrs[key].revoked)
     return tuple(key for key in quiet if not _leaves(b.mrs[key]) or _differs(b, row, b.mrs[key]))
+
+
+def strays(b: Books, row: Reclaim) -> tuple[int, ...]:
+    """Who lives again already, by another reclaim that had the same MR, and still leads into this one's range."""
+    mapped = (key for key in teardown.mapped_of(b, row.keys) if not b.mrs[key].revoked)
+    return tuple(key for key in mapped if b.mrs[key].state == "live" and _differs(b, row, b.mrs[key]))
+
+
+def busy(b: Books, key: int) -> bool:
+    """A teardown has it, or another reclaim is switching it: both end, and then it is looked at again."""
+    asked = any(token.kind == "retargeted" and token.key == key for _n, token in b.tokens.items())
+    return asked or b.mrs[key].ending
 
 
 def _leaves(mr: Mr) -> bool:
@@ -61,9 +72,9 @@ def awaited(b: Books, number: int) -> bool:
 def answered(b: Books, token: Token, refusal: int) -> None:
     """Switched, and live; where the reclaim was interrupted meanwhile, what it had revoked by then stays so."""
     mr, row = b.mrs.get(token.key), b.reclaims.get(token.reclaim)
-    if mr is None or (refusal and refusal not in NOTHING):
+    if mr is None or (refusal and refusal != errno.ENOENT):
         return
-    if refusal:
+    if refusal:  # the engine has no translation of it any more
         teardown.unpin(b, (token.key,))
         return
     if row is None:

@@ -139,7 +139,7 @@ def test_on_demand_is_asked_for_by_its_flag(fresh, party):
     node = fresh("none")
     _holder, peer, target = joined(node, party, access=access)
     assert peer.do("q", "write", "src", length=64, **target) == "SUCCESS"
-    strict = fresh("mr-revoke")
+    strict = fresh("recall-fence")
     other = party(strict, "other")
     other.fs("create", "/mnt/a", BLOCK)
     with pytest.raises(PyverbsRDMAError, match="dynamic importer") as caught:

@@ -164,7 +164,8 @@ int emu_unmap(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t c
  *
  * Dynamic: LIVE, PARKED or ABSENT -> LIVE. sequence is that of the fault which is answered: -ESTALE and no change when an
  * invalidation came in between; the faults that wait are then reported again. Other importers: FENCED and quiesced -> LIVE,
- * all extents present, sequence ignored. -ENOENT, -ENODEV, -EACCES, -EINVAL as for install; -EBUSY: the key's state forbids it. */
+ * all extents present, sequence ignored. -ENODEV, -EACCES, -EINVAL as for install; -ENOENT: unknown, or
+ * unmapped; -EBUSY: it is fenced (dynamic), or it is not, or not yet quiesced (others). */
 int emu_remap(struct emu_engine *e, uint32_t key, uint64_t sequence, uint32_t aperture, const struct emu_extent *extents,
 	      uint32_t n_extents);
 /* Invalidations so far; -ENOENT. */

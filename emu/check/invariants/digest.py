@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from emu.check.history import History
+    from emu.history.oplog import OpRecord
 
 Json = dict[str, Any]
 Span = tuple[int, int]  # device blocks, first and one past the last
@@ -180,6 +181,7 @@ class KeyLife:
     quiesced: int = ALWAYS
     unmapped: int = ALWAYS
     removed: int = ALWAYS
+    again: bool = False  # by a Remap
 
     @property
     def aperture(self) -> int:
@@ -243,6 +245,14 @@ class Digest:
         """The key's life in which an operation that started in this epoch found it: the last that was installed by then."""
         lives = self.lives_of.get(key, [])
         return next((life for life in reversed(lives) if life.installed["epoch"] <= epoch), None)
+
+    def used(self, key: int, record: OpRecord) -> KeyLife | None:
+        """The life under which this record's bytes moved: an operation goes on under the translation that a Remap brings meanwhile."""
+        life = self.key_at(key, record.op_epoch)
+        for later in self.lives_of.get(key, []) if life else []:
+            if later.again and later.installed["epoch"] <= record.epoch_first and life and later.life == life.life:
+                life = later if later.installed["n"] > life.installed["n"] else life
+        return life
 
 
 def read(history: History) -> Digest:
@@ -430,7 +440,7 @@ class _Reading:
         """Another translation under a key: a life of its own."""
         old = self.keys.get(line["key"])
         there = [run for run in line["extents"] if run[0] >= 0]
-        life = KeyLife(line["key"], step.life, {**(old.installed if old else {}), **line, "extents": there})
+        life = KeyLife(line["key"], step.life, {**(old.installed if old else {}), **line, "extents": there}, again=True)
         if old:
             self.replaced[line["token"]] = old, life, (old.unmapped, old.removed)
             old.unmapped, old.removed = min(old.unmapped, line["n"]), line["n"]

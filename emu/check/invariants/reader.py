@@ -352,7 +352,8 @@ class Reader:
 
     def fenced(self, row: Reclaim, _detail: Json) -> None:
         for mapped in self._named(row):
-            mapped.fenced = mapped.fenced or self.here
+            if not self._came_behind(mapped, row):
+                mapped.fenced = mapped.fenced or self.here
 
     def unmapped(self, row: Reclaim, _detail: Json) -> None:
         row.late = [
@@ -369,7 +370,13 @@ class Reader:
             if aperture and m.aperture == aperture and m.key not in row.keys and meet(m.runs, runs)
         ]  # fmt: skip
         for mapped in self._named(row):
-            mapped.parted = mapped.parted or self.here
+            if not self._came_behind(mapped, row):
+                mapped.parted = mapped.parted or self.here
+
+    @staticmethod
+    def _came_behind(mapped: Mapped, row: Reclaim) -> bool:
+        """By a Remap, when this reclaim had begun to fence: what it waited for was an earlier translation."""
+        return mapped.again and "fencing" in row.phases and mapped.at > row.phases["fencing"]
 
     def _named(self, row: Reclaim) -> list[Mapped]:
         """Translations of the reclaim's keys; of a key that no line installed one without a place."""
@@ -387,7 +394,14 @@ class Reader:
             maps = (self.keys[key] for key in row.keys if key in self.keys)
             lo, hi = int(row.target.get("lo", 0)), int(row.target.get("hi", 1 << 63))
             whole = "host" not in row.target
-            under = tuple(m for m in maps if m.at.n in self.live and (whole or meet(m.runs, [[lo, hi - lo]])))
+            device = self.devices.get(row.target.get("device", ""), 0)
+            under = tuple(
+                m
+                for m in maps
+                if m.at.n in self.live
+                and (whole or meet(m.runs, [[lo, hi - lo]]))
+                and not (device and m.again and m.aperture != device)  # led elsewhere
+            )
             self.found.given.append(Given(self.here, f"{row.kind} was applied", 0, [], under, len(row.keys)))
 
     def applying(self, _line: Json) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Digest, Reclaim
+    from emu.check.invariants.digest import Digest, KeyLife, Reclaim
     from emu.history.oplog import OpRecord
 
 FOREIGN = Flag.SRC_FOREIGN | Flag.DST_FOREIGN
@@ -182,7 +182,7 @@ def taken_away(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
     for thread, record in history.once(_good_writes):
         if record.epoch_last < row.detached:
             continue
-        life = made.key_at(record.rkey, record.op_epoch)
+        life = made.used(record.rkey, record)
         if life is None or life.life != row.life or life.installed["n"] > row.at("applied"):
             continue
         if record.kind == OpKind.QUANTUM:
@@ -274,9 +274,10 @@ def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
         if Flag(record.flags) & ABSENT and not device:
             continue
         for key in {record.rkey, record.lkey} - {0}:
-            place = (key, record.op_epoch)
+            life = made.used(key, record)
+            place = (key, life.installed["n"] if life else -1)
             if place not in concerned:
-                concerned[place] = _concerns(made, row, key, record.op_epoch)
+                concerned[place] = _concerns(row, key, life)
             if concerned[place]:
                 found.append(Moved(thread, record))
                 break
@@ -289,8 +290,7 @@ def _telling(history: History) -> list[tuple[int, OpRecord]]:
     return [(thread, record) for thread, record in history.records() if record.bytes and record.flags & wrong]
 
 
-def _concerns(made: Digest, row: Reclaim, key: int, epoch: int) -> bool:
-    life = made.key_at(key, epoch)
+def _concerns(row: Reclaim, key: int, life: KeyLife | None) -> bool:
     if life is None:
         return key in row.keys
     if life.life != row.life or life.installed["n"] > row.at("returned"):
@@ -306,12 +306,12 @@ def named(moved: list[Moved]) -> tuple[tuple[int, int], ...]:
 
 def causes(made: Digest, key: int, record: OpRecord) -> tuple[int, ...]:
     """The lines without which this would not have happened: the key's installation, the reclaim, the memory's next owner."""
-    life = made.key_at(key, record.op_epoch)
+    life = made.used(key, record)
     if life is None:
         return ()
     found = {int(life.installed["n"])}
     for row in made.reclaims:
-        if row.at("requested") > life.installed["n"] and _concerns(made, row, key, record.op_epoch):
+        if row.at("requested") > life.installed["n"] and _concerns(row, key, life):
             found |= set(row.told)
     for line in made.given:
         later = line["n"] > life.installed["n"] and line["epoch"] <= record.epoch_last
