@@ -90,12 +90,12 @@ def answered(b: Books, token: Token, refusal: int) -> None:
 
 def switched(b: Books, row: Reclaim, mr: Mr) -> tuple[int, tuple[Run, ...]]:
     """Aperture and runs that this MR has when the range is switched."""
-    device = next((d for _name, d in b.devices.items() if d.aperture == mr.aperture), None)
-    if device is None or row.device:
+    blocks = next((n for at, n in (pages.space_of(b, name) for name in b.devices) if at == mr.aperture), 0)
+    if not blocks or row.device:
         return _refuge(b), tuple(_pages(mr.length))
     _space, range_ = scope.space_of(b, row)
-    blocks = tuple((extents.blocks_up(at), (at + size) // BLOCK) for at, size in range_)
-    return mr.aperture, tuple(_cut(mr.runs, blocks, device.blocks * BLOCK))
+    taken = tuple((extents.blocks_up(at), (at + size) // BLOCK) for at, size in range_)
+    return mr.aperture, tuple(_cut(mr.runs, taken, blocks * BLOCK))
 
 
 def _cut(runs: tuple[Run, ...], blocks: tuple[Run, ...], scratch: int) -> Iterator[Run]:

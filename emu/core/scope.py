@@ -113,7 +113,8 @@ def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
         return row.host, ((row.lo, row.hi - row.lo),) if row.lo < row.hi else ()
     if row.device:
         aperture, blocks = pages.space_of(b, row.device)
-        return aperture, ((0, blocks * BLOCK) if row.block < 0 else (row.block * BLOCK, BLOCK),)
+        whole = 0, (blocks + 1) * BLOCK  # the scratch page goes with it
+        return aperture, (whole if row.block < 0 else (row.block * BLOCK, BLOCK),)
     file = b.files.get(row.ino)
     if file is None:
         return 0, ()

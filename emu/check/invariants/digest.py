@@ -250,7 +250,12 @@ class Digest:
         """The life under which this record's bytes moved: an operation goes on under the translation that a Remap brings meanwhile."""
         life = self.key_at(key, record.op_epoch)
         for later in self.lives_of.get(key, []) if life else []:
-            if later.again and later.installed["epoch"] <= record.epoch_first and life and later.life == life.life:
+            if (
+                later.again
+                and later.installed["epoch"] <= record.epoch_first
+                and life
+                and later.life == life.life
+            ):
                 life = later if later.installed["n"] > life.installed["n"] else life
         return life
 
@@ -440,7 +445,9 @@ class _Reading:
         """Another translation under a key: a life of its own."""
         old = self.keys.get(line["key"])
         there = [run for run in line["extents"] if run[0] >= 0]
-        life = KeyLife(line["key"], step.life, {**(old.installed if old else {}), **line, "extents": there}, again=True)
+        life = KeyLife(
+            line["key"], step.life, {**(old.installed if old else {}), **line, "extents": there}, again=True
+        )
         if old:
             self.replaced[line["token"]] = old, life, (old.unmapped, old.removed)
             old.unmapped, old.removed = min(old.unmapped, line["n"]), line["n"]

@@ -68,7 +68,9 @@ def _cured(history: History, kind: str, mapped: Mapped, refused: At) -> At:
     reading = read(history)
     done = mapped.quiesced if kind == "Quiesce" else mapped.unmapped
     if done is None and mapped.replaced:
-        done = mapped.next  # the engine gave the key another translation: it can refuse no more what this one was about
+        done = (
+            mapped.next
+        )  # the engine gave the key another translation: it can refuse no more what this one was about
     resets = {line["cookie"]: line["keys"] for line in history.of("Reset")}
     ends = [
         line
