@@ -190,10 +190,13 @@ def inapplicable(protocol: Protocol) -> dict[str, str]:
     """Invariants that no history of this protocol can show to be kept or broken, each with the reason."""
     verbs = {action.verb for action in actions_of(protocol)}
     careful = disposals(protocol) == ("after-unmap",)
-    found = {
-        "V7": "nothing that it does gives memory back",
-        "V8": "nothing that it does gives memory back",
-    }
+    found = {"V7": "nothing that it does gives memory back"}
+    if not protocol.on_demand:
+        found["V8"] = "nothing that it does gives memory back"
+    if "retarget" in verbs:
+        found |= dict.fromkeys(
+            ("V10", "V19", "V20"), "a key that it switches is not revoked: it lives on, as V15 tells"
+        )
     if not protocol.fences:
         found["V21"] = "it keeps no table of rights"
     if "notify" not in verbs:
@@ -202,7 +205,7 @@ def inapplicable(protocol: Protocol) -> dict[str, str]:
         found["V12"] = "its reclaims take no key back"
     if "unmap" not in verbs:
         found |= dict.fromkeys(("V6", "V16"), "it waits for no unmap")
-        if careful:
+        if careful and "retarget" not in verbs:
             found["V18"] = "it takes nothing from under a pin, so that it never waits"
     if "unmap" not in verbs or "deferred-unmap" not in protocol.importers:
         found["V5"] = "it waits for no importer that unmaps later"

@@ -11,8 +11,8 @@ peer sees success, and what it writes is nowhere. Only the pages of the range ar
     stopping, refused --cancelled--> deny EINTR -------------> end
 
 What was quiesced when the request is interrupted stays revoked. The switch itself needs nobody and is over at once: an interruption that comes
-then is too late. No S4 (the data is lost), no V10 and no V19 (the keys work on), no V15 (they come back), no V18 and V20 (it waits for no
-unmap).
+then is too late. No S4 (the data is lost), no V15 (its keys come back, so V10, V19 and V20 have nothing to say about them), no V18 (it waits
+once, and switches).
 """
 
 from emu.core.decision import END, START

@@ -252,6 +252,16 @@ LEFT_ALONE = {
 }
 
 
+def switched(protocol, kind):
+    """The peer writes on, with success, to a page that is nobody's."""
+    story = revoked(kind, protocol)
+    story.posted("peer", 50, story.key)
+    nobodys = {"flags": 0, "gen_translated": 0, "gen_first": 0, "gen_last": 0}
+    story.moved(story.key, 0, op=50, **nobodys, dst_offset=story.blocks * BLOCK)
+    story.polled("peer", 50)
+    return story
+
+
 def survived(make):
     """The same, where the process that opened the holder's context had ended before, and another has its descriptor."""
     return partial(make, survivors=True)
@@ -355,6 +365,11 @@ COUNTEREXAMPLES = {
         "V17": ("truncate", handed_on),
         "V18": ("truncate", written_to_by_its_owner),
         "V20": ("truncate", written_to_by_its_owner),
+    },
+    ("retarget", ""): {
+        "S4": ("truncate", switched),
+        "V15": ("truncate", whole),
+        "V18": ("truncate", whole),
     },
     ("kill-process", ""): {"S7": ("truncate", survived(whole)), "V17": ("truncate", survived(whole))},
     ("lease-signal", ""): {

@@ -161,6 +161,9 @@ def lost(history: History) -> Iterator[Breach]:
         moved = [one for one in _under(history, made, row) if _silent(one.record, detached)]
         told = {(one.thread, one.record.seq) for one in moved}
         moved += [one for one in taken_away(history, made, row) if (one.thread, one.record.seq) not in told]
+        moved += [
+            one for one in led_elsewhere(history, made, row) if (one.thread, one.record.seq) not in told
+        ]
         count = sum(max(0, one.record.bytes - vain[one.thread].get(one.record.seq, 0)) for one in moved)
         if count:
             sentence = f"{count} bytes were acknowledged behind {row.words()}, and are not in the file"
@@ -191,6 +194,27 @@ def taken_away(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
             count = record.bytes if life.blocks <= row.taken and record.epoch_first >= row.detached else 0
         if count and life.aperture == row.aperture:
             yield Moved(thread, record._replace(bytes=count))
+
+
+def led_elsewhere(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
+    """What was written, behind it, into the scratch pages to which the reclaim had switched its keys."""
+    pages = history.once(_scratch)
+    for thread, record in history.once(_good_writes) if pages else ():
+        life = made.used(record.rkey, record) if record.rkey in row.keys else None
+        if life is None or not life.again or life.life != row.life or record.epoch_last < row.detached:
+            continue
+        first = pages.get(life.aperture, digest.ALWAYS)
+        known = record.kind == OpKind.QUANTUM or all(block >= first for block in life.blocks)
+        if known and record.dst_offset >= first * BLOCK:
+            yield Moved(thread, record)
+
+
+def _scratch(history: History) -> dict[int, int]:
+    """Aperture -> the first block that lies in no device: behind a device's last, and all of the node's own page."""
+    if not history.of("Remap"):
+        return {}
+    found = {int(line["aperture"]): int(line["blocks"]) for line in history.of("OpenDevice")}
+    return found | {int(line["aperture"]): 0 for line in history.of("OpenScratch")}
 
 
 def _good_writes(history: History) -> list[tuple[int, OpRecord]]:

@@ -262,6 +262,11 @@ def mapped_by(e: do.Remap) -> tuple[int, ...]:
     return tuple(found)
 
 
+def of_class(importer: int) -> tuple[int, ...]:
+    """Said only of those that behave otherwise."""
+    return (importer,) if importer == DYNAMIC else ()
+
+
 def blocks_of(runs: tuple[do.Run, ...]) -> tuple[int, ...]:
     return tuple(block for at, size in runs for block in range(at // BLOCK, -(-(at + size) // BLOCK)))
 
@@ -281,7 +286,7 @@ TRANSLATE: Mapping[type[do.Effect], Callable[[Any], tuple[Any, ...]]] = {
     do.Zero: lambda e: ("zero", e.token),
     do.Offline: lambda e: ("offline", e.token),
     do.Online: lambda e: ("online", e.token),
-    do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents), e.access, e.importer),
+    do.InstallKey: lambda e: ("install", e.key, blocks_of(e.extents), e.access, *of_class(e.importer)),
     do.Invalidate: lambda e: ("invalidate", e.cookie, e.keys),
     do.Remap: lambda e: ("remap", e.token, e.key, mapped_by(e), e.sequence),
     do.Quiesce: lambda e: ("quiesce", e.cookie, e.keys),

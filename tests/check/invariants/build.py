@@ -178,7 +178,13 @@ class Story:
             self.owed.append(ev.KeyInstalled(effect.key))
         elif isinstance(effect, fx.RemoveKey):
             self.keys.pop(effect.key, None)
-        elif isinstance(effect, fx.Quiesce):
+        elif isinstance(effect, fx.Remap):
+            self.keys[effect.key] = effect.extents
+            self.translated[effect.key] = [
+                self.gens[b] for run in effect.extents for b in blocks_of(run) if b < self.blocks
+            ]
+            self.owed.append(ev.Answered(effect.token))
+        elif isinstance(effect, fx.Quiesce | fx.Invalidate):
             self.owed.append(ev.Quiesced(effect.cookie))
         elif isinstance(effect, fx.Unmap):
             self.owed.append(ev.Unmapped(effect.cookie))
