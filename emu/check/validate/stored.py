@@ -1,7 +1,7 @@
 """The memory at the end, held against the engine's log: a block that stamped WRITEs filled, and nobody else had reason to touch, has stamps.
 
 A block is looked at if a single WRITE that ended well, and whose writer noted which bytes of the file it was for, covered all of it; if its
-file has had it ever since the key was registered; and if whatever else was moved there was stamped for that file as well. Behind that
+file has had it ever since the key was registered, at that offset (a collapse or insert of it was never asked for); and if whatever else was moved there was stamped for that file as well. Behind that
 key's installation no CPU may have been at it (Store, Zero, Blank), and nobody may have given it away or replaced the device. A client's own
 stores are in no journal: only in a simulated run, and in a lab's, does whoever stores to a mapping stamp what he stores. Elsewhere
 nothing is said.
@@ -46,8 +46,9 @@ def stored(history: History) -> Iterator[str]:
     if not (ours and history.image and len(opened) == 1 and len(history.of("Loaded")) == 1):
         return
     reading = _Reading(history, opened[0]["aperture"])
+    moved = _moved(history)
     for file in history.filemap["files"]:
-        for extent in file["extents"]:
+        for extent in file["extents"] if file["ino"] not in moved else ():
             for at in range(0, extent[2], BLOCK):
                 where = reading.filled(file["ino"], extent[1] + at, extent[0] + at)
                 start, end = extent[0] + at, min(extent[0] + at + BLOCK, file["size"] // CELL * CELL)
@@ -60,6 +61,15 @@ def stored(history: History) -> Iterator[str]:
                         f"bytes {start} to {end} of {file['path']} hold nothing of what was stored there: the engine wrote them last in "
                         f"oplog-{where[0]}.bin, record {where[1]}"
                     )
+
+
+def _moved(history: History) -> set[int]:
+    """Files whose blocks may lie at another offset than when they were written to."""
+    return {
+        line["detail"].get("ino", 0)
+        for line in history.of("Phase")
+        if line["phase"] == "requested" and line["detail"].get("kind") in {"collapse", "insert"}
+    }
 
 
 class _Reading:
