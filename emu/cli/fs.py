@@ -345,7 +345,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] 
     "truncate": (("PATH", "SIZE"), "make a file shorter or longer", truncate),
     "punch": (("PATH", "OFF", "LEN"), "a hole in a file", punch),
     "unlink": (("PATH",), "remove a file", unlink),
-    "unplug": (("TARGET",), "take a device, or a file, away from its users", unplug),
+    "unplug": (("TARGET",), "take a device (emu0: the NIC), or a file, away from its users", unplug),
     "collapse": (("PATH", "OFF", "LEN"), "cut a range out: what lies behind it moves down", collapse),
     "insert": (("PATH", "OFF", "LEN"), "put a hole in: what lies behind it moves up", insert),
     "zero": (("PATH", "OFF", "LEN"), "a range reads as zeros, in new blocks", zero),
@@ -366,5 +366,5 @@ TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] 
         lease,
     ),
     "mark": (("PATH", "ON_OFF"), "mark a file immutable, or clear the mark: on, off", mark),
-    "plug": (("DEV",), "a new, empty namespace on an unplugged device", plug),
+    "plug": (("DEV",), "a new, empty namespace on an unplugged device; emu0: the NIC again", plug),
 }
