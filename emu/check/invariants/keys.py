@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.timeline import Asked, Mapped
+    from emu.check.invariants.timeline import Asked, Mapped, Reclaim
     from emu.history.journal import Record
 
 
@@ -186,7 +186,7 @@ def twice_broken(history: History) -> Iterator[Breach]:
     for line in history.of("Restore"):
         at = reading.at(line)
         for row in reading.reclaims:
-            again = [key for key in line["keys"] if key in row.keys]
+            again = [key for key in line["keys"] if key in row.keys and not _followed(history, row, key)]
             fencing = row.phases.get("fencing")
             if (
                 again
@@ -197,6 +197,12 @@ def twice_broken(history: History) -> Iterator[Breach]:
             ):
                 sentence = f"key {again[0]:#x} was given back after {row.name()} had revoked it for good"
                 yield Breach("V15", sentence, (fencing.n, at.n))
+
+
+def _followed(history: History, row: Reclaim, key: int) -> bool:
+    """A dynamic importer of a buffer that was moved: it was not revoked, and is where the buffer is."""
+    mine = read(history).by_number.get(key, [])
+    return row.kind == "move" and any(mapped.importer == DYNAMIC for mapped in mine)
 
 
 def _went_back(history: History) -> Iterator[Breach]:
