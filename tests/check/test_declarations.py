@@ -123,6 +123,11 @@ def on_its_way(protocol, kind, **options):
     return story
 
 
+def over_pages(make):
+    """The same on a mount with a page cache."""
+    return lambda protocol, kind: make(protocol, kind, cold=True)
+
+
 def copied(protocol, kind, **options):
     """The file is cloned under the pin, then written to: its data moves, and the peer writes on."""
     story = Story(protocol, **options)
@@ -337,6 +342,15 @@ COUNTEREXAMPLES = {
             "V20": (kind, whole),
         }
         for kind in ("collapse", "migrate")
+    },
+    ("virtual-truncate", "memory-pressure"): {
+        "S4": ("memory-pressure", over_pages(acknowledged)),
+        "V12": ("memory-pressure", over_pages(on_its_way)),
+        "V20": ("memory-pressure", over_pages(whole)),
+    },
+    ("virtual-truncate", "umount"): {
+        "S4": ("umount", over_pages(acknowledged)),
+        "V20": ("umount", over_pages(acknowledged)),
     },
     ("virtual-truncate", "insert"): {"S4": ("insert", acknowledged)},
     ("virtual-truncate", "reflink"): {"S1": ("reflink", acknowledged)},

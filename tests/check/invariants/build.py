@@ -48,8 +48,10 @@ SIGKILL = 9
 class Story:
     """One run as it comes about. `device` has `blocks` blocks; generations and translations are kept as the engine would."""
 
-    def __init__(self, protocol="mr-revoke", blocks=16, protocols=PROTOCOLS, mount=True, survivors=False):
-        """survivors: whoever opens a context ends as soon as it has an MR, and somebody else has its descriptor."""
+    def __init__(
+        self, protocol="mr-revoke", blocks=16, protocols=PROTOCOLS, mount=True, survivors=False, cold=False
+    ):
+        """cold: the mount is not dax; DMA goes to pages, aperture 2, whose generations are kept then. survivors: whoever opens a context ends as soon as it has an MR, and somebody else has its descriptor."""
         self.protocols, self.protocol, self.blocks = protocols, protocol, blocks
         self.core = Core(protocols, host_protocol=protocol)
         self.lines, self.records, self.owed = [], [], []
@@ -65,6 +67,7 @@ class Story:
         self.memory = bytearray(blocks * BLOCK)
         self.row: dict = {}
         self.survivors = survivors
+        self.dax, self.ground = not cold, 2 if cold else 1
         if mount:
             self.boot()
 
@@ -107,7 +110,7 @@ class Story:
         rows = plain(self.core.durable())
         self.line("commit", "Loaded", changes=len(rows), delta=rows)
         self.step(ev.DeviceAdded("pm0", self.blocks))
-        self.step(ev.MountAdded("/mnt", "pm0", dax=True, protocol=self.protocol))
+        self.step(ev.MountAdded("/mnt", "pm0", dax=self.dax, protocol=self.protocol))
 
     def step(self, event):
         """One step of the core, as the live broker writes it down; its effects."""
@@ -149,6 +152,8 @@ class Story:
         self._engine(effect)
 
     def _memory(self, effect):
+        if getattr(effect, "aperture", self.ground) != self.ground:
+            return
         if isinstance(effect, fx.OpenDevice):
             owned = {block for run in effect.owned for block in blocks_of(run)}
             self.gens = [gen + ((gen % 2 == 0) != (at in owned)) for at, gen in enumerate(self.gens)]
@@ -266,6 +271,8 @@ class Story:
             "reflink": lambda: rq.FsReflink(target, f"{target}-clone"),
             "cow-write": lambda: rq.FsWrite(target, offset, b"w"),
             "poison": lambda: rq.FsPoison(target, offset),
+            "writeback": lambda: rq.FsWriteback(target),
+            "memory-pressure": lambda: rq.FsPressure(target),
             "umount": lambda: rq.FsUmount("/mnt"),
             "unplug": lambda: rq.FsUnplug(target),
             "surprise": lambda: rq.FsUnplug(target, surprise=True),
@@ -306,7 +313,11 @@ class Story:
         place = at_of(self.keys.get(key) or self.last_runs(key), block)
         translated, now = self.translated[key][block], self.gens[place // BLOCK]
         write = opcode != READ
-        side = {"dst_aperture": 1, "dst_offset": place} if write else {"src_aperture": 1, "src_offset": place}
+        side = (
+            {"dst_aperture": self.ground, "dst_offset": place}
+            if write
+            else {"src_aperture": self.ground, "src_offset": place}
+        )
         other = {"src_aperture": DATA, "src_offset": 0} if write else {"dst_aperture": DATA, "dst_offset": 0}
         record = OpRecord(*[0] * len(OpRecord._fields))._replace(
             kind=OpKind.QUANTUM, flags=self._flags(translated, now, write=write), seq=len(self.records), epoch_first=first,
