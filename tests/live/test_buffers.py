@@ -256,3 +256,56 @@ def test_the_history_is_one_that_the_model_would_have_made_and_keeps_what_is_pro
     assert wrong(tmp_path, "mr-revoke") == []
     untested = not_shown(tmp_path)
     assert {name for name in ("V1", "V4", "V7", "V15") if untested[name]} == set()
+
+
+# ---- importers of every class
+
+
+def test_a_dynamic_importer_follows_its_buffer(tmp_path, party):
+    """Moved, away and back, while a peer writes: one key, never an error, always where the buffer is."""
+    with Node("mr-revoke", "1M", directory=tmp_path, options=DMABUF) as node:
+        here = Scene(node, party, importer="dynamic").joined()
+        for byte in (b"\x11", b"\x22", b"\x33"):
+            assert here.write(byte, SIZE) == "SUCCESS"
+            assert here.buffer.read(SIZE) == byte * SIZE
+            here.buffer.move()
+            assert here.buffer.read(SIZE) == byte * SIZE
+        assert here.write(b"\x44", SIZE) == "SUCCESS"
+        here.buffer.revoke(permanent=False)
+        here.peer.put("src", (b"\x55" * SIZE).hex())
+        here.peer.post("q", "write", "src", length=SIZE, **here.target)
+        with pytest.raises(TimeoutError):
+            here.peer.gather(1, 0.3)
+        assert here.buffer.read(SIZE) == b"\x44" * SIZE, "it is away: the write waits"
+        here.buffer.restore()
+        assert here.peer.gather(1)[0][1] == "SUCCESS"
+        assert here.buffer.read(SIZE) == b"\x55" * SIZE
+        here.buffer.revoke()
+        assert here.write(b"\x66") == "REM_ACCESS_ERR"
+        for each in (here.importer, here.peer, here.exporter):
+            each.close()
+    assert wrong(tmp_path, "mr-revoke") == []
+    assert not_shown(tmp_path)["V8"] == ""
+
+
+def test_importers_of_every_class_on_one_buffer(scene):
+    """A move: who can follow follows, who promised to unmap is waited for, who is pinned starts anew; under none all are left behind."""
+    here = scene(importer="dynamic")
+    sync = here.importer.memory("sync", SIZE, dmabuf="x")
+    late = here.importer.memory("late", SIZE, dmabuf="x", importer="deferred-unmap", bound=60.0)
+    with pytest.raises(PyverbsRDMAError) as caught:
+        here.importer.memory("never", SIZE, dmabuf="x", importer="non-revocable")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert here.write(b"\x11", SIZE) == "SUCCESS"
+    move = here.buffer.begin_move()
+    told = [here.importer.event()["element"] for _ in range(2)]
+    assert told == ["sync", "late"], "a dynamic importer is not revoked"
+    assert not move.done
+    here.importer.mrs["late"].acknowledge()
+    here.buffer.moved(move.result(30))
+    assert here.write(b"\x22", SIZE) == "SUCCESS"
+    assert here.buffer.read(SIZE) == b"\x22" * SIZE
+    for region in (sync, late):
+        here.target = {"rkey": region["rkey"], "addr": region["addr"]}
+        here.joined(f"q{region['rkey']}", f"q{region['rkey']}")
+        assert here.write(b"\x33", name=f"q{region['rkey']}") == "REM_ACCESS_ERR"
