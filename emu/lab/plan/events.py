@@ -203,10 +203,10 @@ EVENTS = {
         ),
         Event(
             "poison", "one block fails: it must be unmapped, and that be told", "poison",
-            _on(Act(ask("poison", path="{victim}", offset=QUARTER), SPOILT, (QUARTER, QUARTER + 4096), spares=True, before=SPOILT),
-                "dax", "page-cache"),
+            {"dax": Act(ask("poison", path="{victim}", offset=QUARTER), SPOILT, (QUARTER, QUARTER + 4096), spares=True, before=SPOILT)},
             {
                 "anon": "what fails is a block of a pmem device; DRAM of a client is not modelled to fail",
+                "page-cache": "what fails is a block below the cache: the filesystem meets it at its next read or write-back, DMA never does",
                 "devdax": "a failed block of a raw device has no file through which it could be named",
                 "host": "memory of the host fails for the host: its kernel kills or signals the broker, and nobody can be asked",
                 "dmabuf": "what fails is a block of a pmem device; DRAM of an exporter is not modelled to fail",
