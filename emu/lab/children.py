@@ -73,6 +73,7 @@ class Nursery:
         self._children: dict[int, Child] = {}
         self._early: dict[int, int] = {}  # ends that were told before their child was known here
         self._starting = asyncio.Lock()
+        self._lost = False
 
     async def _start(self) -> socket.socket:
         async with self._starting:
@@ -109,6 +110,7 @@ class Nursery:
 
     def _gone(self) -> None:
         assert self._socket
+        self._lost = True
         asyncio.get_running_loop().remove_reader(self._socket)
         for future in self._asked:
             if not future.done():
@@ -122,6 +124,8 @@ class Nursery:
     ) -> Child:
         """Start `python -m module argv`; its words go to `log`. further: descriptors that "{0}", ... in argv stand for. talks: by its stdin and stdout."""
         nursery = await self._start()
+        if self._lost:
+            raise LabError("the nursery of processes has ended")
         with log.open("wb") as words:
             theirs_in, ours_in = os.pipe() if talks else (os.open(os.devnull, os.O_RDONLY), -1)
             ours_out, theirs_out = os.pipe() if talks else (-1, os.dup(words.fileno()))

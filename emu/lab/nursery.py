@@ -56,6 +56,8 @@ def _turn(lab: socket.socket, heard: int) -> bool:
         return False
     pid = os.fork()
     if pid == 0:
+        lab.close()  # or the lab would wait for the last child to know that the nursery is gone
+        os.close(heard)
         _be(json.loads(raw), descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
