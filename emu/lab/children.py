@@ -74,6 +74,7 @@ class Nursery:
         self._early: dict[int, int] = {}  # ends that were told before their child was known here
         self._starting = asyncio.Lock()
         self._lost = False
+        self._pipes: set[asyncio.ReadTransport] = set()
 
     async def _start(self) -> socket.socket:
         async with self._starting:
@@ -140,7 +141,11 @@ class Nursery:
                 os.close(theirs_in)
                 os.close(theirs_out)
         pid = await future
-        child = Child(pid, ours_in, await _reader(ours_out) if talks else None)
+        reader, transport = await _reader(ours_out) if talks else (None, None)
+        self._pipes = {
+            pipe for pipe in (*self._pipes, transport) if pipe is not None and not pipe.is_closing()
+        }
+        child = Child(pid, ours_in, reader)
         if pid in self._early:
             child.ended(self._early.pop(pid))
         else:
@@ -149,6 +154,8 @@ class Nursery:
 
     async def close(self) -> None:
         """Its own end; children that are left notice the lab's."""
+        for pipe in self._pipes:
+            pipe.close()
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
@@ -157,8 +164,10 @@ class Nursery:
             await self._process.wait()
 
 
-async def _reader(descriptor: int) -> asyncio.StreamReader:
+async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+    """What a child says; the pipe is closed at its end of file."""
     reader = asyncio.StreamReader(limit=LINE_LIMIT)
     pipe = os.fdopen(descriptor, "rb", buffering=0)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-    return reader
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader, transport

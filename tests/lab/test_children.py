@@ -21,6 +21,7 @@ def lab(tmp_path):
                 return await work(nursery, tmp_path)
             finally:
                 await nursery.close()
+                await asyncio.sleep(0)  # what was closed lets go of its descriptors
 
         return asyncio.run(asyncio.wait_for(inside(), 60))
 
