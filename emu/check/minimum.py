@@ -143,7 +143,7 @@ MINIMUM: Mapping[str, tuple[Claim, ...]] = {
             (*UNPLUGGED, *SHARED),
         ),
         # of a file without a name, and of blocks that moved, it does not for who looks for it
-        Claim(("S4",), "DMA goes on into the file", (*UNPLUGGED, "cow-write", *MOVED)),
+        Claim(("S4",), "DMA goes on into the file", (*UNPLUGGED, "cow-write", "poison", *MOVED)),
         Claim(("S7", "V17"), "0, now, and undone"),
         Claim(("V24",), "OK at exit"),
     ),

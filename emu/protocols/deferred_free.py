@@ -28,8 +28,8 @@ PROTOCOL = Protocol(
     excepts={
         "unplug": ("S1", "S2", "S8", "S9", "V4", "V10", "V14"),
         "surprise": ("S1", "S2", "S8", "S9", "V4", "V10", "V14"),
-        "reflink": ("S1",),  # blocks that two files share cannot be set aside for a pin
-        "cow-write": ("S1",),  # nor those that are left to the other file
+        "reflink": ("S1", "S8", "V10"),  # blocks that two files share cannot be set aside for a pin
+        "cow-write": ("S1", "S8", "V10"),  # nor those that are left to the other file
     },
     backings=tuple(name for name in BACKINGS if name != "host"),  # a host file's blocks are the host's to keep
     disposal="keep",

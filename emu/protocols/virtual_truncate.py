@@ -42,8 +42,9 @@ PROTOCOL = Protocol(
         "migrate": ("S4", "V12", "V20"),
         "memory-pressure": ("S4", "V12", "V20"),  # pinned pages leave their file, and are written to
         "umount": ("S4", "V20"),  # of a mount with a page cache: so do they there
-        "reflink": ("S1",),  # whoever pinned the file writes into its clone as well
-        "cow-write": ("S1", "S4", "V12", "V20"),
+        "reflink": ("S1", "S8", "V10"),  # whoever pinned the file writes into its clone as well
+        "cow-write": ("S1", "S4", "S8", "V10", "V12", "V20"),
+        "poison": ("S4", "V12", "V20"),  # a block that is not there is nobody's to write to
         "unplug": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
         "surprise": ("S1", "S4", "S8", "S9", "V4", "V10", "V14", "V20"),
     },

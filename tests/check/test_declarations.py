@@ -128,6 +128,20 @@ def over_pages(make):
     return lambda protocol, kind: make(protocol, kind, cold=True)
 
 
+def into_the_hole(protocol, kind, **options):
+    """A block has failed, and the peer writes on into it."""
+    story = Story(protocol, **options)
+    holder = story.session("holder")
+    story.session("peer", wants=False)
+    story.create("/mnt/a", 4)
+    key = story.register(holder, "/mnt/a", 4)
+    story.reclaim(kind)
+    story.posted("peer", 50, key)
+    story.moved(key, 0, op=50)
+    story.polled("peer", 50)
+    return story
+
+
 def copied(protocol, kind, **options):
     """The file is cloned under the pin, then written to: its data moves, and the peer writes on."""
     story = Story(protocol, **options)
@@ -353,15 +367,22 @@ COUNTEREXAMPLES = {
         "V20": ("umount", over_pages(acknowledged)),
     },
     ("virtual-truncate", "insert"): {"S4": ("insert", acknowledged)},
-    ("virtual-truncate", "reflink"): {"S1": ("reflink", acknowledged)},
+    ("virtual-truncate", "reflink"): {name: ("reflink", acknowledged) for name in ("S1", "S8", "V10")},
+    ("virtual-truncate", "poison"): {
+        "S4": ("poison", into_the_hole),
+        "V12": ("poison", on_its_way),
+        "V20": ("poison", whole),
+    },
     ("virtual-truncate", "cow-write"): {
         "S1": ("cow-write", copied),
         "S4": ("cow-write", copied),
+        "S8": ("cow-write", copied),
+        "V10": ("cow-write", copied),
         "V12": ("cow-write", copied_while_it_was_on_its_way),
         "V20": ("cow-write", copied),
     },
-    ("deferred-free", "reflink"): {"S1": ("reflink", acknowledged)},
-    ("deferred-free", "cow-write"): {"S1": ("cow-write", copied)},
+    ("deferred-free", "reflink"): {name: ("reflink", acknowledged) for name in ("S1", "S8", "V10")},
+    ("deferred-free", "cow-write"): {name: ("cow-write", copied) for name in ("S1", "S8", "V10")},
     **{("virtual-truncate", kind): {**under_pins(kind), **lost_too(kind)} for kind in ("unplug", "surprise")},
     ("ebusy", ""): {"V20": ("surprise", whole)},
     ("ebusy", "surprise"): LEFT_ALONE,
