@@ -10,7 +10,7 @@ from emu.check.explorer.result import HEARD
 from emu.check.model.engine import Engine
 from emu.check.model.world import World
 from emu.core.machine import Core
-from emu.protocols.contract import Protocol, actions_of
+from emu.protocols.contract import rules_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,6 +115,12 @@ class Small:
 
 def _switches(protocol: Deciding) -> bool:
     """May keys that it has fenced live again?"""
-    if not isinstance(protocol, Protocol):
+    table = getattr(protocol, "table", None)
+    if table is None:
         return True
-    return any(action.verb == "retarget" for action in actions_of(protocol))
+    return any(
+        action.verb == "retarget"
+        for entry in table.values()
+        for rule in rules_of(entry)
+        for action in rule.actions
+    )
