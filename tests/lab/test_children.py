@@ -40,12 +40,14 @@ def test_a_client_answers_and_leaves(lab):
 
 def test_each_is_a_process_and_a_session_of_its_own(lab):
     async def work(nursery, logs):
-        children = [await nursery.spawn("emu.clients.taker", (), logs / f"{n}.log") for n in range(2)]
-        sessions = [os.getsid(child.pid) for child in children]
-        for child in children:
-            child.send_signal(signal.SIGKILL)
-            await child.wait()
-        return [child.pid for child in children] == sessions, [child.returncode for child in children]
+        clients = [await Process.start(str(n), "taker", logs, nursery) for n in range(2)]
+        for client in clients:
+            assert await client.heard("loaded")
+        pids = [client._child.pid for client in clients]
+        sessions = [os.getsid(pid) for pid in pids]
+        for client in clients:
+            await client.kill()
+        return pids == sessions, [client._child.returncode for client in clients]
 
     assert lab(work) == (True, [-9, -9])
 
