@@ -40,7 +40,6 @@ UNSEEN = {
     "revived": "posted before the fence, in memory that is nobody's: a history calls that S1, not V10",
     "key-of-revoked": AT_REST,
     "key-generation": AT_REST,
-    "leak": LATER,
     "session-forgotten": LATER,
     "second-reference": ANSWER,
     "lost-ack": ANSWER,
