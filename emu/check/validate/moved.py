@@ -78,6 +78,7 @@ class Engine:
     devices: dict[int, Blocks] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
     remaps: dict[int, int] = field(default_factory=dict)  # token -> key
+    absent: set[int] = field(default_factory=set)  # keys that were to be unmapped, and were not mapped again
     qps: set[int] = field(default_factory=set)
     last: int = 0
     lives: int = 0
@@ -151,8 +152,10 @@ def _installed(engine: Engine, line: Json) -> None:
 
 def _remapped(engine: Engine, line: Json) -> None:
     lives = engine.keys.setdefault(line["key"], [])
-    for life in lives[-1:]:
-        life.gone = line["epoch"]
+    if line["key"] in engine.absent:  # else what ran under the old translation may end behind the new one
+        engine.absent.discard(line["key"])
+        for life in lives:
+            life.gone = min(life.gone, line["epoch"])
     there = [run for run in line["extents"] if run[0] >= 0]
     lives.append(Life(line["epoch"], line["aperture"], there, again=True))
     engine.remaps[line["token"]] = line["key"]
@@ -162,13 +165,18 @@ def _refused(engine: Engine, key: int) -> None:
     """The Remap was stale: the engine kept what it had."""
     lives = engine.keys[key]
     lives.pop()
+    engine.absent.add(key)
     for life in lives[-1:]:
         life.gone = NEVER
 
 
 def _removed(engine: Engine, line: Json) -> None:
-    for life in engine.keys.get(line["key"], [])[-1:]:
-        life.gone = line["epoch"]
+    for life in engine.keys.get(line["key"], []):
+        life.gone = min(life.gone, line["epoch"])
+
+
+def _unmapping(engine: Engine, line: Json) -> None:
+    engine.absent.update(line["keys"])
 
 
 def _allocated(engine: Engine, line: Json) -> None:
@@ -202,6 +210,7 @@ NOTES = {
     "InstallKey": _installed,
     "Remap": _remapped,
     "RemoveKey": _removed,
+    "Unmap": _unmapping,
     "Allocate": _allocated,
     "Share": _allocated,  # two further as well
     "Release": _released,
