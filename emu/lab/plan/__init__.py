@@ -43,6 +43,8 @@ QUICK = (
     ("deferred-free", "truncate", "dax", "deaf"), ("deferred-free", "enospc", "dax", "deaf"),
     ("virtual-truncate", "truncate", "dax", "deaf"),
     ("retarget", "truncate", "dax", "deaf"),
+    ("linux-6.1", "truncate", "page-cache", "deaf"), ("linux-6.12", "truncate", "dax", "deaf"),
+    ("linux-6.18", "truncate", "page-cache", "deaf"), ("linux-7.3", "truncate", "page-cache", "deaf"),
 )  # fmt: skip
 
 
