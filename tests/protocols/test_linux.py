@@ -137,7 +137,7 @@ def test_on_6_1_alone_so_do_pages_of_a_disks_filesystem():
 
 
 @pytest.mark.parametrize("kernel", KERNELS[2:])
-@pytest.mark.parametrize("backing", ["dax"])
+@pytest.mark.parametrize("backing", ["dax", "page-cache", "tmpfs"])
 def test_on_demand_the_hardware_is_drained_and_the_next_access_finds_the_end_of_file(kernel, backing):
     node = Machine(kernel)
     key = node.register(backing, ON_DEMAND).result["handle"]
