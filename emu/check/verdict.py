@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from emu.check import invariants
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import safety_bytes, safety_people
-from emu.check.memory import file_of, foreign_bytes, holes
+from emu.check.memory import file_of, foreign_bytes, holes, until
 from emu.check.nowhere import detached_bytes, nowhere
 from emu.check.shown import dma_at_gate
 from emu.check.space import space_debt_byte_s
@@ -331,6 +331,7 @@ class _Judge:
         """Bytes of the victim that a success should have freed, and that still have memory."""
         file = file_of(self.history.filemap, self.row["victim"]["path"])
         spans = self.row.get("frees", ())
+        file = until(file, self.row["expected"].get("layout")) if file else None
         return sum(end - start - holes(file, start, end) for start, end in spans) if file else 0
 
     def _nothing_can_advance(self) -> bool:

@@ -83,7 +83,7 @@ def row(run: Run) -> Json:
         "dma": run.control.dma,
         "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim", "ino": run.met["ino"]},
         "before": before,
-        "expected": {**expected, "size": SIZE} if on_host else expected,
+        "expected": {**expected, **({"size": SIZE} if on_host else {}), "layout": run.met["layout"]},
         "at_stake": run.act.given_back[1] - run.act.given_back[0],
         "frees": [list(span) for span in run.act.frees] if run.backing.on_mount else [],
         "taken": None,
