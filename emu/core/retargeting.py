@@ -3,7 +3,7 @@
     quiesce -> fenced -> retarget: one Remap a key, pages of the range -> scratch -> all answered: `retargeted`
 
 The scratch page of a device lies behind its last block, in its aperture and outside its allocator: its generation never changes, and whatever
-is written there is nobody's. Only whole blocks of the range are switched: a block that the file keeps in part stays the file's. When the device
+is written there is nobody's. Only blocks that the file loses are switched: one that it keeps in part stays the file's. When the device
 itself goes, or the memory is no device's, the whole MR is switched to a page of the node's own. A registration that the reclaim met fails, as
 under any other, and an MR on demand stays parked: what it needs is `unmap`.
 """
@@ -94,7 +94,12 @@ def switched(b: Books, row: Reclaim, mr: Mr) -> tuple[int, tuple[Run, ...]]:
     if not blocks or row.device:
         return _refuge(b), tuple(_pages(mr.length))
     _space, range_ = scope.space_of(b, row)
-    taken = tuple((extents.blocks_up(at), (at + size) // BLOCK) for at, size in range_)
+    file = b.files.get(row.ino)
+    whole = file is not None and row.hi >= file.size  # of the file's last block nothing stays behind it
+    taken = tuple(
+        (extents.blocks_up(at), extents.blocks_up(at + size) if whole else (at + size) // BLOCK)
+        for at, size in range_
+    )
     return mr.aperture, tuple(_cut(mr.runs, taken, blocks * BLOCK))
 
 

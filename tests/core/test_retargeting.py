@@ -73,6 +73,24 @@ def test_a_block_that_the_file_keeps_in_part_stays_the_files(node):
     assert node.stat()["pins"] == 1
 
 
+def test_the_last_block_goes_whole_where_a_punch_reaches_the_end_of_the_file(node):
+    """Of it nothing stays behind the hole: it is freed, so it has to be switched."""
+    node.file()
+    key = node.mr()
+    node.ask(rq.FsTruncate("/mnt/a", 2 * BLOCK + 2048), 3)
+    node.ask(rq.FsPunch("/mnt/a", BLOCK + 2048, BLOCK), 3)
+    runs = node.books.mrs[key].runs
+    assert runs == ((0, 2 * BLOCK), (SCRATCH, BLOCK), (SCRATCH, BLOCK))
+    assert [node.blocks()[name] for name in ("free", "owned", "quarantined")] == [62, 2, 0]
+
+
+def test_a_punch_that_ends_inside_of_the_file_leaves_the_block_of_its_end(node):
+    node.file()
+    key = node.mr()
+    node.ask(rq.FsPunch("/mnt/a", BLOCK + 2048, BLOCK), 3)
+    assert node.books.mrs[key].runs == ((0, 4 * BLOCK),)
+
+
 @pytest.mark.parametrize("surprise", [False, True])
 def test_when_the_device_goes_the_whole_mr_goes_to_a_page_of_the_nodes_own(node, surprise):
     node.file(blocks=2)
