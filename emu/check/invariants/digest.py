@@ -6,6 +6,7 @@ the broker's next life, so everything here says in which life it was. A *step* i
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,6 +82,14 @@ class Step:
     changes: list[Change] = field(default_factory=list)
     applied: set[int] = field(default_factory=set)  # reclaims whose change it may have committed
     rows: list[Reclaim] = field(default_factory=list)  # the same
+    last: bool = False  # of its life
+    before: Mapping[int, FileRow] = field(default_factory=dict)  # of a last one: the files in front of it
+
+    @property
+    def cut(self) -> bool:
+        """Its broker may have been killed in the middle of it: what follows a commit may not be there."""
+        line = self.lines[-1]
+        return self.last and line["type"] not in {"Reply", "Fail"} and line.get("phase") != "ended"
 
     def of(self, kind: str) -> list[Json]:
         return [line for line in self.lines if line["type"] == kind]
@@ -278,16 +287,19 @@ def _steps(lines: list[Json]) -> Iterator[Step]:
             life += 1
         if line["kind"] == "event" or line["type"] == "Loaded":
             if step.lines:
+                step.last = line["type"] == "Loaded"
                 yield step
             step = Step(life, line if line["kind"] == "event" else None)
         step.lines.append(line)
     if step.lines:
+        step.last = True
         yield step
 
 
 def applying(step: Step, reclaims: Mapping[int, Reclaim], before: Mapping[int, FileRow]) -> set[int]:
     """Reclaims whose change this step may have committed: those that it shows as applied, and punches whose edges it zeroes (which are
-    applied when that has been answered). Where a step was cut off in front of that, the punches that it has a phase of.
+    applied when that has been answered). Where a step was cut off in front of that, the punches that it has a phase of, and whoever was
+    under way with a file that it changed.
     """
     shown = {line["reclaim"] for line in step.of("Phase") if line["reclaim"] in reclaims}
     done = {line["reclaim"] for line in step.of("Phase") if line["phase"] == "applied"} & shown
@@ -298,7 +310,27 @@ def applying(step: Step, reclaims: Mapping[int, Reclaim], before: Mapping[int, F
         if row.kind in {"punch", "zero"} and "ended" not in row.phases
     }
     done |= {number for number in punches if _edges_in(reclaims[number].target, zeroed, before)}
-    return done or punches & shown
+    changed = {change.ino for change in step.changes} if step.cut else set()
+    begun = {
+        number
+        for number, row in reclaims.items()
+        if row.target.get("ino") in changed and "ended" not in row.phases
+    }
+    return done or punches & shown or begun
+
+
+def shifted(target: Json, row: FileRow) -> FileRow:
+    """What a collapse or an insert alone makes of a file."""
+    first, count = target["lo"] // BLOCK, target["length"] // BLOCK
+    out = range(first, first + count) if target["kind"] == "collapse" else range(0)
+    by = -count if out else count
+    extents = tuple(
+        (at + by * (at >= first), start + at - begin, 1, since)
+        for begin, start, blocks, since in row.extents
+        for at in range(begin, begin + blocks)
+        if at not in out
+    )
+    return row._replace(size=row.size + by * BLOCK, extents=extents)
 
 
 def _edges_in(target: Json, zeroed: list[list[int]], before: Mapping[int, FileRow]) -> bool:
@@ -336,8 +368,8 @@ class _Reading:
             self._pages_went(row, pages)
         step.applied = applying(step, self.reclaims, before)
         step.rows = [self.reclaims[number] for number in sorted(step.applied)]
-        for number in step.applied:
-            self._applied(self.reclaims[number], step, before, pages)
+        step.before = before if step.last else {}
+        self._all_applied(step, before, pages)
 
     def _pages_went(self, row: Reclaim, before: dict[int, FileRow]) -> None:
         """What is about a whole device takes the pages over it, whoever still writes to them: lost is what comes behind its answer."""
@@ -358,18 +390,37 @@ class _Reading:
             return file
         return pages.get(ino) or FileRow("", f"{file.device}.cache", 0, ())
 
+    def _all_applied(self, step: Step, before: dict[int, FileRow], pages: dict[int, FileRow]) -> None:
+        """Several may change a file in one step: each takes what lies in its own range, in the file as those in front of it left it."""
+        left = sorted(step.rows, key=lambda row: (row.at("applied"), row.number))
+        files = self.files
+        while left:
+            row = left.pop(0)
+            ino = row.target.get("ino", 0)
+            between = before.get(ino) if row.kind in {"collapse", "insert"} and row.changed < 0 else None
+            if between and ino in files and any(other.target.get("ino") == ino for other in left):
+                between = shifted(row.target, between)
+                self._applied(row, step, before, pages, between)
+                before = {**before, ino: between}
+            else:
+                self._applied(row, step, before, pages, files.get(ino))
+
     def _applied(
-        self, row: Reclaim, step: Step, before: dict[int, FileRow], pages: dict[int, FileRow]
+        self,
+        row: Reclaim,
+        step: Step,
+        before: dict[int, FileRow],
+        pages: dict[int, FileRow],
+        after: FileRow | None,
     ) -> None:
-        """Several may change a file in one step: each takes what lies in its own range."""
         ino = row.target.get("ino", 0)
         if row.kind == "reflink":
             row.source = self.files.get(ino)
         row.stays = (self.pages[ino].blocks if ino in self.pages else set()) - self.dirty.get(ino, set())
-        same = before.get(ino) == self.files.get(ino) and pages.get(ino) == self.pages.get(ino)
+        same = before.get(ino) == after and pages.get(ino) == self.pages.get(ino)
         if row.changed >= 0 or same:
             return  # a punch whose edges took time: it was committed before they were zero
-        row.before, row.after, row.changed = before.get(ino), self.files.get(ino), step.lines[0]["n"]
+        row.before, row.after, row.changed = before.get(ino), after, step.lines[0]["n"]
         if row.steps[-1] is not step:
             row.steps.append(step)
         row.laid, after = self._laid(row, row.before, pages), self._laid(row, row.after, self.pages)
@@ -460,6 +511,8 @@ class _Reading:
         if known and line.get("errno"):  # it was refused: the engine has what it had
             old, life, before = known
             old.unmapped, old.removed = before
+            if line["errno"] == errno.ENOENT:  # nothing: an unmap that had been refused has taken it out
+                old.unmapped = min(old.unmapped, line["n"])
             self.keys[old.key] = old
             self.made.keys.remove(life)
             self.made.lives_of[old.key].remove(life)

@@ -109,5 +109,6 @@ class _Record:
             row.at("requested")
         )  # another reclaim may have ended in it, and this one begun
         begun = step.lines[0]["n"] if step else row.at("requested")
-        gone = {(row.aperture, block) for block in row.due}
+        stays = row.after.blocks if row.after else set()
+        gone = {(row.aperture, block) for block in row.due - stays}
         return {place for place in gone if self.freed.get(place, -1) < begun} - self.owned()

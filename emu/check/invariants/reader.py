@@ -5,6 +5,7 @@ If you add a type of line: its method, a row of the table at the end, docs/invar
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +228,7 @@ class Reader:
         self.remaps[line.get("token", 0)] = new
 
     def done(self, line: Json) -> None:
-        """A Remap that was refused has changed nothing."""
+        """A Remap that was refused has changed nothing; for want of the key, it tells that an unmap which was refused has taken it out."""
         new = self.remaps.pop(line["token"], None)
         old = self.replaced.pop(line["token"], None)
         if new is None or not line.get("errno"):
@@ -242,6 +243,9 @@ class Reader:
         if old is not None:
             old.replaced = False
             self.live[old.at.n] = old
+            if line["errno"] == errno.ENOENT:
+                self._unmapped(old)
+                self.gone.add(old.key)
 
     def _map(self, mapped: Mapped) -> None:
         known = self.found.by_number.setdefault(mapped.key, [])
@@ -282,12 +286,17 @@ class Reader:
         if not quiesce:
             self.gone.update(asked.keys)
         for mapped in asked.maps:
-            if quiesce:
-                mapped.quiesced = mapped.quiesced or self.here
-            else:
-                mapped.unmapped = mapped.unmapped or self.here
-            if mapped.quiesced and mapped.unmapped:
+            if not quiesce:
+                self._unmapped(mapped)
+                continue
+            mapped.quiesced = mapped.quiesced or self.here
+            if mapped.unmapped:
                 self.live.pop(mapped.at.n, None)
+
+    def _unmapped(self, mapped: Mapped) -> None:
+        mapped.unmapped = mapped.unmapped or self.here
+        if mapped.quiesced:
+            self.live.pop(mapped.at.n, None)
 
     def remove(self, line: Json) -> None:
         self.keys.pop(line["key"], None)

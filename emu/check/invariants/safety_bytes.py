@@ -154,13 +154,8 @@ def lost(history: History) -> Iterator[Breach]:
     made = history.once(digest.read)
     vain = {log.thread: in_vain(log, acknowledged(history)) for log in history.logs}
     for row in made.reclaims:
-        applied = row.phases.get("applied") or row.phases.get("returned")
-        if row.errno or applied is None:
-            continue
-        detached = applied["epoch"]
-        moved = [one for one in _under(history, made, row) if _silent(one.record, detached)]
+        moved = _behind(history, made, row)
         told = {(one.thread, one.record.seq) for one in moved}
-        moved += [one for one in taken_away(history, made, row) if (one.thread, one.record.seq) not in told]
         moved += [
             one for one in led_elsewhere(history, made, row) if (one.thread, one.record.seq) not in told
         ]
@@ -169,6 +164,16 @@ def lost(history: History) -> Iterator[Breach]:
             sentence = f"{count} bytes were acknowledged behind {row.words()}, and are not in the file"
             yield Breach("S4", sentence, row.told, named(moved))
     yield from _overwritten(history, made)
+
+
+def _behind(history: History, made: Digest, row: Reclaim) -> list[Moved]:
+    """What was written where the file was, behind a reclaim that did not fail."""
+    applied = row.phases.get("applied") or row.phases.get("returned")
+    if row.errno or applied is None:
+        return []
+    moved = [one for one in _under(history, made, row) if _silent(one.record, applied["epoch"])]
+    told = {(one.thread, one.record.seq) for one in moved}
+    return moved + [one for one in taken_away(history, made, row) if (one.thread, one.record.seq) not in told]
 
 
 def _silent(record: OpRecord, detached: int) -> bool:
@@ -197,11 +202,15 @@ def taken_away(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
 
 
 def led_elsewhere(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
-    """What was written, behind it, into the scratch pages to which the reclaim had switched its keys."""
-    pages = history.once(_scratch)
+    """What was written into the scratch pages to which the reclaim had switched its keys: it is in no file from then on, whatever comes of the
+    reclaim.
+    """
+    pages = history.once(_scratch) if "retargeting" in row.phases else {}
     for thread, record in history.once(_good_writes) if pages else ():
         life = made.used(record.rkey, record) if record.rkey in row.keys else None
-        if life is None or not life.again or life.life != row.life or record.epoch_last < row.detached:
+        if life is None or not life.again or life.life != row.life:
+            continue
+        if life.installed["n"] < row.at("retargeting"):
             continue
         first = pages.get(life.aperture, digest.ALWAYS)
         known = record.kind == OpKind.QUANTUM or all(block >= first for block in life.blocks)

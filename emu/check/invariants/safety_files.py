@@ -421,7 +421,7 @@ def _owners(files: dict[int, FileRow], device: str) -> dict[int, set[int]]:
 
 def _cut_off(step: Step) -> bool:
     """The broker's life ended in this step, perhaps: the last of its lines is no answer."""
-    return step.lines[-1]["type"] in {"Commit", "Share", "Release"} or not step.event
+    return step.cut or step.lines[-1]["type"] in {"Commit", "Share", "Release"} or not step.event
 
 
 def _counted(history: History) -> Iterator[Breach]:
@@ -510,7 +510,11 @@ def _kinds(change: Change) -> set[str]:
 
 
 def _cloned(change: Change) -> set[int]:
-    """Blocks that a clone has from what it was cloned from."""
+    """Blocks that a clone has from what it was cloned from. Of a step that was cut off nobody says what it was: it has the same as another."""
+    new, step = change.new, change.step
+    if step.cut and change.old is None and new and new.origin:
+        alike = ((row.device, row.size, row.places) for row in step.before.values())
+        return new.blocks if (new.device, new.size, new.places) in alike else set()
     return {
         block
         for row in change.step.rows
@@ -676,7 +680,9 @@ def _faulted(change: Change) -> bool:
 
 
 def _late(made: Digest) -> Iterator[tuple[int, int]]:
-    """(line, file) of what registrations did that had waited behind a reclaim, in the step that let them go on."""
+    """(line, file) of what registrations did that had waited behind a reclaim, in the step that let them go on; and of what was committed by a
+    reclaim whose broker was killed in front of its first line.
+    """
     waiting: dict[tuple[int, int], Json] = {}
     for step in made.steps:
         for line in step.lines:
@@ -685,14 +691,24 @@ def _late(made: Digest) -> Iterator[tuple[int, int]]:
                     waiting.clear()
                 case "SessionLost":
                     waiting = {pair: op for pair, op in waiting.items() if pair[0] != line["session"]}
-                case "Requested" if line["op"]["type"] == "RegMr":
+                case "Requested" if line["op"]["type"] in {"RegMr", *TAKING}:
                     waiting[line["session"], line["request"]] = line["op"]
         for change in step.changes:
-            if any(_asked(change, op) for op in waiting.values()):
+            if any(_asked_late(change, op) for op in waiting.values()):
                 yield change.line["n"], change.ino
         for line in step.lines:
             if line["type"] in {"Reply", "Fail"}:
                 waiting.pop((line["session"], line["request"]), None)
+
+
+TAKING = frozenset({"FsTruncate", "FsPunch", "FsUnlink", "FsFallocate", "FsReflink", "FsMigrate", "FsWrite"})
+
+
+def _asked_late(change: Change, op: Json) -> bool:
+    if op["type"] == "RegMr" and _asked(change, op):
+        return True
+    paths = {row.path for row in (change.old, change.new) if row}
+    return change.step.cut and bool(paths & {op.get("path"), op.get("to")})
 
 
 def _asked(change: Change, op: Json) -> bool:

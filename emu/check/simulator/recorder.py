@@ -88,6 +88,7 @@ class Recorder:
         self.under_way: dict[int, None] = {}  # reclaims that were requested in this life, and have not ended
         self._books: dict[str, dict[Any, Any]] = {}
         self._keys: dict[int, Translation] = {}
+        self._leads: dict[int, int] = {}  # key -> the aperture that it was mapped to again
         self._flights: dict[tuple[int, int], InFlight] = {}  # by peer and work request (0 without a fabric)
         self._numbers = 0
         self._connected: dict[int, int] = {}  # peer -> queue pairs that it has had
@@ -108,7 +109,9 @@ class Recorder:
         self._deeds: dict[type[fx.Effect], Callable[[Any], None]] = {
             fx.Phase: self._phase,
             fx.OpenDevice: self._opened,
+            fx.OpenScratch: self._opened,
             fx.InstallKey: self._install,
+            fx.Remap: self._remapped,
             fx.Allocate: self._zeroed,
             fx.Zero: self._zeroed,
             fx.Blank: self._zeroed,
@@ -194,6 +197,7 @@ class Recorder:
         self.timers.clear()
         self.under_way.clear()
         self._keys.clear()
+        self._leads.clear()
         for flight in self._flights.values():
             flight.over, flight.record = True, None
         if state.fabric is None:
@@ -218,10 +222,17 @@ class Recorder:
         flight, now = self._flights[peer, op.work], generation(state.gens, op.block)
         flight.record = self._record(
             flight, flags=_flags(op.gen, now, _absent(state, op)), bytes=flight.bytes_of(op.quantum), src_offset=op.quantum * QUANTUM,
-            dst_offset=op.block * BLOCK, gen_translated=op.gen, gen_first=now, op_done=int(op.quantum + 1 == op.quanta),
-        )  # fmt: skip
+            gen_translated=op.gen, gen_first=now, op_done=int(op.quantum + 1 == op.quanta),
+        )._replace(**self._place(flight, state, op))  # fmt: skip
         if not _nowhere(state, op):
             self.memory.store(op.block * BLOCK, flight.half_of(op.quantum), _stamp(peer, flight, op))
+
+    def _place(self, flight: InFlight, state: State, op: Op) -> dict[str, int]:
+        """Where it goes. The model has one scratch page, the node has one behind each device and one of its own."""
+        aperture = self._leads.get(op.key, flight.to.aperture) if op.block >= len(state.gens) else 0
+        if aperture in {0, flight.to.aperture}:
+            return {"dst_offset": op.block * BLOCK}
+        return {"dst_aperture": aperture, "dst_offset": 0}
 
     def _left(self, peer: int, op: Op, state: State) -> None:
         flight, now = self._flights[peer, op.work], generation(state.gens, op.block)
@@ -288,7 +299,10 @@ class Recorder:
         else:
             self.under_way[effect.reclaim] = None
 
-    def _opened(self, effect: fx.OpenDevice) -> None:
+    def _remapped(self, effect: fx.Remap) -> None:
+        self._leads[effect.key] = effect.aperture
+
+    def _opened(self, effect: fx.OpenDevice | fx.OpenScratch) -> None:
         self._line("shell", "Aperture", {"aperture": effect.aperture, "number": effect.aperture})
 
     def _zeroed(self, effect: fx.Allocate | fx.Zero | fx.Blank) -> None:
