@@ -5,10 +5,13 @@ Taker, reclaimer and unplugger share this root; the lab asks whichever it has.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from emu.clients.links import open_node
 from emu.clients.talk import Client, Command
+
+from emu.verbs.pyverbs_error import PyverbsRDMAError
 
 
 class Observer(Client):
@@ -25,7 +28,7 @@ class Observer(Client):
         return {}
 
     def do_survey(self, *, device: str, **_: Any) -> Command:
-        """The files of a device with their extents, and the books."""
+        """The files of a device with their extents, and the books. What lies on a device that is gone nobody can look at."""
         listing = self.ctx.fs.ls()
         stats = [self._stat(file["path"]) for file in listing["files"]]
         files = [
@@ -42,15 +45,21 @@ class Observer(Client):
         ]
         return {
             "files": files,
+            "out_of_reach": [s["path"] for s in stats if "device" not in s],
             "devices": listing["devices"],
             "mounts": listing["mounts"],
             "books": self.ctx.books(),
         }
 
     def _stat(self, path: str) -> Command:
-        """Of a file, or of a buffer, which is a file of its own device."""
+        """Of a file, or of a buffer, which is a file of its own device; its name alone if the device is gone."""
         if path.startswith("/"):
-            return dict(self.ctx.fs.stat(path))
+            try:
+                return dict(self.ctx.fs.stat(path))
+            except PyverbsRDMAError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                return {"path": path}
         return {**self.ctx.dmabuf.stat(path.removeprefix("dmabuf/")), "path": path}
 
     def do_export(self, *, buffer: str, size: int, **_: Any) -> Command:

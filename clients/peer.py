@@ -104,8 +104,11 @@ class Peer(Client):
         read: int,
         depth: int,
         reads: int,
+        looks: int = 1,
         **_: Any,
     ) -> Command:
+        """looks: of so many READs one is looked at."""
+        self.looks, self.reads = looks, 0
         self.writer = writer
         self.journal = Journal(journal, "peer")
         self.ctx = open_node(node, "peer")
@@ -298,7 +301,9 @@ class Peer(Client):
             return
         stream.good += 1
         if stream.opcode == e.IBV_WR_RDMA_READ:
-            self._look(stream, slot)
+            self.reads += 1
+            if self.reads % self.looks == 0:
+                self._look(stream, slot)
 
     def _another_key(self, stream: Stream, wc: WC) -> None:
         if wc.status == e.IBV_WC_SUCCESS:

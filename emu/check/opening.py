@@ -435,6 +435,9 @@ def read_filemap(folder: Path) -> Json:
                 raise BrokenHistory(
                     f"{name}: an extent of {file['path']} is [file offset, device offset, bytes, since]: {extent!r:.60}"
                 )
+    beyond = found.get("out_of_reach", [])
+    if not isinstance(beyond, list) or not all(isinstance(path, str) for path in beyond):
+        raise BrokenHistory(f"{name}: out_of_reach should be a list of paths: {beyond!r:.60}")
     for image in (found["image"], found.get("pages", "-")):
         if not isinstance(image, str) or "/" in image or image in {"", ".", ".."}:
             raise BrokenHistory(f"{name}: image {image!r} should be a name in this folder")

@@ -143,6 +143,11 @@ class _Judge:
     def succeeded(self) -> bool:
         return bool(self.reclaim["returned"]) and self.reclaim["errno"] is None
 
+    @property
+    def _abandoned(self) -> bool:
+        """Who asked was killed before there was an answer: nobody can say that it did not come."""
+        return bool(self.reclaim.get("abandoned")) and bool(self.row["killed"])
+
     def run(self) -> Verdict:
         self._gaps()
         self._traffic()
@@ -290,7 +295,7 @@ class _Judge:
         found = {name for name, applies in self._tests().items() if applies}
         if len(found) > 1:
             found.discard("OK")  # nothing but itself
-        if not self.reclaim["returned"] and "HANG" not in found:
+        if not self.reclaim["returned"] and not self._abandoned and "HANG" not in found:
             self.unknown.append("the reclaim did not return, and something could still have advanced it")
         if self.unknown:
             verdict.why = self.unknown
@@ -309,7 +314,7 @@ class _Judge:
             "CORRUPT": bool(verdict.foreign_bytes or verdict.leaked_bytes or verdict.foreign_dma_bytes),
             "FAULT": bool(verdict.absent_bytes),
             "KILL": bool(verdict.killed),
-            "HANG": not self.reclaim["returned"] and self._nothing_can_advance(),
+            "HANG": not self.reclaim["returned"] and not self._abandoned and self._nothing_can_advance(),
             "LEAK": self.succeeded and bool(debt),
             "LOST": bool(verdict.lost_bytes),
             "STALE": bool(verdict.stale_bytes),

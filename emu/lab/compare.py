@@ -26,7 +26,7 @@ from emu.history.manifest import write_manifest
 from emu.history.runs import META, machine, read_meta
 from emu.host.times import time_scale
 from emu.lab.children import Nursery
-from emu.lab.plan.controls import Control, controls_for
+from emu.lab.plan.controls import DENIES_NOTHING, Control, controls_for
 from emu.lab.plan.spec import RowSpec
 from emu.lab.process import LabError
 from emu.lab.rows import HARM, RowResult, RunResult
@@ -112,6 +112,11 @@ class Comparison:
         wanted = controls_for(
             result.spec, result.seen, str(declared(result.spec.protocol).get("loss", "none"))
         )
+        await self._carry_out(result, wanted)
+        if result.denied_unpinned and result.spec.protocol != DENIES_NOTHING.protocol:
+            await self._carry_out(result, [DENIES_NOTHING])
+
+    async def _carry_out(self, result: RowResult, wanted: Sequence[Control]) -> None:
         runs = await asyncio.gather(*(self._control(result.spec, control) for control in wanted))
         for control, run in zip(wanted, runs, strict=True):
             result.controlled(control, run)
@@ -120,7 +125,7 @@ class Comparison:
         """A prompt holder's row and a deaf one's share their controls."""
         label = f"{spec.protocol}-{spec.event}-{spec.backing}-control-{control.name}"
         if label not in self.controls:
-            alike = RowSpec(spec.protocol, spec.event, spec.backing, "deaf")
+            alike = RowSpec(control.protocol or spec.protocol, spec.event, spec.backing, "deaf")
             work = self._run(alike, control, self.options.out / label / "run-1", 1)
             self.controls[label] = asyncio.create_task(work)
         return await self.controls[label]

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
-from emu.lab.plan.geometry import DEPTH, READ, READS, READS_ALONE, SIZE, WRITE
+from emu.lab.plan.geometry import DEPTH, LOOKS_ALONE, READ, READS, READS_ALONE, SIZE, WRITE
 
 if TYPE_CHECKING:
     from emu.lab.run import Run
@@ -67,5 +67,5 @@ async def _start_peer(run: Run, directory: str) -> Json:
     alone = run.act.access == "r"
     return await run.clients["peer"].ask(
         "start", node=directory, journal=str(run.folder.resolve() / "journals" / "peer.jrnl"), writer=PEER, size=SIZE, write=WRITE,
-        read=SIZE if alone else READ, depth=DEPTH, reads=READS_ALONE if alone else READS,
+        read=SIZE if alone else READ, depth=DEPTH, reads=READS_ALONE if alone else READS, looks=LOOKS_ALONE if alone else 1,
     )  # fmt: skip

@@ -106,6 +106,11 @@ class Process:
             pass
         return note in self.noted
 
+    @property
+    def talks(self) -> bool:
+        """Whether it can still say anything."""
+        return not self._reader.done()
+
     def signal(self, number: signal.Signals) -> None:
         """What a manner asks for; whoever is ended by it was ended by the lab."""
         self.doomed = self.doomed or number == signal.SIGKILL

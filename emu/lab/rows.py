@@ -95,6 +95,8 @@ class RowResult:
         found = {}
         for name, outcome in self.controls.items():
             sentence = CONTROLS[name].misses(outcome)
+            if name == "no-pin" and self._denied_to_all:
+                continue
             if outcome == self.seen[0] != "HANG":
                 sentence = f"the control {name} ended in {outcome} too"
             if sentence := self.objections.get(name) or sentence:
@@ -105,13 +107,25 @@ class RowResult:
     def reasons(self) -> list[str]:
         """Why it is unknown, each reason once."""
         whys = [why for run in self.runs for why in run.verdict.why]
-        return list(dict.fromkeys([*whys, *self.unflipped.values(), *self._waits_for_nobody]))
+        return list(
+            dict.fromkeys([*whys, *self.unflipped.values(), *self._waits_for_nobody, *self._denied_to_all])
+        )
 
     @property
     def _waits_for_nobody(self) -> list[str]:
         """A hang that letting go does not break is a hang all the same: its history shows that nothing was outstanding."""
         found = self.controls.get("let-go") == "HANG"
         return ["the control let-go ended in HANG too: it is no holder that is waited for"] if found else []
+
+    @property
+    def _denied_to_all(self) -> list[str]:
+        """A denial that needs no pin is one all the same, once another protocol has answered the same request with success."""
+        found = self.denied_unpinned and self.controls.get("none") == "OK"
+        return ["the control no-pin ended in DENY too: pinned or not, it is refused"] if found else []
+
+    @property
+    def denied_unpinned(self) -> bool:
+        return self.seen[:1] == ["DENY"] and self.controls.get("no-pin") == "DENY"
 
     def as_json(self, promises: Sequence[str]) -> Json:
         spec = self.spec

@@ -155,7 +155,7 @@ class Run:
         for memory, name in survey.memories(self):
             keep(memory, self.folder / name)
         self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
-        if self.facts["reclaim"]["returned"]:
+        if self.facts["reclaim"]["returned"] or self.facts["reclaim"].get("abandoned"):
             await inherit_no_more(self)
             await self._dismiss()
             await self._stop_broker()

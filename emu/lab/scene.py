@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from emu.host.times import patience
 from emu.lab.meeting import ASKER, TAKER
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
 from emu.lab.patience import stuck
@@ -44,8 +45,8 @@ async def play(run: Run) -> None:
     await _go_on(run, random.Random(run.seed).randint(0, ROUND))
     await _leave(run)
     reclaim = await _reclaim(run)
-    if reclaim["returned"]:
-        await THEN[run.act.then](run, reclaim["errno"] is None)
+    if reclaim["returned"] or reclaim.get("abandoned"):
+        await THEN[run.act.then](run, bool(reclaim["returned"]) and reclaim["errno"] is None)
         await _go_on(run)
     recovered = await _recovered(run, holder, peer)
     stopped = await peer.ask("stop", limit=2 * PATIENCE)  # it waits for what does not come, too
@@ -149,13 +150,19 @@ async def _reclaim(run: Run) -> Json:
     try:
         await asyncio.gather(_provoke(run), _answer_or_stuck(run, asked))
         if not asked.done():
-            return {"returned": False, "errno": None, "error": "nothing can advance it any more", "began": began, "ended": None,
-                    "took_us": None, "tries": 1, "denied": 0, "given_up": time.monotonic_ns()}  # fmt: skip
+            return _unanswered("nothing can advance it any more", began)
+        if run.asker.killed:
+            return _unanswered(f"{run.asker.name} was killed while it asked", began) | {"abandoned": True}
         return _summed_up(asked.result()["tries"])
     finally:
         asked.cancel()
         with suppress(asyncio.CancelledError, LabError):
             await asked
+
+
+def _unanswered(why: str, began: int) -> Json:
+    return {"returned": False, "errno": None, "error": why, "began": began, "ended": None, "took_us": None, "tries": 1, "denied": 0,
+            "given_up": time.monotonic_ns()}  # fmt: skip
 
 
 def _summed_up(tries: list[Json]) -> Json:
@@ -191,13 +198,23 @@ async def _provoke(run: Run) -> None:
             await holder.ask("event", limit=LOST_FOR_GOOD)
 
 
+async def _killed(process: Process) -> bool:
+    """Whether somebody who says nothing any more was ended by a signal that the lab did not send; its end may be told a little later."""
+    if process.talks:
+        return False
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.gone(), patience(LOST_FOR_GOOD))
+    return process.killed
+
+
 async def _answer_or_stuck(run: Run, asked: asyncio.Task[Json]) -> None:
-    """Until it is answered; or nothing that the history knows of can advance it, and no manner is about to."""
+    """Until it is answered, or who asked was killed for it; or nothing that the history knows of can advance it, and no manner is about to."""
     waiter = asyncio.create_task(stuck(run.folder / "history" / "1"))
     try:
         await asyncio.wait((asked, waiter), return_when=asyncio.FIRST_COMPLETED)
         if asked.done():
-            asked.result()
+            if not (isinstance(asked.exception(), LabError) and await _killed(run.asker)):
+                asked.result()
         elif run.asker.ended or not run.node.alive:
             raise LabError("whoever asked, or the broker, ended before an answer came")
     finally:

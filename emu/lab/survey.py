@@ -32,6 +32,7 @@ async def take(run: Run) -> None:
     else:
         replaced = run.act.then == "plug" and _succeeded(run)
         filemap |= {"namespace": 2 if replaced else 1, "replaced": replaced, "files": survey["files"]}
+        filemap |= {"out_of_reach": survey["out_of_reach"]} if survey["out_of_reach"] else {}
     if run.backing.memory == "pages":
         filemap["pages"] = PAGES
     write(run.folder / "filemap.json", filemap)

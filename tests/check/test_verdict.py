@@ -398,6 +398,14 @@ def test_no_return_and_nothing_to_wait_for_is_a_hang(world):
     assert "S7" in rules(verdict)
 
 
+def test_who_was_killed_for_its_own_request_waits_for_no_answer(world):
+    world.row["reclaim"] |= {"returned": False, "ended": None, "abandoned": True}
+    world.row["killed"] = ["holder"]
+    verdict = judge(world.write())
+    assert verdict.outcome == "KILL"
+    assert "HANG" not in verdict.outcomes
+
+
 @pytest.mark.parametrize(
     "line",
     [{"kind": "effect", "type": "Arm", "timer": 3}, {"kind": "effect", "type": "Quiesce", "cookie": 4}],

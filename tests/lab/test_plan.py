@@ -63,7 +63,13 @@ def test_every_row_is_there_once():
 
 def test_a_reason_is_told_once_for_a_pair():
     made = [spec for spec in full(THREE, events_here(), backings_here()) if spec.reason]
-    assert len(made) == len({(spec.protocol, spec.event, spec.backing) for spec in made})
+    assert len(made) == len({(spec.protocol, spec.event, spec.backing, spec.reason) for spec in made})
+
+
+@pytest.mark.parametrize("holder", ["stopped", "dying"])
+def test_who_asks_for_itself_must_be_there_to_ask(holder):
+    (spec,) = rows(["none"], ["self-write"], ["dax"], [holder])
+    assert spec.reason
 
 
 @pytest.mark.parametrize("protocol", THREE)

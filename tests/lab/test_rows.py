@@ -54,6 +54,16 @@ def test_a_hang_that_letting_go_does_not_break_is_a_hang_and_says_so():
     assert row(run("HANG"), controls={"let-go": "OK+ERR"})["reason"] is None
 
 
+def test_a_denial_that_needs_no_pin_counts_where_another_protocol_is_not_denied():
+    found = row(run("DENY"), controls={"no-pin": "DENY", "none": "OK"})
+    assert (found["outcome"], found["reason"]) == (
+        "DENY",
+        "the control no-pin ended in DENY too: pinned or not, it is refused",
+    )
+    assert row(run("DENY"), controls={"no-pin": "DENY"})["outcome"] == "UNKNOWN"
+    assert row(run("DENY"), controls={"no-pin": "DENY", "none": "DENY"})["outcome"] == "UNKNOWN"
+
+
 def controlled(control, end):
     result = RowResult(SPEC, 1, [run("CORRUPT")])
     result.controlled(control, end)

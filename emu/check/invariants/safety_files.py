@@ -436,6 +436,14 @@ def _counted(history: History) -> Iterator[Breach]:
                 yield Breach("S6", f"the blocks of {name} do not add up: {blocks}", () if n is None else (n,))
 
 
+def _offline(history: History) -> set[str]:
+    """Devices that are gone at the end: what lies on them can be named, and not looked at."""
+    gone: set[str] = set()
+    for line in history.of("Offline", "Online"):
+        (gone.add if line["type"] == "Offline" else gone.discard)(line["device"])
+    return gone
+
+
 def _mapped(history: History) -> Iterator[Breach]:
     """The file map against the rows that were committed last. Of a device; the host's files are not ours."""
     made, device = history.once(digest.read), history.filemap.get("device")
@@ -447,7 +455,8 @@ def _mapped(history: History) -> Iterator[Breach]:
     }
     known = {row.path: row.blocks for row in made.files.values() if row.device == device}
     known |= buffers.last_seen(made, said) if device == DMABUF else {}
-    for path in sorted(said.keys() | known.keys()):
+    unseen = set(history.filemap.get("out_of_reach", ())) if device in _offline(history) else set()
+    for path in sorted((said.keys() | known.keys()) - unseen):
         if said.get(path) != known.get(path):
             yield Breach("S6", f"the file map and the committed rows do not agree about {path}")
 

@@ -98,16 +98,29 @@ def moved(history: History) -> list[Refusal]:
     return found if engine.simulated else found + list(_in_flight(history))
 
 
+def _ran_since(record: OpRecord, before: int | None) -> int:
+    """The epoch in which its operation was running for certain: that of its first quantum. It is taken from the queue in an epoch
+    (op_epoch) and counted a moment later, when it begins: the engine's thread may have been off the processor in between. A first
+    quantum's time is the operation's; where the first one is part of the record before, on that queue pair, so is its epoch.
+    """
+    first = before is None or record.time_first <= record.op_time
+    return record.epoch_first if first else max(record.op_epoch, min(before or 0, record.epoch_first))
+
+
 def _in_flight(history: History) -> Iterator[Refusal]:
-    """What a Phase says was in flight, by the log. It was counted within its epoch: an operation that began before that one, and still
+    """What a Phase says was in flight, by the log. It was counted within its epoch: an operation that ran before that one, and still
     ran behind it, was; where a lab posts to its victim from the start, one that was had left a record.
     """
     spans: dict[int, list[tuple[int, int]]] = {}
-    for _, record in history.records():
-        for key in {record.rkey, record.lkey} - {0}:
-            spans.setdefault(key, []).append(
-                (record.op_epoch, record.epoch_last if key == record.rkey and record.bytes else -1)
-            )
+    for log in history.logs:
+        before: dict[int, int] = {}
+        for record in log.records:
+            began = _ran_since(record, before.get(record.qp_num))
+            before[record.qp_num] = record.epoch_last
+            for key in {record.rkey, record.lkey} - {0}:
+                spans.setdefault(key, []).append(
+                    (began, record.epoch_last if key == record.rkey and record.bytes else -1)
+                )
     for line in history.of("Phase"):
         ran = [span for key in line["keys"] for span in spans.get(key, ())]
         where = f"line {line['n']} (Phase)"
@@ -307,6 +320,8 @@ def _generations(engine: Engine, record: OpRecord, life: Life, offset: int) -> I
     runs = tuple((start, size) for start, size in life.runs) if wide else ((offset // BLOCK * BLOCK, BLOCK),)
     born = device.among(runs, life.born, life.born)
     now = device.among(runs, record.epoch_first, record.epoch_last)
+    if Flag(record.flags) & Flag.DST_ABSENT:  # what is not there has generation 0
+        born, now = born | {0}, now | {0}
     if record.gen_translated not in born:
         yield f"it was translated at generation {record.gen_translated}: the blocks had {sorted(born)} when the key was installed"
     for word, generation in (("first", record.gen_first), ("last", record.gen_last)):

@@ -47,6 +47,12 @@ QUICK = (
     ("linux-6.18", "truncate", "page-cache", "deaf"), ("linux-7.3", "truncate", "page-cache", "deaf"),
 )  # fmt: skip
 
+# Manners under which an event cannot be: (event, manner) -> why.
+CANNOT_ASK = {
+    ("self-write", "stopped"): "the holder itself asks, and a stopped process asks for nothing",
+    ("self-write", "dying"): "the holder itself asks, and is not there to get an answer: that is `exit`",
+}
+
 
 def protocols_here() -> list[str]:
     """Installed protocols: the package's own, in INTERFACE's order, then those of others."""
@@ -91,7 +97,7 @@ def rows(
                     yield RowSpec(protocol, event, backing, (*(holders or ()), "deaf")[0], reason)
                 elif _is_here(event, backing):
                     for holder in holders or _fitting(protocol, backing):
-                        yield RowSpec(protocol, event, backing, holder)
+                        yield RowSpec(protocol, event, backing, holder, CANNOT_ASK.get((event, holder), ""))
 
 
 def _fitting(protocol: str, backing: str) -> list[str]:

@@ -3,6 +3,7 @@
 no-dma   the peer is connected and idle: nobody can corrupt, fault, lose, or get an error
 no-pin   the holder has let go, of lease and mark too, and the peer is idle: the memory can be had without anybody's consent
 fifo     the allocator reuses freed blocks last: stale DMA lands in free blocks
+none     where no-pin is denied too, it is not the pin that is refused: the same with the protocol that denies nothing
 let-go   a holder that lets go a moment after the event: what waits for ever for a deaf one returns
 """
 
@@ -33,6 +34,7 @@ class Control:
     options: tuple[str, ...] = ()
     into_freed: bool = False  # its DMA must be seen in freed blocks
     lets_go: bool = False
+    protocol: str = ""  # in place of the row's
 
     def objection(self, verdict: Verdict) -> str:
         """Why this verdict is not the end that was called for; empty if it is."""
@@ -54,8 +56,11 @@ class Control:
 NO_DMA = Control("no-dma", ("OK",), dma=False)
 NO_PIN = Control("no-pin", ("OK",), dma=False, pinned=False)
 FIFO = Control("fifo", ("LOST", "STALE"), options=("--allocator=fifo",), into_freed=True)
+DENIES_NOTHING = Control("none", ("OK",), dma=False, pinned=False, protocol="none")
 LET_GO = Control("let-go", ("OK", "OK+ERR", "HANG"), lets_go=True)  # HANG: see rows.py
-CONTROLS: Mapping[str, Control] = {control.name: control for control in (NO_DMA, NO_PIN, FIFO, LET_GO)}
+CONTROLS: Mapping[str, Control] = {
+    control.name: control for control in (NO_DMA, NO_PIN, FIFO, DENIES_NOTHING, LET_GO)
+}
 
 REUSES_BLOCKS = frozenset(
     {"truncate", "punch", "unlink", "collapse", "zero"}
@@ -77,7 +82,7 @@ def controls_for(spec: RowSpec, outcomes: Iterable[str], loss: str = "none") -> 
         return [NO_PIN if spec.event == "self-write" else LET_GO]
     if "DENY" in found:
         return [NO_PIN]
-    if spec.event == "rnic-unplug" and found <= {"OK", "OK+ERR"}:
+    if spec.event == "rnic-unplug" and found <= {"OK", "OK+ERR", "REFUSED"}:
         return []  # who is there at all loses the NIC, used or not
     if found & {"OK+ERR", "FAULT", "LOST", "STALE"}:
         keeps = spec.holder in {

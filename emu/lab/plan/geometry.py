@@ -15,6 +15,7 @@ READ = QUARTER  # and of a READ, whose result Python looks at
 DEPTH = 2048  # WRITEs outstanding: work for longer than a loaded machine keeps Python waiting
 READS = 4  # READs outstanding: few, since looking at what they bring takes Python longer than the engine needs to bring it
 READS_ALONE = 1024  # where nobody writes the engine must have enough to do with READs, of the whole file each
+LOOKS_ALONE = 16  # and of so many Python looks at one: else it would be the engine that waits
 ROUND = 192  # completions between two steps of a run
 BESIDE = 64 << 10  # bytes of the bystander's file
 BLOCK = 4096
