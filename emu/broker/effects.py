@@ -52,7 +52,7 @@ class Effects:
         self._grace: dict[int, int] = {}  # our cookie -> token
         self._fences: dict[int, None] = {}  # cookies of the core's that are fences
         self._last_grace = _GRACE
-        self.guards = Guards()
+        self.guards = Guards(timers)
         self.failures = 0
         self._table: dict[type[fx.Effect], Callable[[Any], None]] = {
             kind: getattr(self, f"_{name}") for kind, name in TABLE.items()
@@ -215,7 +215,7 @@ class Effects:
     def _open_host(self, e: fx.OpenHost) -> None:
         self._memory.open_host(e.aperture, self._files.fd(e.handle), e.bytes)
         self._numbered(e.aperture)
-        guarded = self.guards.take(e.aperture, self._files.fd(e.handle)) if e.guard else {}
+        guarded = self.guards.take(e.aperture, self._files.fd(e.handle)) if e.guard else {}  # raises nothing
         self._submit(Answered(e.token, value=guarded))
 
     def _yield_lease(self, e: fx.YieldLease) -> None:

@@ -6,7 +6,7 @@ OpenHost(guard) -> take -> Answered{guarded, why}      SIGIO -> LeaseBroken each
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from emu.core.events import LeaseBroken
 from emu.host import filelease
@@ -14,13 +14,19 @@ from emu.host import filelease
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emu.broker.timers import Timers
     from emu.core.events import Event
 
 
-class Guards:
-    """Descriptors of guarded files by the core's aperture; `broken` after a SIGIO."""
+TIMER: Final = "guards"
+LOOK: Final = 0.05  # seconds; the kernel waits for 45
 
-    def __init__(self) -> None:
+
+class Guards:
+    """Descriptors of guarded files by the core's aperture; while there are some, the timer rings."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
         self._held: dict[int, int] = {}
         self._told: set[int] = set()
 
@@ -29,15 +35,21 @@ class Guards:
 
     def take(self, aperture: int, fd: int) -> dict[str, Any]:
         """What the core is answered: {guarded, why}. The descriptor stays the caller's."""
-        ours = os.dup(fd)
+        try:
+            ours = os.dup(fd)
+        except OSError as error:
+            return {"guarded": False, "why": f"no descriptor is left to hold it by ({error.strerror})"}
         if why := filelease.take(ours):
             os.close(ours)
             return {"guarded": False, "why": why}
         self._held[aperture] = ours
+        self._timers.arm(TIMER, LOOK, scaled=False)
         return {"guarded": True, "why": ""}
 
-    def broken(self, submit: Callable[[Event], None]) -> None:
+    def look(self, submit: Callable[[Event], None]) -> None:
         """Tell the core of each lease that somebody breaks, once."""
+        if self._held:
+            self._timers.arm(TIMER, LOOK, scaled=False)
         for aperture, fd in self._held.items():
             found = filelease.state(fd)
             if found != filelease.HELD and aperture not in self._told:

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from emu.broker.guards import TIMER as GUARDS_TIMER
 from emu.broker.invalidation import TIMER as INVALIDATION_TIMER
 from emu.broker.reception import Visitor
 from emu.broker.steps import RETRY_TIMER
@@ -305,6 +306,8 @@ class Loop:
     def _timer(self, name: Name) -> None:
         if isinstance(name, int):
             self._steps.submit(TimerFired(name))
+        elif name == GUARDS_TIMER:
+            self._effects.guards.look(self._steps.submit)
         elif name == INVALIDATION_TIMER:
             self._invalidations.due()
         elif name == RETRY_TIMER:

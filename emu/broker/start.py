@@ -271,7 +271,7 @@ class _Broker:
     # ---- signals, lifeline, readiness
 
     def _catch_signals(self) -> socket.socket:
-        """SIGTERM, SIGINT, SIGHUP, and SIGIO (a guarded host file) arrive as bytes."""
+        """SIGTERM, SIGINT and SIGHUP arrive as bytes; SIGIO, which a description that somebody passed may send us, ends nobody."""
         ours, pythons = socket.socketpair()
         for end in (ours, pythons):
             end.setblocking(False)
@@ -289,10 +289,7 @@ class _Broker:
 
     def _signalled(self, signals: socket.socket) -> None:
         """Each byte is a signal's number; others than these are not for the loop (a stranger's protocol that was stopped)."""
-        numbers = signals.recv(4096)
-        if signal.SIGIO in numbers:
-            self._steps.effects.guards.broken(self._steps.submit)
-        if any(number in ENDING for number in numbers):
+        if any(number in ENDING for number in signals.recv(4096)):
             self.loop.stop()
 
     def _lifeline(self, _mask: int) -> None:

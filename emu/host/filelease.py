@@ -5,7 +5,8 @@ A write lease can be had only on the one open file description that there is: a 
 for reading (`read`); the breaker sleeps until the lease is given back, or until /proc/sys/fs/lease-break-time has passed: then it goes on. It is a
 deadline, not a veto. What goes through the same description (an inherited or passed descriptor) breaks nothing.
 
-The signal (SIGIO) says only that some lease is being broken: `state` says of each which way.
+Lease, owner and signal number belong to the open file description, which whoever passed it shares: no signal of its own can be trusted, neither to come nor
+to be harmless. So none is asked for, and whoever holds leases looks at them (`state`) now and then; the breaker waits much longer than that.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ _WHY: Final = {
 
 
 def take(fd: int) -> str:
-    """A write lease on this description, told to this process by SIGIO. Why it cannot be had; empty if it is held."""
+    """A write lease on this description, that tells nobody. Why it cannot be had; empty if it is held."""
     try:
+        fcntl.fcntl(fd, F_SETSIG, 0)
         fcntl.fcntl(fd, F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, fcntl.F_SETOWN, 0)
     except OSError as error:
+        give_back(fd)
         return _WHY.get(error.errno or 0, os.strerror(error.errno or errno.EIO))
     return ""
 

@@ -8,6 +8,7 @@ pid namespace: pid 0), or is ourselves, is nobody whom a signal could reach.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -51,8 +52,12 @@ def _pidfd(sock: socket.socket) -> int:
     )
     if pid in {0, os.getpid()}:
         return -1
-    with suppress(OSError):
+    try:
         fd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            return -1  # it has ended: its number may be somebody else's by now
+    else:
         os.set_inheritable(fd, False)
         return fd
     with suppress(OSError):

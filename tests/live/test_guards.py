@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import pytest
 from emu.history.runs import latest_run
 
 SIZE = 1 << 20
+F_SETSIG = 10
 WRITER = "import os, sys; os.close(os.open(sys.argv[1], os.O_WRONLY))"
 TRUNCATE = "import os, sys; os.truncate(sys.argv[1], 4096)"
 READER = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDONLY))"
@@ -110,3 +113,22 @@ def test_only_host_files_can_be_guarded(fresh, party):
     here.ctx.fs.create("/mnt/a", SIZE)
     with pytest.raises(Exception, match="guard: only host files"):
         here.memory("h", SIZE, file="/mnt/a", guard=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGRTMIN + 1, signal.SIGKILL])
+def test_a_signal_that_the_client_chose_for_its_description_does_the_broker_no_harm(
+    fresh, party, target, number
+):
+    """Lease, owner and signal number are the description's, and the client has that description too."""
+    node = fresh("mr-revoke", "16M")
+    here = party(node)
+    fd = os.open(target, os.O_RDWR)
+    fcntl.fcntl(fd, F_SETSIG, number)
+    told = here.ctx.call("reg_mr", (fd,), backing="host", path=str(target), pd=here.pds["main"].handle, length=SIZE,
+                         access=7, iova=0, guard=True).result  # fmt: skip
+    fcntl.fcntl(fd, F_SETSIG, number)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, 0)
+    assert told["guarded"]
+    assert foreign(TRUNCATE, target).returncode == 0
+    assert history(node, "LeaseBroken"), "the broker lives, and was told"
+    os.close(fd)
