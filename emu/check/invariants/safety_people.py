@@ -23,7 +23,22 @@ RECEIVED = 128  # IBV_WC_RECV: opcodes of receive completions begin here
 SHOWN = 8  # records that a breach names
 RESET = 0  # IBV_QPS_RESET
 FOREVER = 1 << 63
-RECLAIMS = frozenset({"FsTruncate", "FsPunch", "FsUnlink", "FsUnplug", "DmabufMove", "DmabufRevoke"})
+RECLAIMS = frozenset(
+    {
+        *(
+            "FsTruncate",
+            "FsPunch",
+            "FsUnlink",
+            "FsUnplug",
+            "FsFallocate",
+            "FsReflink",
+            "FsMigrate",
+            "FsPoison",
+            "FsUmount",
+        ),
+        *("FsWriteback", "FsPressure", "DmabufMove", "DmabufRevoke"),
+    }
+)
 
 
 # ---- S5
