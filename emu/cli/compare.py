@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         question = {
             "schema": 1,
-            **settings,
+            **{name: value for name, value in settings.items() if name != "jobs"},
             "time_scale": time_scale(),
             "rows": [spec.label for spec in specs],
         }

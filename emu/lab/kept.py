@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+BESIDE = ("rates.json",)  # what else is kept of a comparison, and is not another's
 QUESTION, ROW, RESULT = "comparison.json", "result.json", "result.json"
 
 
@@ -62,6 +63,9 @@ class Kept:
                 kept.rows[spec.label] = found
             else:
                 shutil.rmtree(folder / spec.label, ignore_errors=True)
+        if not goes_on:
+            for name in BESIDE:
+                (folder / name).unlink(missing_ok=True)
         put(folder / QUESTION, {**question, "finished": False})
         return kept
 

@@ -305,7 +305,9 @@ def rate_row(protocol: str, log: IO[bytes]) -> Json:
         rests.append(rest.goodput)
         refused += rest.refused
         told = {key: value for key, value in asdict(tally).items() if key not in {"reclaim_us", "bytes"}}
-        ratio = tally.goodput / rest.goodput if rest.goodput else None
+        ratio = (
+            tally.goodput / rest.goodput if rest.goodput else 0.0 if rest.refused else None
+        )  # nobody is admitted
         points.append({"rate": rate, "ratio": ratio, **told, "reclaim_us": spread(tally.reclaim_us)})
     return {
         "protocol": protocol,
@@ -317,18 +319,19 @@ def rate_row(protocol: str, log: IO[bytes]) -> Json:
 
 
 def half_rate(points: Sequence[Json]) -> float | None:
-    """Reclaims a second at which half of the goodput is left, between two measured rates on a logarithmic scale; None: not within those measured.
+    """Reclaims a second, as they came to pass, at which half of the goodput is left: between two measured rates on a logarithmic scale; None:
+    not within those measured.
 
     Reclaims that were denied or hung did not happen: a protocol that lets none happen has no such rate. A rate below which goodput had halved and
     came back was noise.
     """
     told = [point for point in points if point["ratio"] is not None and point["succeeded"]]
-    known = [(point["rate"], point["ratio"]) for point in told]
+    known = sorted((point["succeeded"] / point["seconds"], point["ratio"]) for point in told)
     slow = [rate for rate, ratio in known if ratio <= HALF]
     kept = [(rate, ratio) for rate, ratio in known if ratio > HALF]
-    if not slow or (kept and kept[-1][0] > slow[-1]):
+    if not slow or not kept or kept[-1][0] > slow[-1]:
         return None
-    low, good = kept[-1] if kept else (slow[0] / 10, 1.0)
+    low, good = kept[-1]
     high, bad = next((rate, ratio) for rate, ratio in known if rate > low)
     return float(low * (high / low) ** ((good - HALF) / (good - bad)))
 

@@ -4,8 +4,8 @@ A protocol's badness on a criterion lies between 0 (no measured row showed it) a
 criterion's outcomes, or, for time, its place on a logarithmic scale from 10 us to 10 s, a hang being at the end. The score is the weighted mean;
 less is better. Rows of one backing are ranked at a time, and only pairs of event and holder that every ranked protocol was measured on.
 
-What a NIC's invalidation costs is no fact of this machine. Where the result has a sweep of that cost, a protocol keeps its rank only if it has
-it at every cost; the others share the range that they move in, and are said to hang on the cost.
+What a NIC's invalidation costs is no fact of this machine. Where the result has a sweep of that cost (of dax), a protocol keeps its rank only if it
+has it as measured and at every cost; the others share the range that they move in, and are said to hang on the cost.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 NOT_MEASURED = frozenset({"N/A", "UNKNOWN"})
+SWEPT = "dax"  # the backing that the sweep was made on
 QUICK, SLOW = 10.0, 10e6  # microseconds: badness of time 0 and 1
 LEAST_ROWS = 3  # a protocol with fewer in common with the others is not ranked
 
@@ -68,7 +69,7 @@ def boards(result: Json) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for backing in dict.fromkeys(row["backing"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["backing"] == backing]
-        board = _board(rows, result.get("sweep") or ())
+        board = _board(rows, (result.get("sweep") or ()) if backing == SWEPT else ())
         if board["badness"]:
             found[backing] = board
     return found
@@ -101,9 +102,11 @@ def _badness(rows: Sequence[Json]) -> dict[str, float]:
 
 
 def _slowness(row: Json) -> float:
+    """How long the reclaimer was kept from the memory, tries that were denied among it."""
     if "HANG" in row["outcomes"]:
         return 1.0
-    return slowness(row["reclaim_us"]["p50"]) if row["reclaim_us"] else 0.0
+    kept = row.get("blocked_us")
+    return slowness(kept if kept is not None else row["reclaim_us"]["p50"] if row["reclaim_us"] else 0.0)
 
 
 def slowness(microseconds: float) -> float:
@@ -113,15 +116,25 @@ def slowness(microseconds: float) -> float:
 
 
 def _swept(badness: Mapping[str, Mapping[str, float]], sweep: Iterable[Json]) -> list[dict[str, float]]:
-    """The badness of time at each cost of invalidation: of those that were swept, as measured there; of the others, as it is."""
-    by_cost: dict[float, dict[str, float]] = {}
+    """The badness of time as it was measured, and at each cost of an invalidation: by so much more as the sweep's reclaims took longer there
+    than at its least cost. Whoever succeeded there and hangs here is as slow as can be; whoever never succeeds does not invalidate.
+    """
+    found: dict[str, dict[float, float | None]] = {}
     for point in sweep:
-        if point["reclaim_us"]:
-            by_cost.setdefault(point["cost_us"], {})[point["protocol"]] = slowness(point["reclaim_us"]["p50"])
-    return [
-        {name: by_cost[cost].get(name, mine["time"]) for name, mine in badness.items()}
-        for cost in sorted(by_cost)
-    ]
+        times = point["reclaim_us"]
+        found.setdefault(point["protocol"], {})[point["cost_us"]] = slowness(times["p50"]) if times else None
+    costs = sorted({cost for mine in found.values() for cost in mine})
+    at_rest = {name: mine["time"] for name, mine in badness.items()}
+    swept = [{name: _at(time, found.get(name, {}), cost) for name, time in at_rest.items()} for cost in costs]
+    return [at_rest, *swept] if swept else []
+
+
+def _at(time: float, swept: Mapping[float, float | None], cost: float) -> float:
+    known = [slow for _cost, slow in sorted(swept.items()) if slow is not None]
+    if not known or cost not in swept:
+        return time
+    slow = swept[cost]
+    return 1.0 if slow is None else min(1.0, time + max(0.0, slow - known[0]))
 
 
 def rank(board: Json, weights: Mapping[str, float]) -> list[Place]:

@@ -8,7 +8,12 @@ from emu.lab import rates
 
 
 def point(rate, ratio, succeeded=5):
-    return {"rate": rate, "ratio": ratio, "succeeded": succeeded}
+    return {
+        "rate": rate,
+        "ratio": ratio,
+        "succeeded": succeeded,
+        "seconds": succeeded / rate if rate else 1.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -19,12 +24,19 @@ def point(rate, ratio, succeeded=5):
         ([point(10, 0.9), point(100, 0.8)], None),
         ([point(10, 0.0, succeeded=0), point(100, 0.1, succeeded=0)], None),
         ([point(10, None)], None),
-        ([point(10, 0.5)], 10),
+        ([point(10, 0.5)], None),
+        ([point(2, 0.4), point(10, 1.0), point(100, 0.5)], 100),
+        ([point(2, 0.4), point(10, 0.9)], None),
         ([], None),
     ],
 )
 def test_the_rate_at_which_goodput_halves_lies_between_two_measured_ones(points, expected):
     assert rates.half_rate(points) == (pytest.approx(expected) if expected is not None else None)
+
+
+def test_reclaims_count_at_the_rate_at_which_they_came_to_pass():
+    asked = {**point(250, 0.25), "succeeded": 20, "seconds": 1.0}
+    assert rates.half_rate([point(10, 0.75), asked]) == pytest.approx((10 * 20) ** 0.5)
 
 
 @pytest.fixture

@@ -91,6 +91,34 @@ def test_a_rank_that_hangs_on_the_cost_of_an_invalidation_is_a_range():
     assert (places["corrupts"].best, places["corrupts"].survives) == (3, True)
 
 
+def test_they_stand_in_the_order_of_the_scores_shown():
+    sweep = [{"protocol": "b", "cost_us": 1, "reclaim_us": {"p50": 9e6}}]
+    found = ranking.rank(board(*every("a", "LEAK"), *every("b", "OK"), sweep=sweep), EVEN)
+    assert [(place.protocol, place.best) for place in found] == [("b", 1), ("a", 2)]
+
+
+def test_who_hangs_where_an_invalidation_is_slow_does_not_keep_its_rank():
+    rows = [*every("steady", "OK", took=1000.0), *every("hangs", "OK", took=100.0)]
+    sweep = [
+        {"protocol": "hangs", "cost_us": 1, "reclaim_us": {"p50": 100.0}},
+        {"protocol": "hangs", "cost_us": 10_000, "reclaim_us": None},
+    ]
+    places = {place.protocol: place for place in ranking.rank(board(*rows, sweep=sweep), EVEN)}
+    assert (places["hangs"].best, places["hangs"].worst) == (1, 2)
+
+
+def test_the_sweep_of_dax_says_nothing_of_other_memory():
+    rows = [row | {"backing": "page-cache"} for row in (*every("a", "OK"), *every("b", "OK"))]
+    point = {"protocol": "a", "cost_us": 1, "reclaim_us": {"p50": 1.0}}
+    assert ranking.boards({"rows": rows, "sweep": [point]})["page-cache"]["sweep"] == []
+
+
+def test_tries_that_were_denied_are_time_that_the_reclaimer_waited():
+    rows = [{**row, "blocked_us": 10_000.0} for row in every("denies", "OK", took=10.0)]
+    found = board(*rows, *every("quick", "OK", took=10.0))
+    assert found["badness"]["denies"]["time"] == pytest.approx(0.5)
+
+
 def test_equal_scores_share_a_rank():
     places = ranking.rank(board(*every("a", "OK"), *every("b", "OK")), EVEN)
     assert [place.best for place in places] == [1, 1]
