@@ -152,8 +152,16 @@ def _migrated(_target: Json, old: FileRow, new: FileRow) -> bool:
     return new.size == old.size and same and not new.blocks & old.blocks
 
 
-def _unshared(_target: Json, old: FileRow, new: FileRow) -> bool:
-    return bool(new.blocks - old.blocks) and set(new.places.values()) >= set(old.places.values())
+def _unshared(target: Json, old: FileRow, new: FileRow) -> bool:
+    """Blocks of its own in the range; nothing else of it has moved or gone. What waited for that may have made it longer in the same step."""
+    first, end = target["lo"] // BLOCK, -(-min(target["hi"], FOREVER) // BLOCK)
+    before, after = ({at: block for block, at in row.places.items()} for row in (old, new))
+    stays = all(after.get(at) == block for at, block in before.items() if not first <= at < end)
+    return bool(new.blocks - old.blocks) and stays and _only_more(old, new)
+
+
+def _only_more(old: FileRow, new: FileRow) -> bool:
+    return new.size >= old.size and set(new.places.values()) >= set(old.places.values())
 
 
 LAID: Mapping[str, Callable[[Json, FileRow, FileRow], bool]] = {
@@ -669,7 +677,9 @@ def _explained(made: Digest, change: Change) -> bool:
 
 
 def _went_on(made: Digest, change: Change) -> bool:
-    """A request that goes on where its cow-write ends."""
+    """A request that goes on where its cow-write ends: a write, a growing truncate, a registration. None of them takes anything."""
+    if change.old is None or change.new is None or not _only_more(change.old, change.new):
+        return False
     ended = [line["reclaim"] for line in change.step.of("Phase") if line["phase"] == "ended"]
     rows = [made.reclaim_at[change.step.life, number] for number in ended]
     return any(row.kind == "cow-write" and row.target.get("ino") == change.ino for row in rows)

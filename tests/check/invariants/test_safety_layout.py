@@ -121,3 +121,23 @@ def test_a_change_of_a_file_that_nobody_asked_for_breaks_s10(kind):
     if kind == "poison":
         change[2][2] = 7
     assert breaches(story.history(), "S10")
+
+
+@pytest.mark.parametrize("size", [0, 2 * BLOCK])
+def test_a_cow_write_that_shortens_its_file_breaks_s2(size):
+    story = told("mr-revoke", "cow-write")
+    files = [change for _line, change in rows(story, "files") if change[1] == 1]
+    files[-1][2][2] = size
+    assert any("its change is not there" in sentence for sentence in breaches(story.history(), "S2"))
+
+
+def test_a_cow_write_that_moves_what_nobody_wrote_to_breaks_s2():
+    story = told("mr-revoke", "cow-write")
+    before, after = [change for _line, change in rows(story, "files") if change[1] == 1][-2:]
+    kept = {at: extent for extent in before[2][3] for at in range(extent[0], extent[0] + extent[2])}
+    wrong = [
+        [extent[0], extent[1] + (8 if extent[0] in kept and extent[0] else 0), *extent[2:]]
+        for extent in after[2][3]
+    ]
+    after[2][3] = wrong
+    assert breaches(story.history(), "S2")
