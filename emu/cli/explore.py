@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from emu.check.explorer import parallel
 from emu.check.explorer.coverage import named, rows_of
 from emu.check.explorer.result import BREACH, HOLDS, UNKNOWN, WORD, Result
-from emu.check.explorer.search import KINDS, LAYOUT, MAX_STATES, setup_of, unreached
+from emu.check.explorer.search import KINDS, LAYOUT, MAX_STATES, events_of, setup_of, unreached
 from emu.check.model.setup import Setup
-from emu.check.model.state import SELF_TRUNCATE
+from emu.check.model.state import SELF_TRUNCATE, WANTING
 from emu.check.stranger import Unusable, try_out
 from emu.cli import CommandError, check_target
 from emu.protocols import registry
@@ -54,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--event",
         action="append",
         choices=(*KINDS, *LAYOUT, SELF_TRUNCATE),
-        help=f"only this event (may be given again); without it {', '.join(KINDS)}",
+        help=f"only this event (may be given again); without it {', '.join(KINDS)}, and {SELF_TRUNCATE} where the protocol asks whose the pins are",
     )
     for name, least, most, what in NUMBERS:
         parser.add_argument(
@@ -102,9 +102,10 @@ def run(args: argparse.Namespace) -> int:
             if args.story:
                 write_stories(Path(args.story), result)
     left = unreached(protocol, results)
-    code = verdict(results, left if is_whole(jobs) else [])
+    whole = is_whole(jobs, protocol)
+    code = verdict(results, left if whole else [])
     if args.json != "-":
-        print("\n".join(last_words(protocol, results, left, whole=is_whole(jobs))), flush=True)
+        print("\n".join(last_words(protocol, results, left, whole=whole)), flush=True)
     if args.json:
         write(args.json, as_json(protocol, results, left, code))
     return code
@@ -148,10 +149,10 @@ def check(args: argparse.Namespace) -> None:
 def jobs_of(args: argparse.Namespace, protocol: Protocol) -> list[parallel.Job]:
     setups = [
         (event, setup_of(event, args.holders, args.mrs, args.reclaims, args.crashes))
-        for event in args.event or KINDS
+        for event in args.event or events_of(protocol)
     ]
     if args.file and all(getattr(args, name) == 1 for name, *_rest in NUMBERS):
-        setups += [(event, pair_of(event)) for event in args.event or KINDS]
+        setups += [(event, pair_of(event)) for event in args.event or events_of(protocol)]
     return [
         parallel.Job(
             protocol.name,
@@ -172,9 +173,9 @@ def pair_of(event: str) -> Setup:
     return Setup((event,), holders=2, crashes=0, refusals=0, registrations=0, taker=False)
 
 
-def is_whole(jobs: Sequence[parallel.Job]) -> bool:
+def is_whole(jobs: Sequence[parallel.Job], protocol: Protocol) -> bool:
     """Every event, with crashes and refusals: what no search has reached then, nothing reaches in this world."""
-    return {job.event for job in jobs if job.setup.crashes and job.setup.refusals} == set(KINDS)
+    return {job.event for job in jobs if job.setup.crashes and job.setup.refusals} == set(events_of(protocol))
 
 
 # ---- what is said
@@ -196,6 +197,7 @@ def lines_of(result: Result) -> list[str]:
         lines += [f"  reclaims side by side: {', '.join(result.reclaims)}"]
     lines += [f"  promised and checked: {', '.join(result.checked) or 'nothing'}"]
     lines += [f"  promised, not checked here: {', '.join(result.unchecked) or 'nothing'}"]
+    lines += [] if result.admits else [f"  {WANTING}"]
     for word, findings in (("BREACH", result.breaches), ("cost", result.costs)):
         for finding in findings:
             lines += [f"  {word} {finding.invariant}: {finding.sentence}", *steps_of(finding)]

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from emu.check.model.state import WANTING
 from emu.check.mutants.catalogue import UnknownMutant, find
 from emu.check.simulator.campaign import UNKNOWN, WORD, Source, Summary, campaign
 from emu.check.simulator.run import CannotReplay, Run, Subject, replay, simulate
@@ -316,6 +317,7 @@ def summary_of(summary: Summary) -> list[str]:
     lines.append(
         f"  kept where it could be shown: {', '.join(f'{name} ({count})' for name, count in sorted(summary.kept.items())) or 'nothing'}"
     )
+    lines += [] if summary.admits else [f"  {WANTING}"]
     lines += [f"  seen: {guard} ({count})" for guard, count in sorted(summary.sometimes.items())]
     lines += [f"  never seen, so nothing is known: {guard}" for guard in summary.missing]
     lines += [f"  {count} seeds without a reclaim" for count in [summary.without_reclaim] if count]

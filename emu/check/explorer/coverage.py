@@ -13,7 +13,7 @@ from emu.check.model.state import KINDS
 from emu.core.decision import START
 from emu.core.errors import ProtocolBroke
 from emu.core.reclaim import well_formed
-from emu.protocols.runner import arm_of, paths, words_of
+from emu.protocols.runner import Path, arm_of, paths, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,8 +61,21 @@ def rows_of(protocol: Protocol) -> Iterator[tuple[str, str, str]]:
     elsewhere = _reached(protocol, lambda _fact, _holds: True) - _reached(protocol, _possible)
     for (phase, event), entry in protocol.table.items():
         for path, _rule in paths(entry):
-            if phase not in elsewhere and all(_possible(fact, holds) for fact, holds in path):
+            if (
+                phase not in elsewhere
+                and all(_possible(*fact) for fact in path)
+                and _met_here(protocol, phase, path)
+            ):
                 yield phase, event, words_of(path)
+
+
+def _met_here(protocol: Protocol, phase: str, path: Path) -> bool:
+    """Not what needs an MR, under one that admits none; nor MRs of an earlier protocol: under one that needs a mark, what is pinned is marked,
+    and nobody clears it (EBUSY).
+    """
+    if BACKING in protocol.refuses:
+        return phase == START and ("pinned", True) not in path
+    return protocol.needs != "mark" or not {("pinned", True), ("marked", False)} <= set(path)
 
 
 def leads_to(protocol: Protocol, first: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from emu.check.model.state import NONE_ADMITTED
 from emu.core.decision import CONTRACT
 
 HOLDS, BREACH, UNKNOWN = 0, 1, 2
@@ -77,6 +78,11 @@ class Result:
         return [guard for guard in self.required if not self.sometimes.get(guard)]
 
     @property
+    def admits(self) -> bool:
+        """Whether there is an MR at all. Without any, what rests on one holds for want of it."""
+        return NONE_ADMITTED not in self.required
+
+    @property
     def code(self) -> int:
         if self.breaches:
             return BREACH
@@ -109,6 +115,7 @@ class Result:
             "states_per_second": round(self.states / max(self.seconds, 1e-9)),
             "memory": {"graph_bytes": self.memory, "resident_bytes": self.resident},
             "verdict": WORD[self.code],
+            "admits": self.admits,
             "checked": self.checked,
             "unchecked": self.unchecked,
             "sometimes": self.sometimes,

@@ -13,15 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.explorer.breadth import DEADLINE, Bounds, Search
-from emu.check.explorer.coverage import Watched, leads_to, rows_of
+from emu.check.explorer.coverage import BACKING, Watched, leads_to, rows_of
 from emu.check.explorer.result import BOUND_BY, BREACH, HOLDS, UNKNOWN, WORD, Finding, Result
 from emu.check.explorer.small import Small
 from emu.check.explorer.symmetry import Orders
 from emu.check.explorer.tell import story_of
 from emu.check.model.setup import Setup
-from emu.check.model.state import KINDS, LAYOUT, SELF_TRUNCATE
+from emu.check.model.state import KINDS, LAYOUT, NONE_ADMITTED, SELF_TRUNCATE
 from emu.core.decision import CONTRACT, START
 from emu.protocols.contract import rules_of
+from emu.protocols.runner import paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +54,14 @@ def setup_of(event: str, holders: int = 1, mrs: int = 1, reclaims: int = 1, cras
         crashes=crashes,
         registrations=int(holders == mrs == reclaims == 1),
     )
+
+
+def events_of(protocol: Protocol) -> tuple[str, ...]:
+    """What is asked for where nobody chose: a holder's own truncate too, if the protocol asks whose the pins are."""
+    asked = {
+        fact for entry in protocol.table.values() for path, _rule in paths(entry) for fact, _holds in path
+    }
+    return (*KINDS, SELF_TRUNCATE) if "own" in asked else tuple(KINDS)
 
 
 def explore(
@@ -150,7 +159,10 @@ def promise_kind(event: str) -> str:
 def required(protocol: Protocol, setup: Setup) -> tuple[str, ...]:
     """Guards that this protocol must meet in this setup, or nothing is known."""
     verbs = _verbs_within(protocol, setup)
-    guards = [*(() if "dax" in protocol.refuses else (IN_FLIGHT,)), *(CRASHES if setup.crashes else ())]
+    crashes = CRASHES if setup.crashes else ()
+    if BACKING in protocol.refuses:  # there is no MR to be in flight, to be revoked or to be waited for
+        return NONE_ADMITTED, *crashes
+    guards = [IN_FLIGHT, *crashes]
     if verbs & {"quiesce", "fence"}:
         guards.append(REVOKED)
     if "arm" in verbs:
@@ -215,6 +227,7 @@ __all__ = [
     "WORD",
     "Finding",
     "Result",
+    "events_of",
     "explore",
     "setup_of",
     "unreached",

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 KINDS: Final = ("truncate", "punch", "unlink", "unplug", "surprise-unplug")
 LAYOUT: Final = ("collapse", "zero", "reflink", "migrate")  # explored where they are asked for
 SELF_TRUNCATE: Final = "self-truncate"
+NONE_ADMITTED: Final = (
+    "an MR was refused, as all are over this memory"  # a guard of protocols that admit none
+)
+WANTING: Final = "no MR is admitted over this memory: what is promised of MRs holds for want of any"
 
 Finding = tuple[str, str]  # an invariant's name, and what happened
 

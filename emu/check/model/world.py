@@ -50,6 +50,7 @@ from emu.check.model.naming import (
 from emu.check.model.setup import Setup
 from emu.check.model.state import (
     KINDS,
+    NONE_ADMITTED,
     SELF_TRUNCATE,
     Choice,
     Holder,
@@ -552,6 +553,8 @@ class World:
         if request % 4 == 0:
             if code == errno.EBUSY:
                 self.judge.meet("a registration was refused or taken back")
+            if code and code == getattr(errno, self.protocol.refuses.get("dax", ""), 0):
+                self.judge.meet(NONE_ADMITTED)
             return _with_mr(state, number, at, Mr(mr.left) if code else Mr(mr.left, "has", handle))
         if request % 4 == 1:
             return _with_mr(state, number, at, mr._replace(state="has") if code else Mr(mr.left))

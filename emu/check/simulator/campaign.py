@@ -19,6 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.honest import DETERMINISTIC
+from emu.check.model.state import NONE_ADMITTED
 from emu.check.mutants.catalogue import find
 from emu.check.simulator.run import Subject, simulate
 from emu.check.simulator.verdict import verdict_of
@@ -108,6 +109,11 @@ class Summary:
     guards: tuple[str, ...] = GUARDS  # that it must meet: who admits no MR has no DMA
 
     @property
+    def admits(self) -> bool:
+        """Whether there is an MR at all. Without any, what rests on one holds for want of it."""
+        return NONE_ADMITTED not in self.guards
+
+    @property
     def missing(self) -> list[str]:
         """Guards that no seed met: then nothing is known."""
         return [guard for guard in self.guards if not self.sometimes[guard]]
@@ -123,6 +129,7 @@ class Summary:
             "schema": 1,
             "protocol": self.protocol,
             "verdict": WORD[self.code],
+            "admits": self.admits,
             "seeds": self.seeds,
             "events_median": self.events,
             "steps_median": self.steps,
@@ -206,7 +213,9 @@ def campaign(
     """All of them. progress: seeds done, seeds in all. Raises what Source.load does before anything is run."""
     began = time.perf_counter()
     subject = source.load()
-    summary = Summary(subject.protocol.name, guards=() if "dax" in subject.protocol.refuses else GUARDS)
+    summary = Summary(
+        subject.protocol.name, guards=(NONE_ADMITTED,) if "dax" in subject.protocol.refuses else GUARDS
+    )
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     first = seeds[0]
     if jobs > 1 and len(chunks) > 1:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from emu.check.explorer.coverage import named
 from emu.check.explorer.parallel import Job, run_all
-from emu.check.explorer.search import KINDS, setup_of, unreached
+from emu.check.explorer.search import KINDS, events_of, explore, setup_of, unreached
 from emu.check.promises import installed
 from emu.protocols import registry
 
@@ -107,10 +107,16 @@ def summary(mrs, processes, spent, figures):
 def left_of(results):
     """Rows of each protocol's table that no event has executed; of those whose events are all there."""
     return {
-        name: [named(row) for row in unreached(registry.load().get(name), found)]
+        name: [named(row) for row in unreached(registry.load().get(name), [*found, *others(name)])]
         for name, found in results.items()
         if len(found) == len(KINDS)
     }
+
+
+def others(name):
+    """Events beside the five that a protocol's rows ask for, small."""
+    protocol = registry.load().get(name)
+    return [explore(protocol, event) for event in events_of(protocol) if event not in KINDS]
 
 
 def differences(whole, pins):

@@ -11,6 +11,7 @@ import pytest
 from emu.check.model.engine import Engine
 from emu.check.model.fabric import Fabric
 from emu.check.model.setup import Setup
+from emu.check.model.state import NONE_ADMITTED
 from emu.check.model.world import World
 from emu.protocols import registry
 
@@ -51,6 +52,16 @@ def test_a_network_that_does_its_work_changes_no_verdict(protocol, event):
     assert broken == plain
     assert met["a WRITE succeeded"]
     assert met["a WRITE failed"]
+
+
+@pytest.mark.parametrize("protocol", sorted(name for name, row in PROTOCOLS.items() if "dax" in row.refuses))
+def test_where_no_mr_is_admitted_nobody_has_anything_to_write_to(protocol):
+    """Whatever the network does: no key was ever given out."""
+    for fabric in (False, True):
+        *_, broken, met = walk(world_of(protocol, reclaims=("truncate",), fabric=fabric))
+        assert broken == set()
+        assert met[NONE_ADMITTED]
+        assert not any("WRITE" in guard or "DMA" in guard for guard in met)
 
 
 # (states, moves). A change of these numbers is a change of what can happen: say why in the commit.

@@ -2,7 +2,9 @@
 
 import pytest
 
+from emu.check.model.state import WANTING
 from emu.check.simulator.campaign import BREACH, HOLDS, Source, campaign, judge_seed
+from emu.cli.simulate import summary_of
 
 HEAD = """
 from emu.core.decision import END, EVENTS, START, Action, Decision
@@ -54,6 +56,13 @@ def test_stories_are_long_and_have_reclaims():
         summary.sometimes
     )
     assert not summary.defects
+
+
+def test_where_no_mr_is_admitted_it_holds_for_want_of_any():
+    summary = campaign(Source("refuse"), range(1, 6))
+    assert (summary.code, summary.admits, summary.as_json()["admits"]) == (HOLDS, False, False)
+    assert WANTING in "\n".join(summary_of(summary))
+    assert campaign(Source("ebusy"), range(1, 3)).admits
 
 
 def test_progress_is_told_as_it_comes():
