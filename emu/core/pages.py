@@ -90,17 +90,20 @@ def _spans(extent: Extent) -> tuple[int, int]:
 
 
 def bring_in(b: Books, ino: int, offset: int, length: int) -> Pages:
-    """Pages for these bytes, wherever the file has blocks; new ones filled from the device. ENOMEM with nothing changed."""
+    """Pages for these bytes, wherever the file has blocks; new ones filled from the device. ENOMEM with nothing changed.
+
+    A page is as old as the block it is filled from (`since`): it holds what was written to that.
+    """
     file = b.files[ino]
     held = b.pages.get(ino) or Pages(file.device)
     wanted = _absent(file.extents, held.extents, offset // BLOCK, extents.blocks_up(offset + length))
-    count = sum(blocks for _at, blocks in wanted)
+    count = sum(blocks for _at, blocks, _since in wanted)
     if not count:
         return held
     cache = b.caches[file.device]
     _check_room(b, file.device, cache, count)
     got = allocator.take(b, name_of(file.device), cache.aperture, count)
-    new = extents.spread(tuple((at, n, file.layout) for at, n in wanted), got)
+    new = extents.spread(wanted, got)
     pieces = tuple(piece for extent in new for piece in _across(file.extents, extent))
     b.emit(Fill(b.devices[file.device].aperture, cache.aperture, pieces))
     held = held._replace(extents=extents.insert(held.extents, new))
@@ -111,10 +114,12 @@ def bring_in(b: Books, ino: int, offset: int, length: int) -> Pages:
 
 def _absent(
     blocks: extents.Extents, pages: extents.Extents, first: int, end: int
-) -> tuple[tuple[int, int], ...]:
-    """File blocks in this range that the device has and the cache has not: (file block, blocks)."""
+) -> tuple[tuple[int, int, int], ...]:
+    """File blocks in this range that the device has and the cache has not: (file block, blocks, since)."""
     return tuple(
-        hole for extent in extents.cut(blocks, first, end) for hole in extents.holes(pages, *_spans(extent))
+        (*hole, extent[3])
+        for extent in extents.cut(blocks, first, end)
+        for hole in extents.holes(pages, *_spans(extent))
     )
 
 
@@ -165,7 +170,7 @@ def readable(b: Books, ino: int, offset: int, length: int) -> tuple[int, tuple[R
     if cache is not None:
         first, end = offset // BLOCK, extents.blocks_up(offset + length)
         held = b.pages.get(ino)
-        count = sum(n for _at, n in _absent(file.extents, held.extents if held else (), first, end))
+        count = sum(n for _at, n, _since in _absent(file.extents, held.extents if held else (), first, end))
         cached = held is not None and any(extents.cut(held.extents, first, end))
         if cached or count <= allocator.free_blocks(b, cache.aperture):
             return cache.aperture, extents.pieces(bring_in(b, ino, offset, length).extents, offset, length)

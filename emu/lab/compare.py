@@ -26,6 +26,8 @@ from emu.history.manifest import write_manifest
 from emu.history.runs import META, machine, read_meta
 from emu.host.times import time_scale
 from emu.lab.children import Nursery
+from emu.lab.plan import act_of
+from emu.lab.plan.acts import kind_of
 from emu.lab.plan.controls import DENIES_NOTHING, Control, controls_for
 from emu.lab.plan.spec import RowSpec
 from emu.lab.process import LabError
@@ -255,7 +257,8 @@ async def _work(
         known = options.kept.rows.get(spec.label) if options.kept else None
         if known is None:
             result = await comparison.row(spec, len(specs))
-            known = result.as_json(promised(spec.protocol, spec.event))
+            kind = spec.event if spec.reason else kind_of(act_of(spec).ask)
+            known = result.as_json(promised(spec.protocol, kind))
             if options.kept:
                 options.kept.row(spec.label, known)
         else:

@@ -686,16 +686,21 @@ def _went_on(made: Digest, change: Change) -> bool:
 
 
 def _faulted(change: Change) -> bool:
-    """Holes that a page fault filled: the key that missed them is mapped over them in the same step."""
+    """Holes that a page fault filled: the key that missed them is mapped over them, or over the pages filled from them, in the same step."""
     old, new = change.old, change.new
     if old is None or new is None or old.size != new.size or not old.blocks <= new.blocks:
         return False
-    mapped = (
+    mapped = [
         blocks_of([run for run in line["extents"] if run[0] >= 0])
         for line in change.step.lines
         if line["type"] == "Remap"
-    )
-    return any(new.blocks - old.blocks <= blocks for blocks in mapped)
+    ]
+    pieces = [piece for line in change.step.of("Fill") for piece in line["pieces"]]
+    return any(
+        new.blocks - old.blocks
+        <= blocks | {b for source, page, size in pieces if blocks_of([[page, size]]) <= blocks for b in blocks_of([[source, size]])}
+        for blocks in mapped
+    )  # fmt: skip
 
 
 def _late(made: Digest) -> Iterator[tuple[int, int]]:

@@ -48,5 +48,17 @@ class Act:
     before: Json = field(default_factory=lambda: BEFORE)
 
 
+KIND_OF = {
+    "stamp": "cow-write", "pressure": "memory-pressure", "buf_move": "move", "buf_revoke": "revoke", "buf_storm": "revoke",
+}  # fmt: skip
+
+
+def kind_of(ask: Json) -> str:
+    """The core's word for what a request takes back: what a protocol promises goes by it."""
+    if ask.get("surprise"):
+        return "surprise"
+    return str(ask["mode"] if ask["op"] == "fallocate" else KIND_OF.get(ask["op"], ask["op"]))
+
+
 def ask(op: str, **arguments: Any) -> Json:
     return {"op": op, **arguments}
