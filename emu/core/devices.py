@@ -161,7 +161,7 @@ def fs_plug(b: Books, event: Requested, op: FsPlug) -> None:
     b.tokens.put(token, Token("plugged", event.session, event.request, device=op.device))
     b.emit(Online(token, row.aperture, op.device, namespace))
     if rawdev.is_raw(b, op.device):
-        rawdev.claim(b, op.device)
+        rawdev.renew(b, op.device)
 
 
 def plugged(b: Books, _number: int, token: Token, event: Answered) -> None:

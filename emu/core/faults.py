@@ -47,7 +47,7 @@ def on_demand(row: Mr) -> bool:
 
 def missed(b: Books, event: Missed) -> None:
     row = b.mrs.get(event.key)
-    if row is None or row.importer != DYNAMIC or row.ending or not alive(b, row.session):
+    if row is None or row.importer != DYNAMIC or _ends(b, row):
         return  # its key is on its way out: then who waits is refused
     fault = Fault(event.key, event.sequence, event.offset, event.bytes, event.write)
     for number, other in b.faults.items():
@@ -57,10 +57,15 @@ def missed(b: Books, event: Missed) -> None:
     b.faults.put(b.number("fault"), fault)
 
 
+def _ends(b: Books, row: Mr) -> bool:
+    """It is mapped no more, whoever asks: deregistered, unmapped for good, its context destroyed or gone."""
+    return row.ending or row.state == "unmapped" or not alive(b, row.session) or b.sessions[row.session].dead
+
+
 def settle(b: Books) -> None:
     """Answer whatever need not wait. Called at the end of every step."""
     for number, fault in b.faults.items() if len(b.faults) else ():
-        if b.mrs[fault.key].ending:
+        if _ends(b, b.mrs[fault.key]):
             b.faults.drop(number)
         elif fault.token or fault.again:
             continue
@@ -100,7 +105,7 @@ def _answer(b: Books, number: int) -> None:
     if not fault.copied and _shares(b, row, fault):
         b.faults.put(number, fault._replace(copied=True))
         return
-    found = TRANSLATING.get(row.backing, _same)(b, row, fault)
+    found = ((GONE, row.length),) if row.revoked else TRANSLATING.get(row.backing, _same)(b, row, fault)
     runs = tuple(run for run in found if run[0] >= 0)
     token = b.number("token")
     b.tokens.put(token, Token("remapped", key=fault.key, fault=number))
@@ -123,7 +128,7 @@ def remapped(b: Books, _number: int, token: Token, event: Answered) -> None:
 
 def _later(b: Books, number: int, fault: Fault, seconds: float) -> None:
     timer = b.number("timer")
-    b.faults.put(number, fault._replace(token=0, again=timer, waited=False))
+    b.faults.put(number, fault._replace(token=0, again=timer, copied=False, waited=False))
     b.emit(Arm(timer, seconds))
 
 
@@ -132,13 +137,13 @@ def _shares(b: Books, row: Mr, fault: Fault) -> bool:
     file = b.files.get(row.ino)
     if row.backing == "page-cache":
         return False  # what is written to a page reaches no block before it is written back, to one of its file's own
-    if file is None or not row.access & LOCAL_WRITE or file.gone or not b.devices[file.device].online:
+    if file is None or not row.access & LOCAL_WRITE or not _reaches(b, row, file):
         return False
     lo, hi = _asked(row, fault, file)
     if not sharing.shared(b, row.ino, lo, hi):
         return False
-    _mount, mount = asking.mount_of(b, file.path)
-    b.wanted.append(Reclaim("cow-write", 0, 0, mount.protocol, ino=row.ino, lo=lo, hi=hi))
+    protocol = b.mounts[asking.mount_on(b, file.device)].protocol
+    b.wanted.append(Reclaim("cow-write", 0, 0, protocol, ino=row.ino, lo=lo, hi=hi))
     return True
 
 
@@ -150,9 +155,17 @@ def ask_again(b: Books, number: int) -> None:
 # ---- where the memory is now
 
 
+def _reaches(b: Books, row: Mr, file: File) -> bool:
+    """Is the file there as it was when this MR was made: on its device, under a mount that gives memory of the same kind?"""
+    if file.gone or not b.devices[file.device].online:
+        return False
+    mount = asking.mount_on(b, file.device)
+    return row.backing == DMABUF or (mount != "" and asking.backing_of(b, mount) == row.backing)
+
+
 def _file(b: Books, row: Mr, fault: Fault) -> tuple[Run, ...]:
     file = b.files.get(row.ino)
-    if file is None or file.gone or not b.devices[file.device].online:
+    if file is None or not _reaches(b, row, file):
         return ((GONE, row.length),)
     hole = VACANT if _filled(b, row, fault, file) else GONE
     file = b.files[row.ino]
@@ -182,7 +195,7 @@ def _filled(b: Books, row: Mr, fault: Fault, file: File) -> bool:
 def _cached(b: Books, row: Mr, fault: Fault) -> tuple[Run, ...]:
     """Pages that were asked for are brought in; those that are there already come along."""
     file = b.files.get(row.ino)
-    if file is None or file.gone or not b.devices[file.device].online:
+    if file is None or not _reaches(b, row, file):
         return ((GONE, row.length),)
     hole = VACANT if _brought_in(b, row, fault, file) else GONE
     end = min(row.length, max(0, extents.blocks_up(file.size) * BLOCK - row.lo))
@@ -227,7 +240,7 @@ def _same(_b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
 
 def _device(b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
     there = any(device.aperture == row.space and device.online for _name, device in b.devices.items())
-    return ((row.lo if there and not row.revoked else GONE, row.length),)
+    return ((row.lo if there else GONE, row.length),)
 
 
 TRANSLATING: Mapping[str, Callable[[Books, Mr, Fault], tuple[Run, ...]]] = {

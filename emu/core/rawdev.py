@@ -62,6 +62,15 @@ def claim(b: Books, name: str) -> None:
     b.emit(Claim(row.aperture, ((0, row.blocks * BLOCK),)))
 
 
+def renew(b: Books, name: str) -> None:
+    """Another namespace has come: what was registered on demand over the old one is never mapped into it."""
+    aperture = b.devices[name].aperture
+    for key, mr in b.mrs.items():
+        if mr.backing == "devdax" and mr.space == aperture and mr.importer == "dynamic":
+            b.mrs.put(key, mr._replace(revoked=True))
+    claim(b, name)
+
+
 def is_raw(b: Books, name: str) -> bool:
     mount = asking.mount_on(b, name)
     return bool(mount) and b.mounts[mount].raw

@@ -208,7 +208,8 @@ class Mr(NamedTuple):
     """A memory region. It pins its runs of `space` until its translation is gone.
 
     state: pinned (no key yet) -> installing -> live -> unmapped. `revoked`: some reclaim took it back; latched.
-    On demand (faults.py) live -> parked -> absent -> live instead, and never revoked: absent, or without runs, it pins nothing.
+    On demand (faults.py) live -> parked -> absent -> live instead, and never revoked but with its context, or with the raw device under it:
+    absent, or without runs, it pins nothing.
     space: where its runs are counted: a device's aperture, a host file's number, or its own aperture.
     """
 

@@ -331,3 +331,90 @@ def test_host_files_and_raw_memory_come_back_where_they_were(make_node, host):
     assert node.books.mrs[key].state == "absent"
     (remap,) = remaps(miss(node, key))
     assert remap.extents == ((BLOCK, 2 * BLOCK),)
+
+
+def cold(node, path="/cold/a", blocks=4):
+    """An MR on demand over the page cache, whose pages have other numbers than its blocks."""
+    node.file("/cold/pad", 2)
+    node.file(path, blocks)
+    return node.ask(rq.RegMr(node.pd(1), 2 * BLOCK, 7, 0, "page-cache", path, 0))["handle"]
+
+
+@pytest.mark.parametrize("again", [None, False, True])
+def test_a_file_is_gone_while_its_mount_is_away_or_of_another_kind(node, again):
+    key = cold(node)
+    node.ask(rq.FsUmount("/cold"), 2)
+    if again is not None:
+        node.ask(rq.FsMount("/cold", "pm1", again, "odp"), 2)
+    (remap,) = remaps(miss(node, key))
+    node.go()
+    if again is False:  # as it was: its pages come again
+        assert [at < 0 for at, _size in remap.extents] == [False, True]
+        assert node.stat("/cold/a")["pages"]
+    else:
+        assert remap.extents == ((GONE, 2 * BLOCK),)
+        assert node.books.mrs[key].runs == ()
+
+
+def test_a_dax_file_whose_device_is_mounted_without_dax_is_gone(node):
+    node.file()
+    key = node.mr()
+    node.ask(rq.FsUmount("/mnt"), 2)
+    node.ask(rq.FsMount("/mnt", "pm0", False, "odp"), 2)
+    (remap,) = remaps(miss(node, key))
+    assert remap.extents == ((GONE, 4 * BLOCK),)
+
+
+def test_shared_blocks_of_a_file_whose_mount_is_away_are_gone(node):
+    node.file()
+    key = node.mr()
+    node.ask(rq.FsReflink("/mnt/a", "/mnt/b"), 2)
+    node.ask(rq.FsUmount("/mnt"), 2)
+    (remap,) = remaps(miss(node, key))
+    assert remap.extents == ((GONE, 4 * BLOCK),)
+
+
+def test_a_fault_that_waits_while_its_mount_goes_is_answered_behind_it(node):
+    node.file()
+    key = node.mr()
+    node.ask(rq.FsReflink("/mnt/a", "/mnt/b"), 2)
+    node.mr("/mnt/b", session=2, access=4)
+    node.send(rq.FsUmount("/mnt"), 3)
+    miss(node, key)
+    node.go()
+    wake(node)
+    assert remaps(node.effects)[-1].extents == ((GONE, 4 * BLOCK),)
+    node.go()
+    assert not len(node.books.faults)
+
+
+def test_a_fault_whose_context_is_destroyed_maps_nothing(node):
+    node.file()
+    key = node.mr()
+    gated(node, rq.FsTruncate("/mnt/a", 2 * BLOCK))
+    node.go(ev.Quiesced)
+    miss(node, key)
+    node.ask(rq.FsUnplug("emu0"), 3)
+    for arm in node.of(fx.Arm):
+        node.step(ev.TimerFired(arm.timer))
+        node.go()
+    assert not len(node.books.faults)
+    assert not remaps(node.effects)
+    assert node.books.mrs[key].runs == ()
+    assert not remaps(miss(node, key))
+
+
+def test_blocks_that_are_shared_again_while_a_fault_waits_are_copied_again(node):
+    node.file(blocks=2)
+    node.ask(rq.FsReflink("/mnt/a", "/mnt/b"), 2)
+    key = node.mr(length=2 * BLOCK)
+    node.ask(rq.FsReflink("/mnt/a", "/mnt/c"), 2)
+    node.mr(session=2, length=2 * BLOCK, access=4)
+    miss(node, key)  # a cow-write, and behind it:
+    node.ask(rq.FsReflink("/mnt/a", "/mnt/d"), 3)
+    for _turn in range(2):
+        wake(node)
+        node.go()
+    last = remaps(node.effects)[-1].extents
+    assert last[0][0] >= 0, last
+    assert not len(node.books.faults)

@@ -150,3 +150,20 @@ def test_a_device_with_files_is_no_raw_device(make_node, node):
     other.step(ev.DeviceAdded("pm0", 64))
     with pytest.raises(Exception, match="has files"):
         other.step(ev.MountAdded(DEV, "pm0", dax=False, protocol="none", raw=True))
+
+
+def test_what_is_on_demand_is_never_mapped_into_the_next_namespace(make_node):
+    node = make_node(bare=True)
+    node.step(ev.DeviceAdded("pm0", 16))
+    node.step(ev.MountAdded(DEV, "pm0", dax=False, protocol="odp", raw=True))
+    for session in (1, 2, 3):
+        node.step(ev.SessionOpened(session, f"s{session}", door=True, wants=True))
+    key = node.ask(registered(node))["handle"]
+    node.ask(rq.FsUnplug("pm0", True), 2)
+    node.ask(rq.FsPlug("pm0"), 2)
+    made = node.step(ev.Missed(key, 1, 0, BLOCK, write=True))
+    assert [e.extents for e in made if isinstance(e, fx.Remap)] == [((-1, 4 * BLOCK),)]
+    node.go()
+    assert node.books.mrs[key].runs == ()
+    newer = node.ask(registered(node))["handle"]
+    assert node.books.mrs[newer].runs == ((0, 4 * BLOCK),)
