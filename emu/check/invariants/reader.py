@@ -374,6 +374,7 @@ class Reader:
         file = self.laid(row, self.file(int(target.get("ino", 0))))
         if file is not None:
             aperture, runs = self.devices.get(file[1], 0), runs_of(file, target["lo"], target["hi"])
+            runs = self._shared(file, target, runs) if row.kind == "cow-write" else runs
         row.late += [
             m for m in self.live.values()
             if aperture and m.aperture == aperture and m.key not in row.keys and meet(m.runs, runs)
@@ -381,6 +382,20 @@ class Reader:
         for mapped in self._named(row):
             if not self._came_behind(mapped, row):
                 mapped.parted = mapped.parted or self.here
+
+    def _shared(self, file: list[Any], target: Json, runs: Runs) -> Runs:
+        """Of the range what other files have too: a cow-write takes no more than that."""
+        others = {**self.files, **self.before}
+        theirs = {
+            block for ino, other in others.items() if other and ino != int(target["ino"]) and other[1] == file[1]
+            for block in blocks_within(other, 0, 1 << 63)
+        }  # fmt: skip
+        return [
+            [at, BLOCK]
+            for start, size in runs
+            for at in range(start // BLOCK * BLOCK, start + size, BLOCK)
+            if at // BLOCK in theirs
+        ]
 
     @staticmethod
     def _came_behind(mapped: Mapped, row: Reclaim) -> bool:

@@ -606,7 +606,8 @@ def _registered(history: History) -> dict[str, int]:
     for line in history.of("Requested", "Reply", "Fail"):
         request = line["session"], line["request"]
         if line["type"] == "Requested" and line["op"]["type"] == "RegMr":
-            asked[request] = str(line["op"].get("path", ""))
+            path = str(line["op"].get("path", ""))
+            asked[request] = f"{DMABUF}/{path}" if line["op"].get("backing") == DMABUF else path
         elif request in asked:
             path = asked.pop(request)
             layout = int(line.get("result", {}).get("layout", 0))
