@@ -67,6 +67,11 @@ def serves(protocol: str, backing: str) -> bool:
     return backing in known().get(protocol).backings
 
 
+def refuses(protocol: str, backing: str) -> bool:
+    """Whether every registration of such memory is refused: nobody holds anything, whatever its manner. Raises UnknownProtocol."""
+    return backing in known().get(protocol).refuses
+
+
 def tells_holders(protocol: str) -> bool:
     """Whether any rule of it notifies holders: else a prompt one does what a deaf one does. Raises UnknownProtocol."""
     return any(action.verb == "notify" for action in actions_of(known().get(protocol)))

@@ -61,6 +61,11 @@ def test_every_row_is_there_once():
     assert {holder for backing, holder in manners if backing != "dax"} <= {"prompt"}
 
 
+def test_manners_of_nobody_are_not_measured():
+    made = [spec for spec in full(["refuse"], events_here(), ["dax"]) if not spec.reason]
+    assert {spec.holder for spec in made} == {"prompt"}
+
+
 def test_a_reason_is_told_once_for_a_pair():
     made = [spec for spec in full(THREE, events_here(), backings_here()) if spec.reason]
     assert len(made) == len({(spec.protocol, spec.event, spec.backing, spec.reason) for spec in made})

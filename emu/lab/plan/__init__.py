@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.check.promises import installed, serves, tells_holders
+from emu.check.promises import installed, refuses, serves, tells_holders
 from emu.lab import names
 from emu.lab.plan.backings import BACKINGS
 from emu.lab.plan.events import EVENTS
@@ -120,8 +120,9 @@ def full(
     backings: Iterable[str],
     holders: Iterable[str] | None = None,
 ) -> Iterator[RowSpec]:
-    """Everything: each event on each backing with a prompt holder, and on dax with every other manner too."""
+    """Everything: each event on each backing with a prompt holder, and on dax with every other manner too, where anybody can be a holder."""
     protocols, events = list(protocols), list(events)
     for backing in backings:
-        manners = list(holders or (MANNERS if backing == "dax" else ["prompt"]))
-        yield from rows(protocols, events, [backing], manners)
+        for protocol in protocols:
+            every = backing == "dax" and not refuses(protocol, backing)
+            yield from rows([protocol], events, [backing], holders or (MANNERS if every else ["prompt"]))
