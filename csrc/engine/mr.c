@@ -4,6 +4,7 @@
  *
  *   install: LIVE | quiesce: FENCED, then a grace period | unmap: UNMAPPED, translation freed after another | remove: freed
  *   dynamic:      | invalidate: PARKED, then as above     | unmap: ABSENT                                  | remap: LIVE
+ *   others:       | invalidate, where it says so: PARKED  | unmap: UNMAPPED                                | remap: LIVE
  *
  * A translation is published before the state that lets it be used, and taken away behind a grace period of the state that
  * forbids it; so who has read LIVE in a section has a translation in it, this one or a newer one.
@@ -296,7 +297,7 @@ int emu_quiesce(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t
 			mr->ticket = UINT64_MAX;
 		if (state == EMU_MR_LIVE || state == EMU_MR_PARKED || state == EMU_MR_ABSENT)
 			emu_publish(&mr->state, EMU_MR_FENCED);
-		if (mr && mr->importer == EMU_IMP_DYNAMIC)
+		if (state == EMU_MR_PARKED || state == EMU_MR_ABSENT)
 			park_wake(e, mr, 0, 0); /* who waits is refused */
 	}
 	drain(e, keys, n, g);
@@ -314,11 +315,11 @@ static int all_dynamic(struct emu_engine *e, const uint32_t *keys, unsigned n)
 	return 1;
 }
 
-int emu_invalidate(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie)
+int emu_invalidate(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie, int others)
 {
 	struct grace *g;
 
-	if (!all_dynamic(e, keys, n))
+	if (!others && !all_dynamic(e, keys, n))
 		return -EINVAL;
 	g = grace_new(EMU_ENG_QUIESCED, cookie, NULL, NULL);
 	if (!g)
@@ -367,6 +368,16 @@ static void doomed_free(struct emu_engine *e, void *object)
 	free(d);
 }
 
+/* A dynamic key that was parked is of use still; who waits under any other is refused. */
+static void forget(struct emu_engine *e, struct emu_mr *mr)
+{
+	int parked = emu_peek(&mr->state) == EMU_MR_PARKED, stays = parked && mr->importer == EMU_IMP_DYNAMIC;
+
+	emu_publish(&mr->state, stays ? EMU_MR_ABSENT : EMU_MR_UNMAPPED);
+	if (parked && !stays)
+		park_wake(e, mr, 0, 0);
+}
+
 int emu_unmap(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie)
 {
 	struct doomed *d;
@@ -386,7 +397,7 @@ int emu_unmap(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t c
 
 		if (!mr || !has_translation(emu_peek(&mr->state)))
 			continue;
-		emu_publish(&mr->state, emu_peek(&mr->state) == EMU_MR_PARKED ? EMU_MR_ABSENT : EMU_MR_UNMAPPED);
+		forget(e, mr);
 		d->each[d->n++] = mr->translation;
 		emu_publish(&mr->translation, (struct translation *)NULL);
 	}
@@ -403,7 +414,7 @@ static int may_remap(struct emu_engine *e, const struct emu_mr *mr, uint64_t seq
 	if (state == EMU_MR_UNMAPPED)
 		return -ENOENT;
 	if (mr->importer != EMU_IMP_DYNAMIC)
-		return state == EMU_MR_FENCED && grace_ended(e, mr->ticket) ? 0 : -EBUSY;
+		return state == EMU_MR_PARKED || (state == EMU_MR_FENCED && grace_ended(e, mr->ticket)) ? 0 : -EBUSY;
 	if (state == EMU_MR_FENCED)
 		return -EBUSY;
 	return mr->sequence == sequence ? 0 : -ESTALE;
@@ -461,7 +472,7 @@ int emu_remap(struct emu_engine *e, uint32_t key, uint64_t sequence, uint32_t ap
 	d.iova = mr->iova;
 	d.length = mr->length;
 	err = remap(e, mr, sequence, &d);
-	if (mr->importer == EMU_IMP_DYNAMIC)
+	if (!err || mr->importer == EMU_IMP_DYNAMIC)
 		park_wake(e, mr, !err || err == -ESTALE, !err);
 	return err;
 }

@@ -11,7 +11,8 @@
  *
  * Either the owner, looking under the lock, sees what was published, or the control thread finds it linked: no wake-up is lost. A queue
  * pair stays linked while it is woken and finds nothing, so that what it has asked for is known, and is asked for again only
- * when an attempt to answer has come in between (it was stale, or it was about other bytes). Only the queue pair waits; its
+ * when an attempt to answer has come in between (it was stale, or it was about other bytes). Under a key of another importer, which its
+ * owner has parked, nothing is reported: the owner knows, and gives a translation unasked. Only the queue pair waits; its
  * thread goes on with others. One fault a queue pair is reported at a time, by a note that the queue pair keeps.
  */
 #include "internal.h"
@@ -63,6 +64,8 @@ static void ask(struct emu_qp *qp, struct emu_mr *mr, const struct miss *miss)
 	p->done = qp->op.done;
 	p->turns = mr->turns;
 	p->answers = mr->answers;
+	if (mr->importer != EMU_IMP_DYNAMIC)
+		return;
 	figures_add(&qp->thread->n_faults, 1);
 	events_keep(&e->events, &p->note, &(struct emu_engine_event){ .kind = EMU_ENG_FAULT, .id = mr->key,
 		.code = (uint32_t)miss->write, .cookie = emu_observe(&mr->sequence), .offset = miss->addr - mr->iova,

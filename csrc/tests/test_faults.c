@@ -39,7 +39,7 @@ static void invalidate(uint32_t key)
 {
 	static uint64_t cookie = 5000;
 
-	CHECK_EQ(emu_invalidate(w.e, &key, 1, ++cookie), 0);
+	CHECK_EQ(emu_invalidate(w.e, &key, 1, ++cookie, 1), 0);
 	CHECK_EQ(next_event(&w, EMU_ENG_QUIESCED).cookie, cookie);
 }
 
@@ -318,7 +318,7 @@ static void a_drain_waits_for_bytes_under_way(void)
 	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_HALF, RKEY, 0), 0);
 	post(&a, write_to(1, 0, LEN));
 	next_event(&w, EMU_ENG_HELD);
-	CHECK_EQ(emu_invalidate(w.e, &key, 1, 9), 0);
+	CHECK_EQ(emu_invalidate(w.e, &key, 1, 9, 0), 0);
 	CHECK_EQ(emu_unmap(w.e, &key, 1, 10), -EBUSY);
 	CHECK(!event_pending(&w));
 	CHECK_EQ(emu_hold_release(w.e, EMU_HOLD_QUANTUM_HALF), 0);
@@ -338,9 +338,9 @@ static void what_makes_no_sense_is_refused(void)
 	struct emu_extent bad[2] = { { OLD, 4096 }, { w.bytes, 4096 } };
 
 	fresh(NULL);
-	CHECK_EQ(emu_invalidate(w.e, &plain, 1, 1), -EINVAL);
+	CHECK_EQ(emu_invalidate(w.e, &plain, 1, 1, 0), -EINVAL);
 	CHECK_EQ(emu_mr_state(w.e, LKEY), EMU_MR_LIVE);
-	CHECK_EQ(emu_invalidate(w.e, &gone, 1, 2), 0); /* unknown keys are skipped */
+	CHECK_EQ(emu_invalidate(w.e, &gone, 1, 2, 0), 0); /* unknown keys are skipped */
 	CHECK_EQ(next_event(&w, EMU_ENG_QUIESCED).cookie, 2);
 	bad[1].offset = w.bytes;
 	CHECK_EQ(emu_remap(w.e, RKEY, 0, (uint32_t)w.aperture, bad, 2), -EINVAL);
@@ -374,6 +374,65 @@ static void a_quiesced_key_is_retargeted(void)
 	unmap(OTHER);
 	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)w.aperture, x, 3), -ENOENT);
 	CHECK_EQ(emu_mr_remove(w.e, OTHER), 0);
+	done();
+}
+
+/* A key of another importer that its owner has parked: who comes waits, nobody is asked, and each way out. */
+static void a_parked_key_of_another_importer_waits_for_its_owner(void)
+{
+	uint32_t key = OTHER;
+	struct emu_extent x[2] = { { LEN, 4096 }, { NEW, 4096 } };
+
+	fresh(NULL);
+	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_HALF, OTHER, 0), 0);
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 1, SRC, LEN, LKEY, LEN, OTHER));
+	next_event(&w, EMU_ENG_HELD);
+	CHECK_EQ(emu_invalidate(w.e, &key, 1, 9, 1), 0);
+	CHECK_EQ(emu_mr_state(w.e, OTHER), EMU_MR_PARKED);
+	CHECK_EQ(emu_unmap(w.e, &key, 1, 10), -EBUSY);
+	CHECK(!event_pending(&w));
+	CHECK_EQ(emu_hold_release(w.e, EMU_HOLD_QUANTUM_HALF), 0);
+	CHECK_EQ(next_event(&w, EMU_ENG_QUIESCED).cookie, 9);
+	for (unsigned i = 0; i < 100; i++) { /* its thread goes on with others */
+		post(&c, rdma(EMU_WR_RDMA_WRITE, i, SRC, 64, LKEY, 0, LKEY));
+		expect_wc(&c, i, EMU_WC_SUCCESS);
+	}
+	CHECK(no_wc(&a) && !event_pending(&w));
+	CHECK_EQ(parked(), 1);
+	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)w.aperture, x, 2), 0); /* its second half is elsewhere now */
+	expect_wc(&a, 1, EMU_WC_SUCCESS);
+	CHECK(all_are(LEN, 4096, 1) && all_are(LEN + 4096, 4096, 0) && all_are(NEW, 4096, 1));
+	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)w.aperture, x, 2), -EBUSY); /* it lives */
+
+	invalidate(OTHER);
+	post(&a, rdma(EMU_WR_RDMA_READ, 2, LEN, 64, OTHER, 0, LKEY)); /* as its own memory */
+	while (parked() != 1)
+		emu_pause();
+	CHECK_EQ(emu_remap(w.e, OTHER, 0, (uint32_t)w.aperture, &(struct emu_extent){ NEW, LEN }, 1), 0);
+	expect_wc(&a, 2, EMU_WC_SUCCESS);
+	CHECK(!event_pending(&w));
+
+	invalidate(OTHER); /* its registration ends: refused */
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 3, SRC, 64, LKEY, LEN, OTHER));
+	while (parked() != 1)
+		emu_pause();
+	quiesce(&w, &key, 1);
+	expect_wc(&a, 3, EMU_WC_REM_ACCESS_ERR);
+	unmap(OTHER);
+	CHECK_EQ(emu_mr_state(w.e, OTHER), EMU_MR_UNMAPPED);
+	CHECK_EQ(emu_mr_remove(w.e, OTHER), 0);
+	done();
+
+	fresh(NULL); /* it is unmapped as it is: refused, and no page fault */
+	invalidate(OTHER);
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 4, SRC, 64, LKEY, LEN, OTHER));
+	while (parked() != 1)
+		emu_pause();
+	unmap(OTHER);
+	expect_wc(&a, 4, EMU_WC_REM_ACCESS_ERR);
+	CHECK_EQ(emu_mr_state(w.e, OTHER), EMU_MR_UNMAPPED);
+	CHECK_EQ(emu_mr_remove(w.e, OTHER), 0);
+	CHECK_EQ(parked(), 0);
 	done();
 }
 
@@ -531,7 +590,7 @@ static void storm(uint32_t quantum, uint32_t threads, unsigned rounds)
 	for (unsigned round = 1; round <= rounds; round++) {
 		unsigned was = place;
 
-		CHECK_EQ(emu_invalidate(w.e, &key, 1, round), 0);
+		CHECK_EQ(emu_invalidate(w.e, &key, 1, round, 0), 0);
 		wait_for(EMU_ENG_QUIESCED);
 		memcpy(before, w.mem + PLACE(was), CLIENTS * SLICE);
 		if (random_next(&random) % 2) {
@@ -540,7 +599,7 @@ static void storm(uint32_t quantum, uint32_t threads, unsigned rounds)
 		}
 		place = (was + 1) % PLACES;
 		if (random_next(&random) % 8 == 0)
-			CHECK_EQ(emu_invalidate(w.e, &key, 1, round), 0);
+			CHECK_EQ(emu_invalidate(w.e, &key, 1, round, 0), 0);
 		/* Faults that were dropped above are answered by a stale remap: whoever waits asks again. */
 		CHECK_EQ(emu_remap(w.e, RKEY, (uint64_t)emu_mr_sequence(w.e, RKEY) - 1, (uint32_t)w.aperture,
 				   &(struct emu_extent){ PLACE(place), CLIENTS * SLICE }, 1), -ESTALE);
@@ -581,6 +640,7 @@ int main(void)
 	a_drain_waits_for_bytes_under_way();
 	what_makes_no_sense_is_refused();
 	a_quiesced_key_is_retargeted();
+	a_parked_key_of_another_importer_waits_for_its_owner();
 	a_scratch_page_takes_what_is_nobodys();
 	the_log_knows_the_new_translation();
 	storm(4096, 1, LOAD(400u));

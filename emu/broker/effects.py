@@ -268,7 +268,7 @@ class Effects:
         self._engine.unmap(e.keys, e.cookie)
 
     def _invalidate(self, e: fx.Invalidate) -> None:
-        self._engine.invalidate(e.keys, e.cookie)
+        self._engine.invalidate(e.keys, e.cookie, others=e.others)
 
     def _remap(self, e: fx.Remap) -> None:
         self._engine.remap(e.key, e.sequence, self._memory.number(e.aperture), e.extents)

@@ -92,8 +92,10 @@ def do_quiesce(b: Books, number: int, action: Action) -> bool:
     if action.text not in {"", *IMPORTERS}:
         raise scope.broke(row, "known-answer", f"quiesce of {action.text!r} importers, a class that is none")
     keys = tuple(key for key in scope.pinned(b, row) if action.text in {"", b.mrs[key].importer})
+    switches = b.protocols[row.protocol].switches
     for key in keys:
-        b.mrs.put(key, _taken(b.mrs[key]))
+        retargeting.overtake(b, key)
+        b.mrs.put(key, _taken(b.mrs[key], switches))
     b.idle = True
     parked = tuple(key for key in keys if b.mrs[key].state == "parked")
     behind = tuple(key for key in teardown.mapped_of(b, keys) if key not in parked)
@@ -102,17 +104,19 @@ def do_quiesce(b: Books, number: int, action: Action) -> bool:
     )
     scope.phase(b, number, "fencing")
     if parked:
-        b.emit(Invalidate(_await(b, number), parked))
+        b.emit(Invalidate(_await(b, number), parked, retargeting.others(b, parked)))
     else:
         _quiesce_behind(b, number)
     return False
 
 
-def _taken(mr: Mr) -> Mr:
-    """On demand its work waits from now on; else it is revoked, and without a key, so that there is no translation yet, that is all."""
-    if faults.on_demand(mr):
+def _taken(mr: Mr, switches: bool) -> Mr:
+    """On demand, or where it is to be switched, its work waits from now on; else it is revoked. Without a key, so that there is no
+    translation yet, that is all.
+    """
+    if faults.on_demand(mr) or (switches and retargeting.parkable(mr)):
         return mr._replace(state="parked")
-    return mr._replace(revoked=True, state="unmapped" if mr.state == "pinned" else mr.state)
+    return mr._replace(revoked=True, state={"pinned": "unmapped", "parked": "live"}.get(mr.state, mr.state))
 
 
 def _quiesce_behind(b: Books, number: int) -> None:
@@ -186,8 +190,8 @@ def _retarget(b: Books, number: int) -> None:
     strays = retargeting.strays(b, row)
     if strays and not row.cookie and not any(retargeting.busy(b, key) for key in strays):
         for key in strays:
-            b.mrs.put(key, b.mrs[key]._replace(revoked=True))
-        b.emit(Quiesce(_await(b, number), strays))
+            b.mrs.put(key, b.mrs[key]._replace(state="parked"))
+        b.emit(Invalidate(_await(b, number), strays, retargeting.others(b, strays)))
         return
     retargeting.ask(b, number)
     _retarget_looked(b, number)
@@ -198,7 +202,7 @@ def _retarget_looked(b: Books, number: int) -> None:
     row = b.reclaims[number]
     if row.cookie or row.again or retargeting.awaited(b, number):
         return
-    left = (*retargeting.pending(b, row), *retargeting.strays(b, row))
+    left = (*retargeting.pending(b, number, row), *retargeting.strays(b, row))
     if not left:
         _retarget_answered(b, number)
     elif not any(retargeting.busy(b, key) for key in left):
@@ -507,7 +511,7 @@ def unmapped(b: Books, number: int, refusal: int, keys: tuple[int, ...]) -> None
         _again(b, number)
         return
     quiet = tuple(key for key in _quiet(b, row) if key in keys)
-    parked = tuple(key for key in quiet if b.mrs[key].state == "parked")
+    parked = tuple(key for key in quiet if b.mrs[key].state == "parked" and faults.on_demand(b.mrs[key]))
     teardown.unpin(b, tuple(key for key in quiet if key not in parked))
     for key in parked:
         pages.pinned_to_write(b, b.mrs[key])
@@ -565,6 +569,7 @@ def end(b: Books, number: int) -> None:
             b.idle = True
     scope.phase(b, number, "ended")
     b.reclaims.drop(number)
+    retargeting.let_go(b, row.keys)
     b.ended = True
     if row.then is not None and row.returned and not row.errno:
         b.then.append((row.session, row.request, row.then))

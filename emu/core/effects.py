@@ -289,16 +289,20 @@ class Unmap(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Invalidate(Effect):
-    """As Quiesce, of keys of dynamic importers: what comes afterwards waits, and Missed tells of it. Quiesced(cookie, errno)."""
+    """As Quiesce, of keys of dynamic importers: what comes afterwards waits, and Missed tells of it. Quiesced(cookie, errno).
+
+    others: keys of other importers are among them. Of these nothing is told: a Remap comes, or a Quiesce that refuses who waits.
+    """
 
     cookie: int
     keys: tuple[int, ...]
+    others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Remap(Effect):
     """A new translation: of a dynamic importer's key, in answer to the fault with this sequence (errno ESTALE: it was invalidated since), or of
-    a quiesced key of another importer, which lives again. Extents may be absent: (-1, bytes) there is no memory, who waits for it fails;
+    a quiesced or parked key of another importer, which lives again. Extents may be absent: (-1, bytes) there is no memory, who waits for it fails;
     (-2, bytes) none was looked for, an access asks. Answered(token, errno).
     """
 

@@ -12,6 +12,8 @@ for. Only the bytes that were asked for are filled; without room for them holes 
 that the file shares are no place to write to: they are copied first (cow-write), and GONE where that is refused.
 
 Sequence: each Invalidate makes older faults stale. Their Remap is refused (ESTALE), and the engine tells them anew.
+
+A fault of an MR of another importer is nobody's access: a reclaim that had parked it has ended (retargeting.py), and it goes on where it led.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from emu.core import asking, extents, files, pages, sharing
 from emu.core.asking import alive
-from emu.core.effects import Arm, Remap
+from emu.core.effects import Arm, Quiesce, Remap
 from emu.core.errors import Refused
 from emu.core.rows import BLOCK, DMABUF, Fault, Reclaim, Token
 
@@ -65,7 +67,9 @@ def _ends(b: Books, row: Mr) -> bool:
 def settle(b: Books) -> None:
     """Answer whatever need not wait. Called at the end of every step."""
     for number, fault in b.faults.items() if len(b.faults) else ():
-        if _ends(b, b.mrs[fault.key]):
+        if b.mrs[fault.key].importer != DYNAMIC:
+            _go_on(b, number, fault)
+        elif _ends(b, b.mrs[fault.key]):
             b.faults.drop(number)
         elif fault.token or fault.again:
             continue
@@ -115,11 +119,38 @@ def _answer(b: Books, number: int) -> None:
     b.emit(Remap(token, fault.key, row.aperture, found, fault.sequence))
 
 
+def _go_on(b: Books, number: int, fault: Fault) -> None:
+    """What was parked for nothing: the same translation again. A teardown that has it may give up: then it is looked at again."""
+    row = b.mrs[fault.key]
+    if row.state != "parked":
+        b.faults.drop(number)
+    elif not (row.ending or fault.token or fault.again):
+        token = b.number("token")
+        b.tokens.put(token, Token("remapped", key=fault.key, fault=number))
+        b.faults.put(number, fault._replace(token=token))
+        b.emit(Remap(token, fault.key, row.aperture, row.runs))
+
+
+def _went_on(b: Books, number: int, fault: Fault, refusal: int) -> None:
+    """It lives; where there is nothing any more that it could go on with, it is revoked, and who waits is refused."""
+    if refusal in {errno.ENOMEM, errno.EBUSY}:
+        _later(b, number, fault, RETRY)
+        return
+    b.faults.drop(number)
+    row = b.mrs[fault.key]
+    b.mrs.put(fault.key, row._replace(state="live", revoked=bool(refusal)))
+    if refusal:
+        b.emit(Quiesce(b.number("cookie"), (fault.key,)))
+
+
 def remapped(b: Books, _number: int, token: Token, event: Answered) -> None:
     """Done; stale: it comes again; no room for it: it is tried again."""
     fault = b.faults.get(token.fault)
     if fault is None:
-        return  # its MR went meanwhile
+        return  # its MR went meanwhile, or was taken back again
+    if b.mrs[fault.key].importer != DYNAMIC:
+        _went_on(b, token.fault, fault, event.errno)
+        return
     if event.errno in {0, errno.ESTALE, errno.ENOENT, errno.EBUSY}:
         b.faults.drop(token.fault)
         return

@@ -209,7 +209,7 @@ class Mr(NamedTuple):
 
     state: pinned (no key yet) -> installing -> live -> unmapped. `revoked`: some reclaim took it back; latched.
     On demand (faults.py) live -> parked -> absent -> live instead, and never revoked but with its context, or with the raw device under it:
-    absent, or without runs, it pins nothing.
+    absent, or without runs, it pins nothing. Under a protocol that switches (retargeting.py) live -> parked -> live, and not revoked either.
     space: where its runs are counted: a device's aperture, a host file's number, or its own aperture.
     """
 
@@ -354,6 +354,7 @@ class Token(NamedTuple):
     device: str = ""
     dest: int = -1  # of a modify_qp: whom it connects to, -1 where it does not say
     fault: int = 0
+    overtaken: bool = False  # of a Remap: the key was taken back once more since
 
 
 Row = tuple[object, ...]
@@ -527,6 +528,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "device": VALUE,
         "dest": VALUE,
         "fault": "fault",
+        "overtaken": VALUE,
     },
 }
 

@@ -281,15 +281,18 @@ class Engine:
         numbers = ffi.new("uint32_t[]", list(keys))
         _checked(lib.emu_unmap(self._live(), numbers, len(numbers), cookie), f"unmap {len(numbers)} keys")
 
-    def invalidate(self, keys: Iterable[int], cookie: int) -> None:
-        """As `quiesce`, of keys of dynamic importers (else EINVAL): work that comes afterwards waits, and FAULT tells of it."""
+    def invalidate(self, keys: Iterable[int], cookie: int, *, others: bool = False) -> None:
+        """As `quiesce`, of keys of dynamic importers (else EINVAL): work that comes afterwards waits, and FAULT tells of it.
+
+        others: of other importers too. Of those no FAULT tells: whoever parks them gives them a translation again.
+        """
         numbers = ffi.new("uint32_t[]", list(keys))
         what = f"invalidate {len(numbers)} keys"
-        _checked(lib.emu_invalidate(self._live(), numbers, len(numbers), cookie), what)
+        _checked(lib.emu_invalidate(self._live(), numbers, len(numbers), cookie, others), what)
 
     def remap(self, key: int, sequence: int, aperture: int, extents: Sequence[Run]) -> None:
         """A new translation: of a dynamic importer's key, in answer to the fault with this sequence (ESTALE: it was invalidated since, and
-        the fault is told again), GONE and VACANT among the offsets; or of another key that is quiesced, which lives again.
+        the fault is told again), GONE and VACANT among the offsets; or of another key that is quiesced or parked, which lives again.
         """
         runs = _extents(extents)
         result = lib.emu_remap(self._live(), key, sequence, aperture, runs, len(extents))

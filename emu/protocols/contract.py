@@ -172,6 +172,11 @@ class Protocol:
         """Whether registrations get a right each, which its reclaims can take back: its table says so."""
         return any(action.verb == "fence" for action in actions_of(self))
 
+    @property
+    def switches(self) -> bool:
+        """Whether its quiesced keys get another translation, so that work under them waits for it in place of failing: its table says so."""
+        return any(action.verb == "retarget" for action in actions_of(self))
+
     def decide(self, phase: str, event: str, facts: Facts) -> Decision | None:
         return runner.decide(self, phase, event, facts)
 

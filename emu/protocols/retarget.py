@@ -1,7 +1,7 @@
 """retarget: send the DMA elsewhere. The control case; the null MR, zapped mappings.
 
-The keys are quiesced, where they led into the range they lead to a scratch page from then on, and they live again: the holder's MR works, the
-peer sees success, and what it writes is nowhere. Only the pages of the range are switched, not the MR.
+The keys are parked (what comes under them waits), where they led into the range they lead to a scratch page from then on, and who waited goes
+on: the holder's MR works, the peer sees success, and what it writes is nowhere. Only the pages of the range are switched, not the MR.
 
     start --requested, surprise--> gate, quiesce ------------> stopping
     stopping --quiesced----------> retarget -----------------> switching
@@ -10,7 +10,7 @@ peer sees success, and what it writes is nowhere. Only the pages of the range ar
     switching --retargeted-------> apply, free, reply -------> end
     stopping, refused --cancelled--> deny EINTR -------------> end
 
-What was quiesced when the request is interrupted stays revoked. The switch itself needs nobody and is over at once: an interruption that comes
+What was parked when the request is interrupted goes on where it led. The switch itself needs nobody and is over at once: an interruption that comes
 then is too late. No S4 (the data is lost), no V15 (its keys come back, so V10, V19 and V20 have nothing to say about them), no V18 (it waits
 once, and switches).
 """

@@ -770,7 +770,7 @@ class Strange:
     disposal = "after-unmap"
     refuses: Mapping[str, str] = MappingProxyType({})
     needs = ""
-    on_demand = queues_pins = fences = False
+    on_demand = queues_pins = fences = switches = False
 
     def __init__(self, answer):
         self.answer = answer

@@ -11,7 +11,7 @@ from emu.core import events as ev
 from emu.core import requests as rq
 from emu.core.decision import END, START
 from emu.protocols import registry, retarget
-from emu.protocols.contract import Protocol, go, reply
+from emu.protocols.contract import Protocol, apply, deny, free, gate, go, quiesce, reply
 from emu.protocols.contract import retarget as switch
 
 BLOCK = 4096
@@ -50,7 +50,7 @@ def test_it_is_switched_before_anything_is_freed(node):
     phases = node.phases()
     assert phases[-6:] == ["retargeting", "retargeted", "applied", "freed", "returned", "ended"]
     names = [type(effect).__name__ for effect in node.effects]
-    assert names.index("Quiesce") < names.index("Remap") < names.index("Release")
+    assert names.index("Invalidate") < names.index("Remap") < names.index("Release")
 
 
 def test_a_second_reclaim_switches_what_is_left(node):
@@ -123,15 +123,172 @@ def test_what_the_engine_has_no_room_for_is_asked_for_again(node):
     assert not node.books.mrs[second].revoked
 
 
-def test_an_interruption_before_the_switch_leaves_what_was_quiesced_revoked(node):
+def test_what_waits_for_the_switch_is_parked_and_not_revoked(node):
+    node.file()
+    key = node.mr()
+    node.send(rq.FsTruncate("/mnt/a", 0), 3)
+    (parked,) = node.of(fx.Invalidate)
+    assert (parked.keys, parked.others) == ((key,), True)
+    assert not node.of(fx.Quiesce)
+    assert (node.books.mrs[key].state, node.books.mrs[key].revoked) == ("parked", False)
+    node.go()
+    assert node.books.mrs[key].state == "live"
+
+
+def interrupted(node):
+    """A key that a reclaim had parked, and that is to go on where it led."""
     node.file()
     key = node.mr()
     request = node.send(rq.FsTruncate("/mnt/a", 0), 3)
     node.ask(rq.Cancel(request), 3)
     assert node.answer(request).errno == errno.EINTR
+    return key
+
+
+def test_an_interruption_before_the_switch_lets_the_keys_go_on_where_they_led(node):
+    key = interrupted(node)
     node.go()
-    assert node.books.mrs[key].revoked
+    (remap,) = remaps(node)
+    assert (remap.key, remap.extents) == (key, ((0, 4 * BLOCK),))
+    row = node.books.mrs[key]
+    assert (row.state, row.revoked, row.runs) == ("live", False, ((0, 4 * BLOCK),))
+    assert not len(node.books.faults)
+    node.ask(rq.FsTruncate("/mnt/a", 0), 3)
+    assert node.books.mrs[key].runs == ((SCRATCH, BLOCK),) * 4
+
+
+def test_what_goes_on_is_asked_for_again_while_the_engine_has_no_room(make_node):
+    node = make_node("retarget", protocols=PROTOCOLS)
+    node.file()
+    key = node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 3)
+    node.send(rq.Cancel(request), 3)
+    (remap,) = remaps(node)
+    (armed,) = [e for e in node.step(ev.Answered(remap.token, errno.ENOMEM)) if isinstance(e, fx.Arm)]
+    assert node.books.mrs[key].state == "parked"
+    (again,) = [e for e in node.step(ev.TimerFired(armed.timer)) if isinstance(e, fx.Remap)]
+    node.step(ev.Answered(again.token, 0))
+    assert node.books.mrs[key].state == "live"
+
+
+def test_what_has_nothing_to_go_on_with_is_revoked(node):
+    node.file()
+    key = node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 3)
+    node.send(rq.Cancel(request), 3)
+    (remap,) = remaps(node)
+    (stop,) = [e for e in node.step(ev.Answered(remap.token, errno.ENODEV)) if isinstance(e, fx.Quiesce)]
+    assert stop.keys == (key,)
+    assert (node.books.mrs[key].state, node.books.mrs[key].revoked) == ("live", True)
+
+
+def test_a_reclaim_that_meets_what_is_about_to_go_on_parks_it_again(node):
+    node.file()
+    key = node.mr()
+    first = node.send(rq.FsTruncate("/mnt/a", 0), 3)
+    node.send(rq.Cancel(first), 3)
+    second = node.send(rq.FsTruncate("/mnt/a", 0), 3)
+    node.go()
+    assert isinstance(node.answer(second), fx.Reply)
+    assert (node.books.mrs[key].state, node.books.mrs[key].runs) == ("live", ((SCRATCH, BLOCK),) * 4)
+    assert not len(node.books.faults)
+    assert [type(e) for e in node.effects if isinstance(e, fx.Invalidate | fx.Remap)] == [
+        fx.Invalidate,
+        fx.Remap,
+        fx.Invalidate,
+        fx.Remap,
+    ]
+
+
+def test_one_of_two_reclaims_that_is_interrupted_leaves_the_key_to_the_other(node):
+    node.file()
+    key = node.mr()
+    first = node.send(rq.FsPunch("/mnt/a", 0, BLOCK), 3)
+    second = node.send(rq.FsPunch("/mnt/a", 2 * BLOCK, BLOCK), 3)
+    node.send(rq.Cancel(first), 3)
     assert not remaps(node)
+    node.go()
+    assert isinstance(node.answer(second), fx.Reply)
+    assert node.books.mrs[key].state == "live"
+    assert node.books.mrs[key].runs == ((0, 2 * BLOCK), (SCRATCH, BLOCK), (3 * BLOCK, BLOCK))
+
+
+def test_two_reclaims_of_one_key_leave_it_alive_whoever_answers_first(node):
+    """The second parks it while the first one's switch is under way: its answer is no leave to live."""
+    node.file()
+    key = node.mr()
+    first = node.send(rq.FsPunch("/mnt/a", 0, BLOCK), 3)
+    node.go(ev.Quiesced)
+    second = node.send(rq.FsPunch("/mnt/a", 2 * BLOCK, BLOCK), 3)
+    node.go(ev.Answered)
+    assert node.books.mrs[key].state == "parked"
+    node.go()
+    assert isinstance(node.answer(first), fx.Reply)
+    assert isinstance(node.answer(second), fx.Reply)
+    assert node.books.mrs[key].state == "live"
+    assert node.books.mrs[key].runs == (
+        (SCRATCH, BLOCK),
+        (BLOCK, BLOCK),
+        (SCRATCH, BLOCK),
+        (3 * BLOCK, BLOCK),
+    )
+
+
+def test_a_parked_key_can_be_deregistered(node):
+    node.file()
+    key = node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 3)
+    gone = node.send(rq.DeregMr(key))
+    (stop,) = node.of(fx.Quiesce)
+    assert stop.keys == (key,)
+    node.go()
+    assert isinstance(node.answer(gone), fx.Reply)
+    assert isinstance(node.answer(request), fx.Reply)
+    assert node.blocks()["free"] == 64
+
+
+def test_another_protocols_reclaim_of_a_parked_key_refuses_who_waits(node):
+    node.file()
+    key = node.mr()
+    first = node.send(rq.FsPunch("/mnt/a", 0, BLOCK), 3)
+    node.ask(rq.SetProtocol("/mnt", "mr-revoke"), 3)
+    second = node.send(rq.FsPunch("/mnt/a", 2 * BLOCK, BLOCK), 3)
+    row = node.books.mrs[key]
+    assert (row.state, row.revoked) == ("live", True)
+    assert [stop.keys for stop in node.of(fx.Quiesce)] == [(key,)]
+    node.go()
+    assert isinstance(node.answer(first), fx.Reply)
+    assert isinstance(node.answer(second), fx.Reply)
+
+
+def test_a_reclaim_that_is_broken_off_in_the_switch_leaves_the_keys_where_they_led(make_node):
+    table = {
+        (START, "requested"): go(gate(), quiesce(), to="stopping"),
+        (START, "surprise"): go(reply(), to=END),
+        ("stopping", "quiesced"): go(switch(), to="switching"),
+        ("switching", "cancelled"): go(deny("EINTR"), to=END),
+        ("switching", "retargeted"): go(apply(), free(), reply(), to=END),
+    }
+    own = Protocol(
+        "own",
+        "a test's",
+        "a test",
+        table,
+        ignored={"*": ("acknowledged", "unpinned", "holder_lost", "cancelled")},
+    )
+    node = make_node("own", protocols={**PROTOCOLS, "own": own})
+    node.file()
+    key = node.mr()
+    request = node.send(rq.FsTruncate("/mnt/a", 0), 3)
+    node.go(ev.Quiesced)
+    node.send(rq.Cancel(request), 3)
+    node.go()
+    assert node.answer(request).errno == errno.EINTR
+    there, back = remaps(node)
+    assert (there.extents, back.extents) == (((SCRATCH, BLOCK),) * 4, ((0, 4 * BLOCK),))
+    between = node.effects[node.effects.index(there) : node.effects.index(back)]
+    assert [e.keys for e in between if isinstance(e, fx.Invalidate)] == [(key,)]
+    assert (node.books.mrs[key].state, node.books.mrs[key].runs) == ("live", ((0, 4 * BLOCK),))
 
 
 def test_an_interruption_during_the_switch_is_too_late(node):

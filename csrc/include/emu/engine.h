@@ -12,6 +12,7 @@
  *
  *   MR state:  LIVE --quiesce--> FENCED --unmap--> UNMAPPED --remove--> (slot free)
  *   dynamic:   LIVE --invalidate--> PARKED --unmap--> ABSENT --remap--> LIVE      (and quiesce from any of them)
+ *   others:    LIVE --invalidate--> PARKED --remap--> LIVE, where their owner asks for it; from PARKED also as from FENCED
  *
  * Under a key of a dynamic importer an access whose memory is not there waits: its queue pair's operation is parked, the
  * thread goes on with others, and EMU_ENG_FAULT asks for the memory. emu_remap answers (park.c).
@@ -128,7 +129,7 @@ enum emu_mr_state {
 	EMU_MR_LIVE = 1,
 	EMU_MR_FENCED = 2,
 	EMU_MR_UNMAPPED = 3,
-	EMU_MR_PARKED = 4, /* of a dynamic importer: drained, or about to be; new work waits */
+	EMU_MR_PARKED = 4, /* drained, or about to be; new work waits */
 	EMU_MR_ABSENT = 5, /* and its translation is gone; the next access asks for another */
 };
 
@@ -156,15 +157,17 @@ int emu_mr_state(struct emu_engine *e, uint32_t key);
  * that are unknown are skipped; n = 0 is a plain grace period. */
 int emu_quiesce(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie);
 /* The same for keys of dynamic importers, but work that comes from now on waits (PARKED) in place of failing, and the key's
- * sequence grows by one. -EINVAL and no change when one of them is of another importer. */
-int emu_invalidate(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie);
-/* Forget the translations; -EBUSY and no change unless all are FENCED or PARKED and quiesced (or without one already). */
+ * sequence grows by one. -EINVAL and no change when one of them is of another importer, unless `others`: then these are parked too. No
+ * EMU_ENG_FAULT tells of who waits under them: whoever has parked them remaps, unmaps or quiesces them. */
+int emu_invalidate(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie, int others);
+/* Forget the translations; -EBUSY and no change unless all are FENCED or PARKED and quiesced (or without one already). A dynamic key
+ * that was PARKED is ABSENT then, every other UNMAPPED. */
 int emu_unmap(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie);
 /* A new translation, generations noted now; whoever waits for it goes on, or fails where it says GONE.
  *
  * Dynamic: LIVE, PARKED or ABSENT -> LIVE. sequence is that of the fault which is answered: -ESTALE and no change when an
- * invalidation came in between; the faults that wait are then reported again. Other importers: FENCED and quiesced -> LIVE,
- * all extents present, sequence ignored. -ENODEV, -EACCES, -EINVAL as for install; -ENOENT: unknown, or
+ * invalidation came in between; the faults that wait are then reported again. Other importers: PARKED, or FENCED and quiesced -> LIVE,
+ * all extents present, sequence ignored: that the drain was answered before other memory comes is for the caller. -ENODEV, -EACCES, -EINVAL as for install; -ENOENT: unknown, or
  * unmapped; -EBUSY: it is fenced (dynamic), or it is not, or not yet quiesced (others). */
 int emu_remap(struct emu_engine *e, uint32_t key, uint64_t sequence, uint32_t aperture, const struct emu_extent *extents,
 	      uint32_t n_extents);

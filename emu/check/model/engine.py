@@ -85,7 +85,7 @@ class Engine:
 
     def unmap(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
         """A key that is parked stays, without a translation."""
-        parked = {key.key for key in state.keys if key.state in {"parked", "absent"}}
+        parked = {key.key for key in state.keys if key.state in {"parked", "absent"} and key.dynamic}
         kept = [key for key in state.keys if key.key not in numbers or key.key in parked]
         keys = tuple(
             [key._replace(state="absent", blocks=(), gens=()) if key.key in numbers else key for key in kept]
@@ -98,7 +98,7 @@ class Engine:
     # ---- memory on demand, and memory elsewhere
 
     def invalidate(self, state: State, cookie: int, numbers: tuple[int, ...]) -> State:
-        """A quiesce of dynamic importers' keys: what comes now waits."""
+        """A quiesce after which what comes waits."""
         keys = tuple([_parked(key) if key.key in numbers else key for key in state.keys])
         inside = tuple([at for at, op in enumerate(state.ops) if op is not None and op.inside])
         return state._replace(keys=keys, answers=(*state.answers, Answer("quiesced", cookie, inside)))
@@ -112,7 +112,7 @@ class Engine:
             blocks = tuple([scratch if block == SCRATCH else block for block in blocks])
             new = key._replace(state="live", blocks=blocks, gens=gens_of(state, blocks))
             state = state._replace(keys=tuple([new if old.key == number else old for old in state.keys]))
-        if refusal in {0, errno.ESTALE}:
+        if refusal in {0, errno.ESTALE} and key is not None and key.dynamic:
             state = _tried(state, number, STALE if refusal else ANSWERED)
         answer = Answer("answered", token, (), (refusal,) if refusal else ())
         return state._replace(answers=(*state.answers, answer))
@@ -126,8 +126,10 @@ class Engine:
         return min(block, 0)
 
     def waits(self, state: State, op: Op) -> bool:
-        """It has asked for memory, and nothing has been said since."""
-        return op.asked == ASKED and bool(self.misses(state, op))
+        """It has asked for memory, and nothing has been said since; under a parked key of another importer nobody is asked."""
+        key = key_of(state, op.key)
+        silent = key is not None and key.state == "parked" and not key.dynamic
+        return silent or (op.asked == ASKED and bool(self.misses(state, op)))
 
     def miss(self, state: State, peer: int) -> State:
         """A quantum finds no memory: it waits, and the fault is told; what was told before and not heard yet says the new thing."""
@@ -216,14 +218,14 @@ def generation(gens: tuple[int, ...], block: int) -> int:
 
 def _parked(key: Key) -> Key:
     state = "parked" if key.state == "live" else key.state
-    return key._replace(state=state, sequence=key.sequence + 1)
+    return key._replace(state=state, sequence=key.sequence + key.dynamic)
 
 
 def _refusal(key: Key | None, sequence: int) -> int:
     if key is None:
         return errno.ENOENT
     if not key.dynamic:
-        return 0 if key.state == "fenced" else errno.EBUSY
+        return 0 if key.state in {"fenced", "parked"} else errno.EBUSY
     if not key.usable:
         return errno.EBUSY
     return 0 if key.sequence == sequence else errno.ESTALE

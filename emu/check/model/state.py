@@ -31,7 +31,7 @@ VACANT: Final = -2
 class Key(NamedTuple):
     """A key in the engine: usable ("live") or not ("fenced"), what it permits, and what it translates to; of size blocks.
 
-    Of a dynamic importer also parked (drained, or about to be) and absent (without a translation); sequence: how often it was invalidated.
+    Also parked (drained, or about to be), and of a dynamic importer absent (without a translation); sequence: how often that was invalidated.
     The scratch page is the block behind the last one.
     """
 
