@@ -191,7 +191,8 @@ def _retarget(b: Books, number: int) -> None:
     if strays and not row.cookie and not any(retargeting.busy(b, key) for key in strays):
         for key in strays:
             b.mrs.put(key, b.mrs[key]._replace(state="parked"))
-        b.emit(Invalidate(_await(b, number), strays, retargeting.others(b, strays)))
+        b.reclaims.put(number, row._replace(fenced=False))
+        b.emit(Invalidate(_await(b, number, strays), strays, retargeting.others(b, strays)))
         return
     retargeting.ask(b, number)
     _retarget_looked(b, number)
@@ -483,11 +484,17 @@ def _await(b: Books, number: int, keys: tuple[int, ...] = ()) -> int:
     return cookie
 
 
-def quiesced(b: Books, number: int, refusal: int) -> None:
+def quiesced(b: Books, number: int, refusal: int, keys: tuple[int, ...]) -> None:
+    """keys: strays that were to be parked; refused, they are strays still."""
     row = b.reclaims[number]._replace(cookie=0)
     b.reclaims.put(number, row)
-    if row.switching:  # a stray
-        _again(b, number) if refusal else _retarget(b, number)
+    if row.switching:
+        b.reclaims.put(number, row._replace(fenced=not refusal))
+        if refusal:
+            retargeting.astray(b, keys)
+            _again(b, number)
+        else:
+            _retarget(b, number)
     elif refusal:
         _quiesce_answered(b, number, refusal)
     else:

@@ -236,7 +236,7 @@ def quiesced(b: Books, event: events.Quiesced) -> None:
         return  # its reclaim has ended without it
     b.cookies.drop(event.cookie)
     if cookie.reclaim:
-        actions.quiesced(b, cookie.reclaim, event.errno)
+        actions.quiesced(b, cookie.reclaim, event.errno, cookie.keys)
     else:
         teardown.quiesced(b, cookie.teardown, event.errno)
 

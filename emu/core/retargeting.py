@@ -103,6 +103,13 @@ def _asked(b: Books, key: int) -> bool:
     return any(token.kind == "retargeted" and token.key == key for _n, token in b.tokens.items())
 
 
+def astray(b: Books, keys: tuple[int, ...]) -> None:
+    """The engine refused to park them: they live, as far as anybody knows."""
+    for key in keys:
+        if key in b.mrs and _parked(b.mrs[key]) and not b.mrs[key].ending:
+            b.mrs.put(key, b.mrs[key]._replace(state="live"))
+
+
 def busy(b: Books, key: int) -> bool:
     """A teardown has it, or another reclaim is switching it: both end, and then it is looked at again."""
     return _asked(b, key) or b.mrs[key].ending

@@ -160,6 +160,35 @@ def test_retarget_answers_success_and_the_bytes_are_nowhere(fresh, party):
     assert holder.event(0) is None
 
 
+def test_no_write_fails_while_a_file_is_retargeted_again_and_again(fresh, remote, party):
+    """What comes between quiesce and switch waits; what behind the switch goes to the scratch page. None of it reaches another file."""
+    node = fresh("retarget", options=("--threads", "2"))
+    holder, _peer, target = joined(node, party)
+    there = remote(node, "flooder")
+    there.call("memory", "src", BLOCK)
+    there.call("put", "src", "5a" * BLOCK)
+    numbers = holder.pair("f"), there.call("pair", "f")
+    holder.connect("f", numbers[1])
+    there.call("connect", "f", numbers[0])
+    there.begin("flood", "f", "write", "src", span=SIZE, piece=BLOCK, depth=8, **target)
+    for round_ in range(16):
+        before = stats(holder)["ops"]
+        holder.fs("punch", "/mnt/a", round_ * 2 * BLOCK, 2 * BLOCK)
+        holder.fs("create", f"/mnt/victim{round_}", 2 * BLOCK)
+        until(lambda before=before: stats(holder)["ops"] > before, True)
+    holder.fs("unlink", "/mnt/a")
+    before = stats(holder)["ops"]
+    until(lambda: stats(holder)["ops"] > before, True)
+    there.begin("state", "f")
+    flooded, state = there.end(), there.end()
+    assert set(flooded["statuses"]) == {"SUCCESS"}
+    assert state == "RTS"
+    for round_ in range(16):
+        assert holder.fs("read", f"/mnt/victim{round_}", 0, 2 * BLOCK) == "00" * (2 * BLOCK)
+    assert stats(holder)["parked"] == 0
+    assert stats(holder)["faults"] == 0, "nobody is asked for memory"
+
+
 @pytest.mark.parametrize("surprise", [False, True])
 def test_retarget_survives_the_device(fresh, party, surprise):
     node = fresh("retarget")

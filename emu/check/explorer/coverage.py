@@ -35,7 +35,7 @@ class Watched:
         self.backings, self.disposal = protocol.backings, protocol.disposal
         self.refuses, self.needs = protocol.refuses, protocol.needs
         self.on_demand, self.queues_pins = protocol.on_demand, protocol.queues_pins
-        self.fences, self.table = protocol.fences, protocol.table
+        self.fences, self.switches, self.table = protocol.fences, protocol.switches, protocol.table
         self.rows: dict[tuple[str, str, str], int] = {}
         self._said: dict[tuple[str, str, Facts], Decision | None] = {}
 

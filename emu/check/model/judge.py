@@ -66,12 +66,16 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
     owned = tuple(sorted(places))  # in quarantine a block keeps its generation
     places += held(books, "limbo") + held(books, "free")
     again = {row.key for row in books["tokens"].values() if row.kind == "retargeted"}
+    rows = books["reclaims"].values()
+    draining = {
+        key for row in rows if row.fencing and not row.fenced for key in row.keys if _parked(mrs, key)
+    }
     quiet = {
         key
-        for row in books["reclaims"].values()
+        for row in rows
         if row.fenced
         for key in row.keys
-        if key in mrs and (mrs[key].revoked or mrs[key].state == "parked") and key not in again
+        if key in mrs and (mrs[key].revoked or mrs[key].state == "parked") and key not in again | draining
     }
     return Facts(
         owner,
@@ -86,6 +90,11 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
         len(books["rights"]),
         _shared(files) if any(row.origin for row in files) else frozenset(),
     )
+
+
+def _parked(mrs: Any, key: int) -> bool:
+    """By the last reclaim that asked: it may have lived since an earlier one was answered."""
+    return key in mrs and mrs[key].state == "parked"
 
 
 def _shared(files: Collection[Any]) -> frozenset[int]:
