@@ -116,7 +116,9 @@ def _taken(mr: Mr, switches: bool) -> Mr:
     """
     if faults.on_demand(mr) or (switches and retargeting.parkable(mr)):
         return mr._replace(state="parked")
-    return mr._replace(revoked=True, state={"pinned": "unmapped", "parked": "live"}.get(mr.state, mr.state))
+    if mr.state == "parked" and mr.importer != faults.DYNAMIC:
+        return mr._replace(revoked=True, state="live")  # whoever waits is refused
+    return mr._replace(revoked=True, state="unmapped" if mr.state == "pinned" else mr.state)
 
 
 def _quiesce_behind(b: Books, number: int) -> None:
@@ -484,7 +486,7 @@ def _await(b: Books, number: int, keys: tuple[int, ...] = ()) -> int:
     return cookie
 
 
-def quiesced(b: Books, number: int, refusal: int, keys: tuple[int, ...]) -> None:
+def quiesced(b: Books, number: int, refusal: int, keys: tuple[int, ...] = ()) -> None:
     """keys: strays that were to be parked; refused, they are strays still."""
     row = b.reclaims[number]._replace(cookie=0)
     b.reclaims.put(number, row)
@@ -518,7 +520,9 @@ def unmapped(b: Books, number: int, refusal: int, keys: tuple[int, ...]) -> None
         _again(b, number)
         return
     quiet = tuple(key for key in _quiet(b, row) if key in keys)
-    parked = tuple(key for key in quiet if b.mrs[key].state == "parked" and faults.on_demand(b.mrs[key]))
+    parked = tuple(
+        key for key in quiet if b.mrs[key].state == "parked" and b.mrs[key].importer == faults.DYNAMIC
+    )
     teardown.unpin(b, tuple(key for key in quiet if key not in parked))
     for key in parked:
         pages.pinned_to_write(b, b.mrs[key])

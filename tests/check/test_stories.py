@@ -53,7 +53,7 @@ def test_memory_that_a_refused_unmap_took_out_after_all_is_told_by_the_remap():
         *("holder1: reg_mr", "shell: install 256 (0, 1, 2, 3, 4, 5, 6) 7", "engine: installed 256"),
         *("holder1: dereg_mr 1", "shell: quiesce 1 (256,)", "engine: quiesced 1"),
         *("shell: unmap 2 (256,)", "fault: unmapped 2 is refused", "holder1: self-truncate 24576"),
-        *("shell: quiesce 3 (256,)", "engine: quiesced 3"),
+        *("shell: invalidate 3 (256,)", "engine: quiesced 3"),
         *("shell: remap 1 256 (0, 1, 2, 3, 4, 5, 8) 0", "engine: answered 1"),
     )
     history = played("retarget", setup, *steps)
@@ -66,7 +66,7 @@ def test_a_write_to_the_scratch_page_is_lost_before_the_change_is_applied():
     steps = (
         *("holder1: reg_mr", "shell: install 256 (0, 1) 7", "engine: installed 256", "peer1: WRITE 1"),
         *("engine: peer1 enters 0", "engine: peer1 leaves 0", "reclaimer1: truncate"),
-        *("shell: quiesce 1 (256,)", "engine: quiesced 1", "shell: remap 1 256 (0, 3) 0"),
+        *("shell: invalidate 1 (256,)", "engine: quiesced 1", "shell: remap 1 256 (0, 3) 0"),
         *("engine: peer1 enters 1", "engine: peer1 leaves 1"),
     )
     history = played("retarget", setup, *steps)
@@ -78,7 +78,7 @@ def test_when_the_device_goes_dma_is_led_to_the_page_of_the_nodes_own():
     setup = Setup(("surprise-unplug",), crashes=0)
     steps = (
         *("holder1: reg_mr", "shell: install 256 (0, 1) 7", "engine: installed 256", "peer1: WRITE 1"),
-        *("reclaimer1: surprise-unplug", "shell: offline 0", "shell: quiesce 1 (256,)", "engine: quiesced 1"),
+        *("reclaimer1: surprise-unplug", "shell: offline 0", "shell: invalidate 1 (256,)", "engine: quiesced 1"),
         *(
             "shell: remap 1 256 (1099511627776, 1099511627776) 0",
             "engine: peer1 enters 0",

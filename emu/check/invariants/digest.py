@@ -350,7 +350,7 @@ class _Reading:
         self.dirty: dict[int, set[int]] = {}  # file -> its pages that are
         self.keys: dict[int, KeyLife] = {}
         self.reclaims: dict[int, Reclaim] = {}
-        self.asked: dict[tuple[str, int], tuple[int, ...]] = {}
+        self.asked: dict[tuple[str, int], tuple[KeyLife, ...]] = {}
         self.replaced: dict[int, tuple[KeyLife, KeyLife, tuple[int, int]]] = {}  # by the token of a Remap
         self.answer: Json = {}
         self.fencing: Reclaim | None = None
@@ -520,7 +520,8 @@ class _Reading:
     def ask(self, _step: Step, line: Json) -> None:
         fence = line["type"] == "FenceRight"  # a quiesce too, of which a reclaim may ask for several
         kind = "Unmap" if line["type"] == "Unmap" else "Quiesce"
-        self.asked[kind, line["fence" if fence else "cookie"]] = tuple(line["keys"])
+        lives = tuple(self.keys[key] for key in line["keys"] if key in self.keys)
+        self.asked[kind, line["fence" if fence else "cookie"]] = lives
         if kind == "Quiesce" and self.fencing:
             self.fencing.fenced += [self.keys[key] for key in line["keys"] if key in self.keys]
             self.fencing = self.fencing if fence else None
@@ -530,9 +531,9 @@ class _Reading:
         quiesce = fence or line["type"] == "Quiesced"
         asked, name = ("Quiesce", "quiesced") if quiesce else ("Unmap", "unmapped")
         number = line["fence" if fence else "cookie"]
-        for key in () if line.get("errno") else self.asked.pop((asked, number), ()):
-            if key in self.keys and getattr(self.keys[key], name) == ALWAYS:
-                setattr(self.keys[key], name, line["n"])
+        for life in () if line.get("errno") else self.asked.pop((asked, number), ()):
+            if getattr(life, name) == ALWAYS:  # the one that was asked about, also if a Remap came meanwhile
+                setattr(life, name, line["n"])
 
     def remove(self, _step: Step, line: Json) -> None:
         life = self.keys.pop(line["key"], None)
