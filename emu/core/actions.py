@@ -27,7 +27,7 @@ from emu.core import (
     signals,
     teardown,
 )
-from emu.core.asking import alive, answer
+from emu.core.asking import alive, answer, fail
 from emu.core.decision import DISPOSALS, IMPORTERS, Action
 from emu.core.effects import (
     Arm,
@@ -437,6 +437,8 @@ def _why(b: Books, row: Reclaim, code: int) -> str:
     if code == errno.EINTR:
         return "it was interrupted: nothing has changed, keys revoked by then stay revoked"
     pins = scope.facts_of(b, row)
+    if code == errno.EPERM and pins.marked:
+        return f"a file that it would change is marked immutable, which {row.protocol} honours: clear the mark first (fs_mark; emu fs mark PATH off)"
     return f"{pins.pins} MRs of {pins.holders} contexts are in the range, and {row.protocol} refuses: ask them to deregister"
 
 
@@ -583,7 +585,16 @@ def end(b: Books, number: int) -> None:
     retargeting.let_go(b, row.keys)
     b.ended = True
     if row.then is not None and row.returned and not row.errno:
+        _go_on_behind(b, row)
+
+
+def _go_on_behind(b: Books, row: Reclaim) -> None:
+    """The request that it stood before: from its beginning, unless it would only find the same again."""
+    if row.applied and row.then is not None:
         b.then.append((row.session, row.request, row.then))
+    else:
+        sentence = f"{row.kind}: protocol {row.protocol} answered 0 and carried nothing out: change the mount's protocol"
+        fail(b, row.session, row.request, errno.EPROTO, sentence)
 
 
 DOING: Mapping[str, Callable[[Books, int, Action], bool]] = {

@@ -72,4 +72,6 @@ def _check_needs(b: Books, event: Requested, mount: str, ino: int) -> None:
     leased = leases.of(b, event.session, ino) is not None
     if (needs == "mark" and not marked) or (needs == "lease" and not leased):
         refuse(errno.EPERM, f"protocol {name}: {NEEDS[needs]}")
+    if needs == "mark" and ino in b.files:
+        leases.check_whole(b, ino, b.files[ino])
     signals.admit(b, event.session, name)

@@ -137,7 +137,7 @@ def fs_mark(b: Books, event: Requested, op: FsMark) -> None:
     if op.immutable != row.marked:
         _check_quiet(b, ino, row)
         if op.immutable:
-            _check_whole(b, ino, row)
+            check_whole(b, ino, row)
         elif _pins(b, ino, row):
             refuse(errno.EBUSY, f"MRs pin {row.path}, and rest on its mark: ask their holders to deregister")
         b.files.put(ino, row._replace(marked=op.immutable))
@@ -153,7 +153,8 @@ def _check_quiet(b: Books, ino: int, row: File) -> None:
             )
 
 
-def _check_whole(b: Books, ino: int, row: File) -> None:
+def check_whole(b: Books, ino: int, row: File) -> None:
+    """A mark is worth something on a file with neither holes nor blocks that another file has too. It may have been set under another protocol."""
     holes = tuple(extents.holes(row.extents, 0, extents.blocks_up(row.size)))
     if holes:
         refuse(errno.EINVAL, f"{row.path} has a hole at block {holes[0][0]}: write there first, then mark it")

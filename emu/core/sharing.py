@@ -158,7 +158,7 @@ def clone(b: Books, ino: int, path: str) -> int:
     origin = row.origin or ino
     twin = b.number("ino")
     b.files.put(ino, row._replace(origin=origin))
-    b.files.put(twin, row._replace(path=path, origin=origin, nlink=1, gone=False))
+    b.files.put(twin, row._replace(path=path, origin=origin, nlink=1, gone=False, marked=False))
     if row.extents:
         b.emit(Share(b.devices[row.device].aperture, extents.spans(row.extents)))
     return twin

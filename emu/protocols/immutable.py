@@ -7,6 +7,8 @@
     start --requested, not marked, free -> gate, apply, free, reply --> end
     start --surprise--------------------> reply ----------------------> end
 
+Write-back and umount leave the layout as it is: a mark denies neither, and they go as where nothing is marked.
+
 The mark outlives its holder, and the broker: nothing is freed until somebody clears it. Whoever may use the node may clear it, but not under a pin
 (EBUSY): the MRs rest on it, and clearing it under them would give the next truncate their blocks. So a holder that never deregisters denies for
 ever, as under ebusy, and one that has gone denies until somebody clears its mark. A marked file does not grow either (EPERM).
@@ -19,6 +21,7 @@ from emu.core.decision import END, START
 from emu.protocols.contract import Protocol, apply, deny, free, gate, go, reply, when, when_pinned
 
 AT_ONCE = go(gate(), apply(), free(), reply(), to=END)
+ORDINARY = when_pinned(go(deny("EBUSY"), to=END), AT_ONCE)
 
 PROTOCOL = Protocol(
     name="immutable",
@@ -26,7 +29,9 @@ PROTOCOL = Protocol(
     origin="Chinner, Kara 2019; udmabuf's sealed memfd",
     table={
         (START, "requested"): when(
-            "marked", go(deny("EPERM"), to=END), when_pinned(go(deny("EBUSY"), to=END), AT_ONCE)
+            "marked",
+            when("kind=writeback", ORDINARY, when("kind=umount", ORDINARY, go(deny("EPERM"), to=END))),
+            ORDINARY,
         ),
         (START, "surprise"): go(reply(), to=END),
     },

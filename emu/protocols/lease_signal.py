@@ -4,12 +4,12 @@ Whoever registers has a layout lease. A reclaim breaks it: the holders are told 
 SIGBUS, after another SIGKILL, and then has a last one to be gone.
 
     start --requested, pinned--> gate, notify MR_REVOKING, signal SIGIO, arm --> asked
-    start --requested, free----> gate, apply, free, reply --------------------> end
+    start --requested, free----> gate, break leases, apply, free, reply ------> end
     start --surprise-----------> the same, or reply if nothing is pinned: nobody lets go faster because the memory is gone
     asked --deadline-----------> signal SIGBUS, arm --------------------------> warned
     warned --deadline----------> signal SIGKILL, arm -------------------------> killed
-    killed --deadline----------> apply, free, reply --------------------------> end    somebody else has the descriptor
-    any --unpinned-------------> disarm, apply, free, reply ------------------> end
+    killed --deadline----------> break leases, apply, free, reply ------------> end    somebody else has the descriptor
+    any --unpinned-------------> disarm, break leases, apply, free, reply ----> end
     any --cancelled------------> disarm, deny EINTR --------------------------> end
 
 The ladder ends, so S7 is promised. Signals go to who *opened* the context. One who was handed its descriptor is neither told nor killed: at the end of
@@ -27,6 +27,7 @@ from emu.protocols.contract import (
     Protocol,
     apply,
     arm,
+    break_leases,
     deny,
     disarm,
     free,
@@ -41,8 +42,8 @@ from emu.protocols.contract import (
 NAME = "lease-signal"
 SECONDS = 2.0  # a rung
 
-FREE = go(gate(), apply(), free(), reply(), to=END)
-LET_GO = go(disarm(), apply(), free(), reply(), to=END)
+FREE = go(gate(), break_leases(), apply(), free(), reply(), to=END)
+LET_GO = go(disarm(), break_leases(), apply(), free(), reply(), to=END)
 INTERRUPTED = go(disarm(), deny("EINTR"), to=END)
 RUNGS = ("asked", "warned", "killed")
 
@@ -59,7 +60,7 @@ def protocol(seconds: float = SECONDS) -> Protocol:
             (START, "surprise"): when_pinned(asked, go(reply(), to=END)),
             ("asked", "deadline"): go(signal("SIGBUS"), arm(seconds), to="warned"),
             ("warned", "deadline"): go(signal("SIGKILL"), arm(seconds), to="killed"),
-            ("killed", "deadline"): go(apply(), free(), reply(), to=END),
+            ("killed", "deadline"): go(break_leases(), apply(), free(), reply(), to=END),
             **{(rung, "unpinned"): LET_GO for rung in RUNGS},
             **{(rung, "cancelled"): INTERRUPTED for rung in RUNGS},
         },

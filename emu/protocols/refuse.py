@@ -2,6 +2,7 @@
 
     reg_mr over dax, device-dax                 EOPNOTSUPP
     reg_mr over page cache, host file, writing  EFAULT
+    reg_mr on demand, whatever the memory       EOPNOTSUPP   nothing here ever drains it
 
     start --requested, surprise--> gate, apply, free (what is pinned: kept), reply --> end
 
@@ -47,12 +48,14 @@ PROTOCOL = Protocol(
         "V24",
         "V25",
     ),
+    importers=("sync-revocable", "deferred-unmap", "non-revocable"),
     backings=("dax", "page-cache", "anon", "host", "devdax"),
     refuses={
         "dax": "EOPNOTSUPP",
         "devdax": "EOPNOTSUPP",
         "page-cache:write": "EFAULT",
         "host:write": "EFAULT",
+        "on-demand": "EOPNOTSUPP",
     },
     loss="none",
 )

@@ -510,3 +510,22 @@ def test_none_asks_nobody_and_admits_everybody(exported):
         node.ask(imported(node, importer=importer, **more))
     node.ask(rq.DmabufMove("x"), EXPORTER)
     assert not node.of(fx.Quiesce)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("op", [rq.DmabufMove("frame"), rq.DmabufRevoke("frame")], ids=["move", "revoke"])
+def test_on_linux_6_18_who_asked_to_be_told_of_moves_denies_none(make_node, op, pinned):
+    node = make_node("none")
+    node.step(ev.DeviceAdded("dmabuf", 16))
+    node.ask(rq.SetProtocol("dmabuf", "linux-6.18"))
+    node.ask(rq.DmabufCreate("frame", 2 * BLOCK))
+    keys = [
+        node.ask(rq.RegMr(node.pd(2), BLOCK, 7, 0, "dmabuf", "frame", 0, importer), 2)["handle"]
+        for importer in ("dynamic", "sync-revocable")[: 1 + pinned]
+    ]
+    if pinned:
+        assert node.refused(op)[0] == "EBUSY"
+        assert node.books.mrs[keys[1]].state == "live"
+    else:
+        node.ask(op)
+    assert node.books.mrs[keys[0]].state == "absent"

@@ -418,3 +418,21 @@ def test_blocks_that_are_shared_again_while_a_fault_waits_are_copied_again(node)
     last = remaps(node.effects)[-1].extents
     assert last[0][0] >= 0, last
     assert not len(node.books.faults)
+
+
+@pytest.mark.parametrize(
+    ("backing", "path", "how"),
+    [
+        ("dax", "/mnt/a", {"importer": "dynamic"}),
+        ("dax", "/mnt/a", {"access": 7 | ON_DEMAND}),
+        ("page-cache", "/cold/a", {"access": 4 | ON_DEMAND}),
+        ("anon", "", {"access": 7 | ON_DEMAND}),
+    ],
+)
+def test_refuse_admits_nobody_on_demand_since_it_drains_nobody(make_node, backing, path, how):
+    node = make_node("refuse")
+    node.ask(rq.SetProtocol("anon", "refuse"))
+    if path:
+        node.file(path)
+    op = replace(rq.RegMr(node.pd(), BLOCK, 7, 0, backing, path), **how)
+    assert node.refused(op)[0] == "EOPNOTSUPP"

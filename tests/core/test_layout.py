@@ -9,6 +9,9 @@ import pytest
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
+from emu.core.decision import END, START
+from emu.protocols import registry
+from emu.protocols.contract import Protocol, check, go, reply
 
 BLOCK = 4096
 MOVING = {
@@ -321,3 +324,17 @@ def test_a_reclaim_that_waited_for_the_umount_finds_its_mount_gone(make_node):
 def test_what_is_no_filesystem_cannot_be_unmounted(make_node):
     node = make_node("none")
     assert node.refused(rq.FsUmount("host"))[0] == "EINVAL"
+
+
+def test_a_protocol_that_answers_a_cow_write_and_carries_nothing_out_is_told_so(make_node):
+    yes = {(START, event): go(reply(), to=END) for event in ("requested", "surprise")}
+    stranger = check(Protocol(name="yes", summary="says yes", origin="nobody", table=yes))
+    node = make_node("yes", protocols={**registry.load().protocols, "yes": stranger})
+    node.file()
+    node.ask(rq.SetProtocol("/mnt", "ebusy"))
+    node.ask(rq.FsReflink("/mnt/a", "/mnt/b"))
+    node.ask(rq.SetProtocol("/mnt", "yes"))
+    code, sentence = node.refused(rq.FsWrite("/mnt/a", 0, b"x"))
+    assert (code, "protocol yes" in sentence) == ("EPROTO", True)
+    node.ask(rq.SetProtocol("/mnt", "ebusy"))
+    node.ask(rq.FsWrite("/mnt/a", 0, b"x"))

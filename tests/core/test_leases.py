@@ -296,3 +296,52 @@ def test_what_a_registration_needs_is_told_with_the_protocol(node):
         for name in ("wait", "immutable", "layout-lease")
     }
     assert needs == {"wait": "", "immutable": "mark", "layout-lease": "lease"}
+
+
+def test_a_mark_denies_neither_write_back_nor_umount(make_node):
+    node = make_node("immutable")
+    node.file("/cold/a", 2)
+    node.ask(rq.FsMark("/cold/a", immutable=True))
+    key = node.ask(rq.RegMr(node.pd(), 2 * BLOCK, 7, 0, "page-cache", "/cold/a"))["handle"]
+    assert node.refused(rq.FsWriteback("/cold/a"), 2)[0] == "EBUSY"
+    assert node.refused(rq.FsUmount("/cold"), 2)[0] == "EBUSY"
+    node.ask(rq.DeregMr(key))
+    node.ask(rq.FsWriteback("/cold/a"), 2)
+    node.ask(rq.FsUmount("/cold"), 2)
+
+
+def test_who_meets_a_mark_hears_how_to_clear_it(marked):
+    code, sentence = marked.refused(rq.FsTruncate("/mnt/a", 0), 2)
+    assert code == "EPERM"
+    assert "emu fs mark" in sentence
+
+
+def test_a_mark_of_another_time_is_looked_at_again(make_node):
+    node = make_node("none")
+    node.file()
+    node.ask(rq.FsMark("/mnt/a", immutable=True))
+    node.ask(rq.FsReflink("/mnt/a", "/mnt/b"))
+    node.ask(rq.FsPunch("/mnt/a", BLOCK, BLOCK))
+    node.ask(rq.SetProtocol("/mnt", "immutable"))
+    assert not node.stat("/mnt/b")["marked"]
+    for path, code in (("/mnt/b", "EPERM"), ("/mnt/a", "EINVAL")):
+        assert node.refused(rq.RegMr(node.pd(), 4 * BLOCK, 4, 0, "dax", path))[0] == code
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_lease_signal_breaks_the_lease_that_it_goes_over(make_node, pinned):
+    node = make_node("lease-signal")
+    node.step(ev.SessionOpened(4, "holder", door=True, wants=True, signalable=True))
+    node.file()
+    lease(node, 4)
+    key = node.mr(session=4)
+    if not pinned:
+        node.ask(rq.DeregMr(key), 4)
+    request = node.send(rq.FsTruncate("/mnt/a", BLOCK), 2)
+    if pinned:
+        assert len(node.books.leases) == 1
+        node.ask(rq.DeregMr(key), 4)
+    assert isinstance(node.answer(request), fx.Reply)
+    assert not len(node.books.leases)
+    assert [session for session, _fields in told(node, "LEASE_BROKEN")] == [4]
+    assert node.refused(rq.RegMr(node.pd(4), BLOCK, 7, 0, "dax", "/mnt/a"), 4)[0] == "EPERM"

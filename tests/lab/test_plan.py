@@ -169,3 +169,12 @@ def test_every_request_can_be_asked_for():
         made = filled_in(act_of(spec).ask, places(spec, HOST).files, 4)
         assert made["op"] in CALLS, (event, backing)
         assert not any("{" in str(value) for value in made.values()), (event, backing)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "here"),
+    [("linux-6.1", False), ("linux-6.12", False), ("linux-6.18", False), ("linux-7.3", True)],
+)
+def test_a_nic_that_a_kernel_does_not_take_away_makes_no_row_of_it(kernel, here):
+    reason = not_applicable(kernel, "rnic-unplug", "anon")
+    assert (reason == "") == here, reason

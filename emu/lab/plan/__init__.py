@@ -82,6 +82,8 @@ def not_applicable(protocol: str, event: str, backing: str) -> str:
     """Why this makes no sense; empty if it does."""
     if reason := EVENTS[event].never.get(backing, ""):
         return reason
+    if reason := EVENTS[event].unlike.get(protocol, ""):
+        return reason
     return "" if serves(protocol, backing) else BACKINGS[backing].not_served.format(protocol=f"`{protocol}`")
 
 

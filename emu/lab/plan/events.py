@@ -30,6 +30,10 @@ HOST_SHARING = (
 )
 BELOW = "DMA reaches pages, which belong to one file: blocks are moved and shared below them, behind a write-back, and no translation is stale"
 HOST_SPACE = "the free space of the host's filesystem is everybody's on this host, and not ours to use up"
+NIC_WAITS = (
+    "this kernel does not take a NIC away from under a context: the removal waits until the process closes its device, "
+    "and this node's NIC goes as on 7.3"
+)
 TRUNCATE = ask("truncate", path="{victim}", size=QUARTER)
 UNPLUG = ask("unplug", target="{device}", surprise=False)
 PRESSURE_ANON = ask("pressure", target="anon")
@@ -44,6 +48,9 @@ class Event:
     acts: Mapping[str, Act]
     never: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    unlike: Mapping[str, str] = field(
+        default_factory=dict
+    )  # protocols that stand for something which this is not so on
 
 
 def _on(act: Act, *backings: str) -> dict[str, Act]:
@@ -187,7 +194,7 @@ EVENTS = {
             "rnic-unplug", "the NIC itself is taken away", "unplug",
             _on(Act(ask("unplug", target="emu0", surprise=False), SAME, (0, 0), by="unplugger", alone=True), "dax", "page-cache", "host", "devdax",
                 "anon", "dmabuf"),
-            {}, ("signal",),
+            {}, ("signal",), dict.fromkeys(("linux-6.1", "linux-6.12", "linux-6.18"), NIC_WAITS),
         ),
         Event(
             "umount", "the filesystem is unmounted, its inodes evicted", "umount",

@@ -88,4 +88,4 @@ def test_who_asks_whose_the_pins_are_is_asked_by_an_owner_too():
 
 def test_pins_without_a_mark_are_those_of_an_earlier_protocol():
     rows = {row[2] for row in unreached(registry.load().get("immutable"), [])}
-    assert rows == {"marked", "not marked and free", ""}
+    assert rows == {"marked and not writeback and not umount", "not marked and free", ""}
