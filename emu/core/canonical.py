@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """Numbers renamed, domain by domain, in order of appearance. 0 stays 0: it names nothing."""
+    """Numbers renamed, domain by domain, in order of appearance. 0 and what is below stay: they name nothing."""
 
     __slots__ = ("_domains",)
 
@@ -27,8 +27,8 @@ class Names:
         self._domains: dict[str, dict[int, int]] = {}
 
     def of(self, domain: str, number: int) -> int:
-        if not number:
-            return 0
+        if number <= 0:
+            return number
         known = self._domains.get(domain)
         if known is None:
             known = self._domains[domain] = {}

@@ -86,7 +86,7 @@ VERBS: Mapping[str, str] = {
     "unmap": "forget the translations of quiesced or fenced keys; answered by unmapped",
     "retarget": "switch the range's pages of quiesced keys to the scratch page, and let them live again; answered by retargeted",
     "apply": "carry out the truncate, punch, unlink or unplug; an error of the host ends the reclaim with it",
-    "pretend": "in place of apply: what nobody pins goes, what is pinned stays the file's, its size is as before",
+    "pretend": "in place of apply: what nobody pins goes, what is pinned stays the file's, which is as long as that",
     "free": "give the blocks back to the allocator, as the protocol's disposal says (text: another one, for this time)",
     "deny": "answer the request with an error (text: the errno's name); nothing may have been applied",
     "reply": "answer the request with success",

@@ -1,7 +1,7 @@
 """A truncate that is undone at once (`pretend`): as if somebody had written behind the new end the moment it was there (Lameter 2019).
 
 What nobody pins in the range goes, as it would; what an MR pins stays the file's, with its bytes, since whoever pins it writes there on. A
-truncate leaves the size as it was, since that writer has extended the file again. Of edges that are no whole block the CPU zeroes what is
+truncate leaves the size as far as that writer has extended the file again: to the end of the last block that is pinned. Of edges that are no whole block the CPU zeroes what is
 not pinned. A file that nobody pins has nobody who writes: protocols ask for the pins first.
 """
 
@@ -24,7 +24,21 @@ def truncate(b: Books, number: int, row: Reclaim) -> bool:
     if row.lo > size:
         files.grow(b, row.ino, row.lo)
         return False
-    return _spare(b, number, row.ino, row.lo, extents.blocks_up(size) * BLOCK)
+    end = extents.blocks_up(size)
+    waits = _spare(b, number, row.ino, row.lo, end * BLOCK)
+    b.files.put(row.ino, b.files[row.ino]._replace(size=min(size, _end_of_pins(b, row.ino, row.lo, end))))
+    return waits
+
+
+def _end_of_pins(b: Books, ino: int, lo: int, end: int) -> int:
+    """Where the last block of the file from lo on ends that is pinned; lo, where none is."""
+    aperture, layout = pages.ground(b, ino)
+    last = lo
+    for at, place, count, _since in extents.cut(layout, lo // BLOCK, end):
+        for start, blocks, pinned in orphans.pieces(b, aperture, place, count):
+            if pinned:
+                last = max(last, (at + start - place + blocks) * BLOCK)
+    return last
 
 
 def punch(b: Books, number: int, row: Reclaim) -> bool:
@@ -44,10 +58,11 @@ def _spare(b: Books, number: int, ino: int, lo: int, hi: int) -> bool:
     kept: extents.Extents = row.extents
     lost: extents.Extents = row.lost
     taken: extents.Extents = ()
+    for start, stop in _failed(row.lost, first, end):
+        lost, _ = extents.remove(lost, start, stop)
     for start, stop in _unpinned(b, ino, first, end):
         pages.forget(b, ino, start, stop, number)
         kept, some = extents.remove(kept, start, stop)
-        lost, _ = extents.remove(lost, start, stop)
         taken = (*taken, *some)
     pages.zero(b, ino, loose)
     b.files.put(ino, row._replace(extents=kept, lost=lost, layout=row.layout + 1))
@@ -62,6 +77,12 @@ def _is_pinned(b: Books, ino: int, at: int) -> bool:
     """The block of this byte of the file."""
     aperture, layout = pages.ground(b, ino)
     return bool(pins_over(b, aperture, extents.runs(layout, at // BLOCK * BLOCK, BLOCK)))
+
+
+def _failed(lost: extents.Extents, first: int, end: int) -> tuple[tuple[int, int], ...]:
+    """Blocks of the file that have failed: holes that nobody can pin."""
+    found = extents.cut(lost, first, end) if first < end else ()
+    return tuple((at, at + count) for at, _device, count, _since in found)
 
 
 def _unpinned(b: Books, ino: int, first: int, end: int) -> tuple[tuple[int, int], ...]:

@@ -4,7 +4,7 @@
     start --requested, free----> gate, apply, free, reply ----> end
     start --surprise-----------> reply -----------------------> end
 
-The reclaimer gets its 0 at once, and finds the size as it was: whoever pins the tail writes there, so the file is as long again as it was. What
+The reclaimer gets its 0 at once, and finds the file as long as it is pinned: whoever pins the tail writes there, so it is as long again. What
 nobody pins in the range really goes; what is pinned stays the file's, is never freed under the pin, and the DMA goes on into it. That the
 change is there (S2) cannot be promised, and the space that was answered for is not free.
 
@@ -36,6 +36,7 @@ PROTOCOL = Protocol(
     ),
     excepts={
         "punch": ("S9",),  # an edge in a block that is pinned is not zeroed
+        "zero": ("S9",),
         "unlink": ("S4", "V12", "V20"),
         "collapse": ("S4", "V12", "V20"),  # what moves, and what is cut out, is not where its writer meant it
         "insert": ("S4",),

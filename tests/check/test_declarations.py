@@ -344,6 +344,7 @@ COUNTEREXAMPLES = {
     **{("deferred-free", kind): under_pins(kind) for kind in ("unplug", "surprise")},
     ("virtual-truncate", ""): {"S2": ("truncate", whole), "V18": ("truncate", whole)},
     ("virtual-truncate", "punch"): {"S9": ("punch", unzeroed_edges)},
+    ("virtual-truncate", "zero"): {"S9": ("zero", unzeroed_edges)},
     ("virtual-truncate", "unlink"): {
         "S4": ("unlink", unlinked),
         "V12": ("unlink", on_its_way),

@@ -134,10 +134,10 @@ def extents(node):
     return [(at // BLOCK, length // BLOCK) for at, _device, length, _since in node.stat()["extents"]]
 
 
-def test_a_pinned_file_keeps_its_size_and_what_is_pinned(pretender):
+def test_a_pinned_file_keeps_what_is_pinned_and_ends_behind_it(pretender):
     pretender.mr(length=BLOCK, offset=2 * BLOCK)
     pretender.ask(rq.FsTruncate("/mnt/a", BLOCK), 3)
-    assert pretender.stat()["size"] == 4 * BLOCK
+    assert pretender.stat()["size"] == 3 * BLOCK
     assert extents(pretender) == [(0, 1), (2, 1)]
     assert pretender.blocks()[FREE] == 62
 
@@ -145,6 +145,29 @@ def test_a_pinned_file_keeps_its_size_and_what_is_pinned(pretender):
 def test_a_file_that_nobody_pins_is_truncated(pretender):
     pretender.ask(rq.FsTruncate("/mnt/a", BLOCK), 3)
     assert (pretender.stat()["size"], extents(pretender)) == (BLOCK, [(0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("size", "pin", "left"),
+    [
+        (100, 0, BLOCK),
+        (3 * BLOCK + 100, 3, 3 * BLOCK + 500),
+        (BLOCK + 100, 1, 2 * BLOCK),
+        (0, 3, 3 * BLOCK + 500),
+    ],
+)
+def test_no_file_is_longer_than_it_was_nor_shorter_than_its_pins(pretender, size, pin, left):
+    pretender.ask(rq.FsTruncate("/mnt/a", 3 * BLOCK + 500), 3)
+    pretender.mr(length=BLOCK if pin < 3 else 500, offset=pin * BLOCK)
+    pretender.ask(rq.FsTruncate("/mnt/a", size), 3)
+    assert pretender.stat()["size"] == left
+
+
+def test_a_hole_that_has_failed_goes_with_what_nobody_pins(pretender):
+    pretender.mr(length=BLOCK)
+    pretender.ask(rq.FsPoison("/mnt/a", 2 * BLOCK), 3)
+    pretender.ask(rq.FsPunch("/mnt/a", 0, 4 * BLOCK), 3)
+    assert not pretender.ask(rq.FsRead("/mnt/a", 2 * BLOCK, BLOCK), 3)["data"].strip(b"\0")
 
 
 def test_a_hole_spares_what_is_pinned(pretender):

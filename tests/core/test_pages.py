@@ -172,7 +172,7 @@ def test_virtual_truncate_leaves_pinned_pages_and_their_blocks_to_the_file(cold)
     node.ask(rq.FsRead("/cold/a", 0, 4 * BLOCK))
     node.ask(rq.FsTruncate("/cold/a", BLOCK))
     found = node.stat("/cold/a")
-    assert found["size"] == 4 * BLOCK
+    assert found["size"] == 3 * BLOCK
     assert [(at, n) for at, _page, n, _since in found["pages"]] == [(0, BLOCK), (2 * BLOCK, BLOCK)]
     assert [(at, n) for at, _block, n, _since in found["extents"]] == [(0, BLOCK), (2 * BLOCK, BLOCK)]
 

@@ -315,3 +315,28 @@ def test_a_queue_pair_of_another_protection_domain_cannot_use_the_key(node):
     queue_pair(node, 5, node.pd(5), mine["qp_num"])
     node.send(rq.FsTruncate("/mnt/a", 0), 3)
     assert {effect.session for effect in node.of(fx.Notify)} == {1}
+
+
+def test_whose_queue_pair_has_which_number_is_part_of_what_lies_ahead(make_node):
+    """A peer is told of the holder that it is connected to."""
+
+    def connected(holder, other):
+        node = make_node("recall-fence")
+        node.step(ev.SessionOpened(4, "peer", door=True, wants=True))
+        node.file()
+        pds, qps = {}, {}
+        for session, number in ((1, holder), (2, other), (4, 503)):
+            pds[session] = node.pd(session)
+            cq = node.ask(rq.CreateCq(4), session)["handle"]
+            node.send(rq.CreateQp(pds[session], cq, cq), session)
+            token = node.waiting.pop().token
+            node.step(ev.Answered(token, 0, {"qp_num": number, "max_send_wr": 16}))
+            qps[session] = max(node.books.qps.rows)
+        node.send(rq.ModifyQp(qps[4], 1 << 20, {"dest_qpn": 501}), 4)
+        node.go()
+        node.ask(rq.RegMr(pds[1], 4 * BLOCK, 7, 0, "dax", "/mnt/a"))
+        return node
+
+    one, another, third = connected(501, 502), connected(502, 501), connected(501, 507)
+    assert one.core.canonical() != another.core.canonical()
+    assert one.core.canonical() == third.core.canonical()
