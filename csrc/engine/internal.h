@@ -190,8 +190,6 @@ struct emu_mr { /* [section] */
 	uint32_t inflight;
 	uint64_t ticket;   /* [control] of the grace period that fenced or parked it */
 	uint64_t sequence; /* invalidations. Writer: control, before the state */
-	uint64_t turns;    /* [lock of parks] attempts to remap it */
-	uint64_t answers;  /* [lock of parks] those that were accepted */
 };
 
 /* One contiguous piece of memory, as a quantum sees it. */
@@ -277,8 +275,9 @@ struct parking {
 	struct emu_qp *prev, *next;
 	int linked;
 	uint32_t key;
-	uint64_t serial, done;   /* of the key, and of the message: what was asked for */
-	uint64_t turns, answers; /* of the key, when it was */
+	uint64_t serial, done, at;  /* of the key, of the message, and in the key: what was asked for */
+	uint64_t sequence;         /* of the key, when it was */
+	int gone;                  /* [lock of parks] the answer: there is nothing */
 	struct note note;
 };
 
@@ -459,8 +458,8 @@ enum parked { PARK_LOOK_AGAIN, PARK_WAITS, PARK_FAILED };
 enum parked park(struct emu_qp *qp, struct emu_mr *mr, const struct miss *miss);
 /* [owner] It waits no more. */
 void park_leave(struct emu_qp *qp);
-/* [control] A remap of this key was tried, or the key is on its way out. Precondition: published. */
-void park_wake(struct emu_engine *e, struct emu_mr *mr, int tried, int accepted);
+/* [control] A remap of this key was accepted, or refused, or the key is on its way out. Precondition: published. */
+void park_wake(struct emu_engine *e, struct emu_mr *mr, int accepted);
 /* Precondition: the QP's lock, or it is unpublished; its gen has grown. Whoever waits in an operation with it looks again. */
 void park_wake_peers(struct emu_engine *e, uint32_t qp_num);
 

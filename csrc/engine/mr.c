@@ -298,7 +298,7 @@ int emu_quiesce(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t
 		if (state == EMU_MR_LIVE || state == EMU_MR_PARKED || state == EMU_MR_ABSENT)
 			emu_publish(&mr->state, EMU_MR_FENCED);
 		if (state == EMU_MR_PARKED || state == EMU_MR_ABSENT)
-			park_wake(e, mr, 0, 0); /* who waits is refused */
+			park_wake(e, mr, 0); /* who waits is refused */
 	}
 	drain(e, keys, n, g);
 	return 0;
@@ -375,7 +375,7 @@ static void forget(struct emu_engine *e, struct emu_mr *mr)
 
 	emu_publish(&mr->state, stays ? EMU_MR_ABSENT : EMU_MR_UNMAPPED);
 	if (parked && !stays)
-		park_wake(e, mr, 0, 0);
+		park_wake(e, mr, 0);
 }
 
 int emu_unmap(struct emu_engine *e, const uint32_t *keys, unsigned n, uint64_t cookie)
@@ -473,7 +473,7 @@ int emu_remap(struct emu_engine *e, uint32_t key, uint64_t sequence, uint32_t ap
 	d.length = mr->length;
 	err = remap(e, mr, sequence, &d);
 	if (!err || mr->importer == EMU_IMP_DYNAMIC)
-		park_wake(e, mr, !err || err == -ESTALE, !err);
+		park_wake(e, mr, !err);
 	return err;
 }
 
@@ -501,7 +501,7 @@ int emu_mr_remove(struct emu_engine *e, uint32_t key)
 	emu_publish(&e->mrs[key >> 8], (struct emu_mr *)NULL);
 	emu_publish(&mr->state, EMU_MR_UNMAPPED);
 	if (mr->importer == EMU_IMP_DYNAMIC)
-		park_wake(e, mr, 0, 0); /* who waits is refused */
+		park_wake(e, mr, 0); /* who waits is refused */
 	mr->aperture->mrs--;
 	e->n_mrs--;
 	grace_start(e, g);

@@ -5,15 +5,26 @@
  *   owner, in a section                         control thread
  *   finds no memory at this byte                translation and state published
  *   --- lock of parks ---                       --- lock of parks ---
- *   looks again: still none                     turns + 1, kicks everybody who waits under the key
+ *   looks again: still none                     kicks everybody who waits under the key
  *   links its queue pair, reports the fault     --- unlock ---
  *   --- unlock ---
  *
  * Either the owner, looking under the lock, sees what was published, or the control thread finds it linked: no wake-up is lost. A queue
- * pair stays linked while it is woken and finds nothing, so that what it has asked for is known, and is asked for again only
- * when an attempt to answer has come in between (it was stale, or it was about other bytes). Under a key of another importer, which its
- * owner has parked, nothing is reported: the owner knows, and gives a translation unasked. Only the queue pair waits; its
- * thread goes on with others. One fault a queue pair is reported at a time, by a note that the queue pair keeps.
+ * pair stays linked while it is woken and finds nothing, so that what it has asked for is known.
+ *
+ * It asks once: for these bytes, under this sequence of the key. Until that report is answered it says no more, however often answers
+ * about other bytes wake it; else each of n who wait would ask n times. Nobody waits for ever by that, since whoever takes the report
+ * answers it by a remap, tried until the engine takes it or refuses it as stale (or takes the key away, which wakes too):
+ *
+ *   accepted   its bytes are there, or GONE: it goes on, or fails. Before it looks, they may be taken again: that is an invalidation,
+ *              the sequence is another one, and it asks anew. Or an answer about other bytes may be silent about its own, so GONE is
+ *              noted at the queue pair, by who says it.
+ *   stale      likewise. The sequence has grown since it asked, and the refusal wakes it.
+ *   and then   other bytes of the same message, or of its other side under the same key, are another question.
+ *
+ * Under a key of another importer, which its owner has parked, nothing is reported: the owner knows, and gives a translation unasked.
+ * Only the queue pair waits; its thread goes on with others. One fault a queue pair is reported at a time, by a note that the queue pair
+ * keeps.
  */
 #include "internal.h"
 
@@ -45,11 +56,12 @@ static void link_out(struct parks *all, struct emu_qp *qp)
 	emu_poke(&all->count, all->count - 1);
 }
 
-static int asked_already(const struct emu_qp *qp, const struct emu_mr *mr)
+static int asked_already(const struct emu_qp *qp, const struct emu_mr *mr, const struct miss *miss)
 {
 	const struct parking *p = &qp->parking;
 
-	return p->linked && p->key == mr->key && p->serial == mr->serial && p->done == qp->op.done;
+	return p->linked && p->key == mr->key && p->serial == mr->serial && p->done == qp->op.done &&
+	       p->at == miss->addr - mr->iova && p->sequence == emu_observe(&mr->sequence);
 }
 
 /* Precondition: lock. */
@@ -62,13 +74,14 @@ static void ask(struct emu_qp *qp, struct emu_mr *mr, const struct miss *miss)
 	p->key = mr->key;
 	p->serial = mr->serial;
 	p->done = qp->op.done;
-	p->turns = mr->turns;
-	p->answers = mr->answers;
+	p->at = miss->addr - mr->iova;
+	p->sequence = emu_observe(&mr->sequence);
+	p->gone = 0;
 	if (mr->importer != EMU_IMP_DYNAMIC)
 		return;
 	figures_add(&qp->thread->n_faults, 1);
 	events_keep(&e->events, &p->note, &(struct emu_engine_event){ .kind = EMU_ENG_FAULT, .id = mr->key,
-		.code = (uint32_t)miss->write, .cookie = emu_observe(&mr->sequence), .offset = miss->addr - mr->iova,
+		.code = (uint32_t)miss->write, .cookie = p->sequence, .offset = p->at,
 		.bytes = miss->bytes });
 }
 
@@ -77,13 +90,13 @@ static enum parked decide(struct emu_qp *qp, struct emu_mr *mr, const struct mis
 {
 	enum whereabouts where = mr_look(mr, miss->addr);
 	const struct parking *p = &qp->parking;
-	int asked = asked_already(qp, mr);
+	int asked = asked_already(qp, mr, miss);
 
 	if (where == HERE || !respond_peer(qp))
 		return PARK_LOOK_AGAIN;
-	if (where == GONE && asked && p->answers != mr->answers)
+	if (asked && p->gone)
 		return PARK_FAILED;
-	if (!asked || p->turns != mr->turns)
+	if (!asked)
 		ask(qp, mr, miss);
 	return PARK_WAITS;
 }
@@ -111,14 +124,18 @@ void park_leave(struct emu_qp *qp)
 	pthread_mutex_unlock(&e->parks.lock);
 }
 
-void park_wake(struct emu_engine *e, struct emu_mr *mr, int tried, int accepted)
+void park_wake(struct emu_engine *e, struct emu_mr *mr, int accepted)
 {
 	pthread_mutex_lock(&e->parks.lock);
-	mr->turns += (uint64_t)tried;
-	mr->answers += (uint64_t)accepted;
-	for (struct emu_qp *qp = e->parks.first; qp; qp = qp->parking.next)
-		if (qp->parking.key == mr->key)
-			thread_kick(qp);
+	for (struct emu_qp *qp = e->parks.first; qp; qp = qp->parking.next) {
+		struct parking *p = &qp->parking;
+
+		if (p->key != mr->key)
+			continue;
+		if (accepted && p->serial == mr->serial && mr_look(mr, mr->iova + p->at) == GONE)
+			p->gone = 1;
+		thread_kick(qp);
+	}
 	pthread_mutex_unlock(&e->parks.lock);
 }
 

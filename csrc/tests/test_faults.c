@@ -190,7 +190,16 @@ static void what_is_gone_fails(void)
 	done();
 }
 
-/* What is vacant does not fail: the answer was about other bytes. */
+/* The thread has been round, and has looked at whoever was kicked before. */
+static void the_thread_goes_round(void)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		post(&c, rdma(EMU_WR_RDMA_WRITE, i, SRC, 64, LKEY, LEN + 4096, OTHER));
+		expect_wc(&c, i, EMU_WC_SUCCESS);
+	}
+}
+
+/* What is vacant does not fail: the answer was about other bytes. Nor is it asked for twice. */
 static void what_is_vacant_is_asked_for(void)
 {
 	struct emu_extent half[2] = { { EMU_VACANT, 4096 }, { NEW, 4096 } };
@@ -202,10 +211,95 @@ static void what_is_vacant_is_asked_for(void)
 	post(&a, write_to(2, 0, 64));
 	fault(RKEY, 0, 0, 64, 1);
 	CHECK_EQ(emu_remap(w.e, RKEY, 0, (uint32_t)w.aperture, half, 2), 0);
-	fault(RKEY, 0, 0, 64, 1);
+	the_thread_goes_round();
+	CHECK(!event_pending(&w) && no_wc(&a));
 	CHECK_EQ(remap(RKEY, 0, NEW), 0);
 	expect_wc(&a, 2, EMU_WC_SUCCESS);
 	done();
+}
+
+/* The answer to one is silent about the other, and may come before that one has looked at its own. */
+static void who_was_told_that_it_is_gone_fails(void)
+{
+	struct emu_extent gone[2] = { { EMU_GONE, 4096 }, { EMU_VACANT, 4096 } };
+	struct emu_extent half[2] = { { EMU_VACANT, 4096 }, { NEW, 4096 } };
+
+	fresh(NULL);
+	invalidate(RKEY);
+	unmap(RKEY);
+	post(&a, write_to(1, 0, 64));
+	fault(RKEY, 1, 0, 64, 1);
+	post(&c, write_to(2, 4096, 64));
+	fault(RKEY, 1, 4096, 64, 1);
+	CHECK_EQ(emu_hold_arm(w.e, EMU_HOLD_QUANTUM_NEXT, RKEY, 0), 0); /* outside: nobody looks, nothing is held up */
+	CHECK_EQ(emu_remap(w.e, RKEY, 1, (uint32_t)w.aperture, gone, 2), 0);
+	next_event(&w, EMU_ENG_HELD);
+	CHECK_EQ(emu_remap(w.e, RKEY, 1, (uint32_t)w.aperture, half, 2), 0);
+	CHECK_EQ(emu_hold_release(w.e, EMU_HOLD_QUANTUM_NEXT), 0);
+	expect_wc(&a, 1, EMU_WC_REM_ACCESS_ERR);
+	expect_wc(&c, 2, EMU_WC_SUCCESS);
+	CHECK(all_are(NEW, 64, 1) && all_are(NEW + 64, LEN - 64, 0));
+	done();
+}
+
+/* Both sides of one message lie under one key: two questions, at the same byte of the message. */
+static void both_sides_under_one_key_are_asked_for(void)
+{
+	struct emu_extent half[2] = { { NEW, 4096 }, { EMU_VACANT, 4096 } };
+
+	fresh(NULL);
+	invalidate(RKEY);
+	unmap(RKEY);
+	post(&a, rdma(EMU_WR_RDMA_WRITE, 1, 0, 64, RKEY, 4096, RKEY));
+	fault(RKEY, 1, 0, 64, 0);
+	CHECK_EQ(emu_remap(w.e, RKEY, 1, (uint32_t)w.aperture, half, 2), 0);
+	fault(RKEY, 1, 4096, 64, 1);
+	CHECK_EQ(remap(RKEY, 1, NEW), 0);
+	expect_wc(&a, 1, EMU_WC_SUCCESS);
+	done();
+}
+
+#define HERD 128u
+#define HERD_AT (1u << 20)
+
+/* Answered one by one, with an invalidation in the middle: none asks more often than it has to, and none is left. */
+static void a_herd_under_one_key_asks_once_each(void)
+{
+	static struct end herd[HERD];
+	struct emu_extent x[HERD];
+	struct emu_engine_event event;
+	unsigned reports = 0, filled = 0;
+
+	world_open(&w, &(struct world_config){ .quantum = 4096, .bytes = 2 * HERD_AT });
+	mr_add(&w, LKEY, SRC, LEN);
+	memset(w.mem + SRC, 1, LEN);
+	for (unsigned i = 0; i < HERD; i++)
+		x[i] = (struct emu_extent){ EMU_VACANT, 4096 };
+	CHECK_EQ(dynamic_add(RKEY, x, HERD, HERD * 4096), 0);
+	for (unsigned i = 0; i < HERD; i++) {
+		end_open(&w, &herd[i], &(struct end_config){ 0 });
+		end_connect(&herd[i], &herd[i]);
+		post(&herd[i], write_to(i, (uint64_t)i * 4096, 64));
+	}
+	while (filled < HERD) {
+		event = next_event(&w, EMU_ENG_FAULT);
+		reports++;
+		if (reports == HERD / 2)
+			CHECK_EQ(emu_invalidate(w.e, (uint32_t[]){ RKEY }, 1, 1, 0), 0);
+		x[event.offset / 4096].offset = HERD_AT + event.offset;
+		if (emu_remap(w.e, RKEY, event.cookie, (uint32_t)w.aperture, x, HERD) < 0) {
+			x[event.offset / 4096].offset = EMU_VACANT;
+			continue;
+		}
+		expect_wc(&herd[event.offset / 4096], event.offset / 4096, EMU_WC_SUCCESS);
+		CHECK(all_are(HERD_AT + event.offset, 64, 1));
+		filled++;
+	}
+	CHECK(reports <= 3 * HERD);
+	CHECK_EQ(parked(), 0);
+	for (unsigned i = 0; i < HERD; i++)
+		end_close(&herd[i]);
+	world_close(&w);
 }
 
 static void reads_and_local_memory_wait_too(void)
@@ -545,26 +639,33 @@ static void answer_faults(unsigned place, uint64_t *random, uint64_t *refused)
 	struct emu_engine_event event;
 
 	while (emu_events_take(w.e, &event, 1) == 1) {
-		uint64_t stale = random_next(random) % 4 == 0 && event.cookie ? 1 : 0;
 		int err;
 
 		if (event.kind != EMU_ENG_FAULT)
 			continue;
-		err = emu_remap(w.e, RKEY, event.cookie - stale, (uint32_t)w.aperture, &x, 1);
+		if (random_next(random) % 4 == 0 && event.cookie) { /* who waits is kicked for nothing */
+			CHECK_EQ(emu_remap(w.e, RKEY, event.cookie - 1, (uint32_t)w.aperture, &x, 1), -ESTALE);
+			++*refused;
+		}
+		err = emu_remap(w.e, RKEY, event.cookie, (uint32_t)w.aperture, &x, 1);
 		CHECK(err == 0 || err == -ESTALE);
 		*refused += err == -ESTALE;
 	}
 }
 
-/* A fault that is dropped on the way is asked for again when a stale answer is refused. */
-static void wait_for(uint32_t kind)
+/* Whether a fault was dropped on the way. If it is older than the last invalidation it comes again when an answer is refused; if not, somebody
+ * owes it one. */
+static int wait_for(uint32_t kind)
 {
 	struct emu_engine_event event;
+	int dropped = 0;
 
 	do {
 		while (emu_events_take(w.e, &event, 1) != 1)
 			emu_pause();
+		dropped |= event.kind == EMU_ENG_FAULT;
 	} while (event.kind != kind);
+	return dropped;
 }
 
 static void storm(uint32_t quantum, uint32_t threads, unsigned rounds)
@@ -589,20 +690,24 @@ static void storm(uint32_t quantum, uint32_t threads, unsigned rounds)
 	}
 	for (unsigned round = 1; round <= rounds; round++) {
 		unsigned was = place;
+		int owed;
 
 		CHECK_EQ(emu_invalidate(w.e, &key, 1, round, 0), 0);
-		wait_for(EMU_ENG_QUIESCED);
+		owed = wait_for(EMU_ENG_QUIESCED);
 		memcpy(before, w.mem + PLACE(was), CLIENTS * SLICE);
 		if (random_next(&random) % 2) {
 			CHECK_EQ(emu_unmap(w.e, &key, 1, round), 0);
-			wait_for(EMU_ENG_UNMAPPED);
+			owed |= wait_for(EMU_ENG_UNMAPPED);
 		}
 		place = (was + 1) % PLACES;
 		if (random_next(&random) % 8 == 0)
 			CHECK_EQ(emu_invalidate(w.e, &key, 1, round, 0), 0);
-		/* Faults that were dropped above are answered by a stale remap: whoever waits asks again. */
+		/* Older faults that were dropped above are answered by a stale remap: whoever waits asks again. Newer ones by another. */
 		CHECK_EQ(emu_remap(w.e, RKEY, (uint64_t)emu_mr_sequence(w.e, RKEY) - 1, (uint32_t)w.aperture,
 				   &(struct emu_extent){ PLACE(place), CLIENTS * SLICE }, 1), -ESTALE);
+		if (owed)
+			CHECK_EQ(emu_remap(w.e, RKEY, (uint64_t)emu_mr_sequence(w.e, RKEY), (uint32_t)w.aperture,
+					   &(struct emu_extent){ PLACE(place), CLIENTS * SLICE }, 1), 0);
 		goes_on = emu_peek(&all[round % CLIENTS].good);
 		while (emu_peek(&all[round % CLIENTS].good) < goes_on + 3) {
 			answer_faults(place, &random, &refused);
@@ -634,6 +739,9 @@ int main(void)
 	a_parked_key_can_be_given_back();
 	what_is_gone_fails();
 	what_is_vacant_is_asked_for();
+	who_was_told_that_it_is_gone_fails();
+	both_sides_under_one_key_are_asked_for();
+	a_herd_under_one_key_asks_once_each();
 	reads_and_local_memory_wait_too();
 	a_receive_waits_too();
 	who_waits_can_go();

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from emu.broker.spares import Later
 from emu.core.effects import CloseHandle, Offline, Poison
 from emu.core.errors import errno_name
-from emu.core.events import Requested, SessionLost
+from emu.core.events import Missed, Requested, SessionLost
 from emu.core.requests import FsPoison, FsUnplug
 
 if TYPE_CHECKING:
@@ -200,6 +200,9 @@ class Steps:
         self.defects += 1
         self._noted(event)
         self._record.shell("Defect", event=type(event).__name__, error=f"{type(error).__name__}: {error}")
+        if isinstance(event, Missed):  # the engine tells it once, and somebody waits
+            self._postponed.append(event)
+            self._timers.arm(RETRY_TIMER, RETRY)
         if isinstance(event, Requested):
             self._answer(
                 event, getattr(error, "errno", None) or errno.EIO, f"{type(error).__name__}: {error}"

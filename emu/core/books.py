@@ -185,7 +185,13 @@ class Books:
         self.teardowns.indexes = (self.patient,)
         self.failed: Grouped[int, rows.Fault] = Grouped(lambda f: (f.again,) if f.again else ())
         self.faults_of: Grouped[int, rows.Fault] = Grouped(lambda f: (f.key,))
-        self.faults.indexes = (self.failed, self.faults_of)
+        self.fresh_faults: Grouped[int, rows.Fault] = Grouped(
+            lambda f: () if f.token or f.again or f.waited else (True,)
+        )
+        self.waiting_faults: Grouped[int, rows.Fault] = Grouped(
+            lambda f: (f.key,) if f.waited and not f.token and not f.again else ()
+        )
+        self.faults.indexes = (self.failed, self.faults_of, self.fresh_faults, self.waiting_faults)
         self.dying: Grouped[int, rows.Session] = Grouped(lambda s: (True,) if s.dying else ())
         self.sessions.indexes = (self.dying,)
 

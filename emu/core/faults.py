@@ -8,8 +8,12 @@ long as it has one it counts among the pins of its range (Facts.pins: what must 
 
 The answer is looked up for the whole MR, in whole blocks: what lies in a block of the file; GONE behind its end, or where the file or its
 device is no more (the access fails, with no harm done: a file that is extended again works again); VACANT in holes that nobody has asked
-for. Only the bytes that were asked for are filled; without room for them holes are GONE, as a store into a mapping would end in SIGBUS. Blocks
-that the file shares are no place to write to: they are copied first (cow-write), and GONE where that is refused.
+for. Only the bytes that were asked for are filled, or, without room for them all, their first block; if that alone cannot be filled, it is GONE, as
+a store into a mapping would end in SIGBUS, and nothing else is: others who wait under the key have room perhaps. Blocks that the file shares
+are no place to write to: they are copied first (cow-write), and are as good as holes where that is refused.
+
+The engine reports a fault once, and waits for an answer that has its first byte, or says GONE of it; every fault in the book gets one. It lives
+from the moment in which that is looked up, before the engine has taken it: so whoever reclaims meanwhile finds a pin too many, never one too few.
 
 Sequence: each Invalidate makes older faults stale. Their Remap is refused (ESTALE), and the engine tells them anew.
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from emu.core.events import Answered, Missed
     from emu.core.rows import File, Mr, Run
 
+    Filling = Callable[[Books, Mr, File, int, int], bool]
+
 DYNAMIC: Final = "dynamic"
 GONE: Final = -1
 VACANT: Final = -2
@@ -52,9 +58,11 @@ def missed(b: Books, event: Missed) -> None:
     if row is None or row.importer != DYNAMIC or _ends(b, row):
         return  # its key is on its way out: then who waits is refused
     fault = Fault(event.key, event.sequence, event.offset, event.bytes, event.write)
-    for number, other in b.faults.items():
-        if other._replace(sequence=fault.sequence, token=0, again=0, copied=False, waited=False) == fault:
-            b.faults.put(number, other._replace(sequence=fault.sequence))  # told anew
+    for number in b.faults_of.of(event.key):
+        other = b.faults[number]
+        plain = other._replace(sequence=fault.sequence, again=0, copied=False, waited=False)
+        if plain == fault:  # told anew; what is being answered is not: who tells it has asked since
+            b.faults.put(number, other._replace(sequence=fault.sequence))
             return
     b.faults.put(b.number("fault"), fault)
 
@@ -65,18 +73,21 @@ def _ends(b: Books, row: Mr) -> bool:
 
 
 def settle(b: Books) -> None:
-    """Answer whatever need not wait. Called at the end of every step."""
-    for number, fault in b.faults.items() if len(b.faults) else ():
+    """Answer whatever need not wait. Called at the end of every step: once a key for those who wait already."""
+    for key in b.faults_of.groups():
+        if b.mrs[key].importer != DYNAMIC:
+            for number in b.faults_of.of(key):
+                _go_on(b, number, b.faults[number])
+    for key in b.waiting_faults.groups():
+        _let_on(b, key)
+    for number in b.fresh_faults.of(True):
+        fault = b.faults[number]
         if b.mrs[fault.key].importer != DYNAMIC:
-            _go_on(b, number, fault)
-        elif _ends(b, b.mrs[fault.key]):
-            b.faults.drop(number)
-        elif fault.token or fault.again:
             continue
+        if _ends(b, b.mrs[fault.key]):
+            b.faults.drop(number)
         elif _waits(b, fault.key):
             b.faults.put(number, fault._replace(waited=True))
-        elif fault.waited:  # the reclaim ends in a step of its own
-            _later(b, number, fault, SOON)
         else:
             _answer(b, number)
 
@@ -157,6 +168,17 @@ def remapped(b: Books, _number: int, token: Token, event: Answered) -> None:
     _later(b, token.fault, fault, RETRY)
 
 
+def _let_on(b: Books, key: int) -> None:
+    """Who waits under this key, if nothing is being taken from it any more: each in a step of its own."""
+    ending = _ends(b, b.mrs[key])
+    if ending or not _waits(b, key):
+        for number in b.waiting_faults.of(key):
+            if ending:
+                b.faults.drop(number)
+            else:
+                _later(b, number, b.faults[number], SOON)
+
+
 def _later(b: Books, number: int, fault: Fault, seconds: float) -> None:
     timer = b.number("timer")
     b.faults.put(number, fault._replace(token=0, again=timer, copied=False, waited=False))
@@ -198,29 +220,10 @@ def _file(b: Books, row: Mr, fault: Fault) -> tuple[Run, ...]:
     file = b.files.get(row.ino)
     if file is None or not _reaches(b, row, file):
         return ((GONE, row.length),)
-    hole = VACANT if _filled(b, row, fault, file) else GONE
+    _fill(b, row, fault, file, _filled)
     file = b.files[row.ino]
-    end = min(row.length, max(0, extents.blocks_up(file.size) * BLOCK - row.lo))
-    mine = _writable(b, row, file, row.lo, row.lo + end) if row.access & LOCAL_WRITE else file.extents
-    found = tuple((hole, size) if at < 0 else (at, size) for at, size in extents.pieces(mine, row.lo, end))
-    return found if end == row.length else (*found, (GONE, row.length - end))
-
-
-def _filled(b: Books, row: Mr, fault: Fault, file: File) -> bool:
-    """What was asked for is there, as far as the file goes; False: no room, memory that has failed, blocks that are still shared."""
-    lo, hi = _asked(row, fault, file)
-    if any(extents.cut(file.lost, lo // BLOCK, extents.blocks_up(hi))) or (
-        row.access & LOCAL_WRITE and sharing.shared(b, row.ino, lo, hi)
-    ):
-        return False
-    mark = b.mark()
-    try:
-        if lo < hi:
-            files.fill(b, row.ino, lo, hi - lo)
-    except Refused:
-        b.rollback(mark)
-        return False
-    return True
+    mine = _writable(b, row, file, row.lo, _end(row, file)) if row.access & LOCAL_WRITE else file.extents
+    return _found(row, fault, file, mine)
 
 
 def _cached(b: Books, row: Mr, fault: Fault) -> tuple[Run, ...]:
@@ -228,27 +231,77 @@ def _cached(b: Books, row: Mr, fault: Fault) -> tuple[Run, ...]:
     file = b.files.get(row.ino)
     if file is None or not _reaches(b, row, file):
         return ((GONE, row.length),)
-    hole = VACANT if _brought_in(b, row, fault, file) else GONE
-    end = min(row.length, max(0, extents.blocks_up(file.size) * BLOCK - row.lo))
+    _fill(b, row, fault, file, _brought_in)
     _aperture, layout = pages.ground(b, row.ino)
-    found = tuple((hole, size) if at < 0 else (at, size) for at, size in extents.pieces(layout, row.lo, end))
-    return found if end == row.length else (*found, (GONE, row.length - end))
+    return _found(row, fault, b.files[row.ino], layout)
 
 
-def _brought_in(b: Books, row: Mr, fault: Fault, file: File) -> bool:
-    """False: no room on the device or in its cache, or memory that has failed."""
+def _fill(b: Books, row: Mr, fault: Fault, file: File, filled: Filling) -> None:
+    """All that was asked for, or its first block, or nothing."""
     lo, hi = _asked(row, fault, file)
+    first = min(hi, (lo // BLOCK + 1) * BLOCK)
+    if lo < hi and not filled(b, row, file, lo, hi) and first < hi:
+        filled(b, row, file, lo, first)
+
+
+def _filled(b: Books, row: Mr, file: File, lo: int, hi: int) -> bool:
+    """False: no room, memory that has failed, blocks that are still shared."""
+    if any(extents.cut(file.lost, lo // BLOCK, extents.blocks_up(hi))) or (
+        row.access & LOCAL_WRITE and sharing.shared(b, row.ino, lo, hi)
+    ):
+        return False
+    return _tried(b, lambda: files.fill(b, row.ino, lo, hi - lo))
+
+
+def _brought_in(b: Books, row: Mr, file: File, lo: int, hi: int) -> bool:
+    """False: no room on the device or in its cache, or memory that has failed."""
     if any(extents.cut(file.lost, lo // BLOCK, extents.blocks_up(hi))):
         return False
+
+    def bring() -> None:
+        files.fill(b, row.ino, lo, hi - lo)
+        pages.bring_in(b, row.ino, lo, hi - lo)
+
+    return _tried(b, bring)
+
+
+def _tried(b: Books, change: Callable[[], object]) -> bool:
     mark = b.mark()
     try:
-        if lo < hi:
-            files.fill(b, row.ino, lo, hi - lo)
-            pages.bring_in(b, row.ino, lo, hi - lo)
+        change()
     except Refused:
         b.rollback(mark)
         return False
     return True
+
+
+def _found(row: Mr, fault: Fault, file: File, layout: extents.Extents) -> tuple[Run, ...]:
+    """Holes are VACANT, GONE in the one block that the fault is about first: it could not be filled."""
+    lo, end = row.lo, _end(row, file)
+    first = min(end, (lo + fault.offset) // BLOCK * BLOCK)
+    found: list[Run] = []
+    for start, stop, hole in (
+        (lo, first, VACANT),
+        (first, min(end, first + BLOCK), GONE),
+        (first + BLOCK, end, VACANT),
+    ):
+        for at, size in extents.pieces(layout, start, stop - start) if start < stop else ():
+            _add(found, at if at >= 0 else hole, size)
+    _add(found, GONE, lo + row.length - end)
+    return tuple(found)
+
+
+def _add(found: list[Run], at: int, size: int) -> None:
+    last, length = found[-1] if found else (GONE, 0)
+    if length and (last == at if at < 0 else last >= 0 and last + length == at):
+        found[-1] = (last, length + size)
+    elif size:
+        found.append((at, size))
+
+
+def _end(row: Mr, file: File) -> int:
+    """Of the file's blocks within the MR, in the file."""
+    return row.lo + min(row.length, max(0, extents.blocks_up(file.size) * BLOCK - row.lo))
 
 
 def _asked(row: Mr, fault: Fault, file: File) -> tuple[int, int]:

@@ -66,6 +66,10 @@ class Grouped(Generic[K, R]):
         keys = self._keys.get(group)
         return keys[-1] if keys else None
 
+    def groups(self) -> list[Any]:
+        """Those that have keys, in order."""
+        return sorted(self._keys)
+
     def clear(self) -> None:
         self._keys.clear()
 

@@ -10,11 +10,12 @@ from emu.broker.effects import TABLE
 from emu.broker.spares import Later
 from emu.broker.steps import RETRY_TIMER, Steps
 from emu.core import effects as fx
-from emu.core.events import HostFile, Requested, SessionLost, TimerFired
+from emu.core.events import HostFile, Missed, Requested, SessionLost, TimerFired
 from emu.core.requests import FsTruncate, FsUnplug
 
 ASKED = Requested(1, 7, FsTruncate("/mnt/a", 0))
 SURPRISE = Requested(1, 8, FsUnplug("pm0", surprise=True))
+FAULT = Missed(256, 0, 0, 64, True)
 ALLOCATE = fx.Allocate(1, ((0, 4096),))
 REPLY = fx.Reply(1, 7)
 
@@ -230,6 +231,17 @@ def test_a_defect_concerns_its_request_alone():
     world.steps.run(10)
     assert world.log == [("refuse", 7, errno.EIO)]
     assert world.steps.defects == 2
+
+
+def test_a_page_fault_that_meets_a_defect_is_stepped_again():
+    world = World()
+    world.defect = True
+    world.steps.step(FAULT)
+    assert world.log == [("arm", RETRY_TIMER)]
+    world.defect = False
+    world.steps.retry()
+    world.steps.run(10)
+    assert ("step", FAULT) in world.log
 
 
 def test_a_turn_takes_a_bounded_number():

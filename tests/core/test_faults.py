@@ -196,11 +196,42 @@ def test_without_room_the_access_fails(make_node):
     node.ask(rq.FsPunch("/mnt/a", 0, 2 * BLOCK), 3)
     node.file("/mnt/b", blocks=1)
     (remap,) = remaps(miss(node, key, 0, 2 * BLOCK))
-    assert remap.extents[0] == (GONE, 2 * BLOCK)
+    assert [(min(0, at), size // BLOCK) for at, size in remap.extents] == [(0, 1), (VACANT, 1), (0, 2)]
     node.go()
-    assert node.blocks()["free"] == 1
-    (remap,) = remaps(miss(node, key, BLOCK, 64))
-    assert [min(0, at) for at, _size in remap.extents] == [VACANT, 0]
+    assert node.blocks()["free"] == 0
+    (remap,) = remaps(miss(node, key, BLOCK, BLOCK))
+    assert [(min(0, at), size // BLOCK) for at, size in remap.extents] == [(0, 1), (GONE, 1), (0, 2)]
+
+
+def test_who_has_room_does_not_fail_because_another_has_none(node):
+    node.file(blocks=8)
+    key = node.mr(length=8 * BLOCK)
+    node.ask(rq.FsPunch("/mnt/a", 4 * BLOCK, 4 * BLOCK), 3)
+    node.ask(rq.FsPoison("/mnt/a", 0), 3)
+    node.go()
+    (remap,) = remaps(miss(node, key, 0, 64))
+    assert [(min(0, at), size // BLOCK) for at, size in remap.extents] == [
+        (GONE, 1),
+        (0, 3),
+        (VACANT, 4),
+    ]
+    node.go()
+    (remap,) = remaps(miss(node, key, 6 * BLOCK, 64))
+    assert [min(0, at) for at, _size in remap.extents] == [VACANT, 0, VACANT, 0, VACANT]
+    node.go()
+    assert not len(node.books.faults)
+
+
+def test_a_fault_told_while_its_answer_is_under_way_gets_one_of_its_own(node):
+    node.file()
+    key = node.mr()
+    node.ask(rq.FsPunch("/mnt/a", 0, BLOCK), 3)
+    (first,) = remaps(node.core.step(ev.Missed(key, 0, 0, 64, True)))
+    (second,) = remaps(node.core.step(ev.Missed(key, 1, 0, 64, True)))
+    node.step(ev.Answered(first.token, errno.ESTALE))
+    node.step(ev.Answered(second.token))
+    assert (first.sequence, second.sequence) == (0, 1)
+    assert not len(node.books.faults)
 
 
 @pytest.mark.parametrize("op", [rq.FsUnlink("/mnt/a"), rq.FsUnplug("/mnt/a"), rq.FsUnplug("pm0"),
@@ -317,7 +348,7 @@ def test_where_the_copy_is_refused_the_write_fails(make_node):
     node.ask(rq.FsReflink("/mnt/a", "/mnt/b"), 3)
     node.ask(rq.SetProtocol("/mnt", "never"), 3)
     (remap,) = remaps(miss(node, key, BLOCK, 64))
-    assert remap.extents == ((GONE, 4 * BLOCK),)
+    assert remap.extents == ((VACANT, BLOCK), (GONE, BLOCK), (VACANT, 2 * BLOCK))
     node.go()
     assert not len(node.books.faults)
 
