@@ -114,6 +114,8 @@ def _tell(b: Books, again: tuple[int, ...]) -> None:
 
 def destroy(b: Books, event: Requested, op: DmabufDestroy) -> None:
     ino, _row = _own(b, event, op.name)
+    if op.ino not in {0, ino}:
+        refuse(errno.ENOENT, f"buffer {op.name} is another one by now: the one of inode {op.ino} is gone")
     _none_under_way(b, ino, op.name)
     buffers.let_go(b, ino)
     reply(b, event)

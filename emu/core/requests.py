@@ -343,9 +343,12 @@ class DmabufRestore(Request):
 
 @dataclass(frozen=True, slots=True)
 class DmabufDestroy(Request):
-    """The exporter lets go of its name; the memory is free when the last importer has unmapped it. Nobody is told."""
+    """The exporter lets go of its name; the memory is free when the last importer has unmapped it. Nobody is told.
+    ino: that buffer, not another that has its name by now (ENOENT).
+    """
 
     name: str
+    ino: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,15 @@ What the exporter sees at `view` is the memory itself, as it lies now: after a m
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any, Self
 
 from emu.engine.ring import Memory
+from emu.verbs.base import closed
 from emu.verbs.fs import Reclaim
 from emu.verbs.mapped import buffer_over
+from emu.verbs.pyverbs_error import PyverbsRDMAError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -65,21 +68,31 @@ class Dmabufs:
 
 
 class Dmabuf:
-    """One buffer of this context's, mapped at `view`."""
+    """One buffer of this context's, mapped at `view`. A view that the program still holds keeps the mapping beyond close()."""
+
+    _open = False  # until it is mapped
 
     def __init__(self, session: Session, made: dict[str, Any], fd: int) -> None:
         self.name, self.size, self.ino = str(made["name"]), int(made["size"]), int(made["ino"])
         self.layout = int(made["layout"])
-        self._all, self._fd, self._open = Dmabufs(session), fd, True
+        self._all, self._session, self._fd = Dmabufs(session), session, fd
+        self._buffer: Any = None
+        self._open = True
         self._memory = Memory(self.size)
         self._place(made["map"])
-        self._buffer: Any = buffer_over(self._memory)
+        self._buffer = buffer_over(self._memory)
 
     def _place(self, where: list[list[int]]) -> None:
+        self._check()
         self._memory.map(self._fd, where, writable=True)
+
+    def _check(self) -> None:
+        if not self._open:
+            raise closed("Dmabuf")
 
     @property
     def view(self) -> memoryview:
+        self._check()
         return memoryview(self._buffer)
 
     def write(self, data: bytes, offset: int = 0) -> None:
@@ -92,6 +105,7 @@ class Dmabuf:
         self.moved(self.begin_move().result(timeout))
 
     def begin_move(self) -> Reclaim:
+        self._check()
         return self._all.begin_move(self.name)
 
     def moved(self, result: dict[str, Any]) -> None:
@@ -100,24 +114,45 @@ class Dmabuf:
         self._place(result["map"])
 
     def revoke(self, permanent: bool = True, timeout: float | None = None) -> None:
+        self._check()
         self._all.revoke(self.name, permanent, timeout)
 
     def begin_revoke(self, permanent: bool = True) -> Reclaim:
+        self._check()
         return self._all.begin_revoke(self.name, permanent)
 
     def restore(self) -> None:
+        self._check()
         self._all.restore(self.name)
 
     def stat(self) -> dict[str, Any]:
+        self._check()
         return self._all.stat(self.name)
 
     def close(self) -> None:
-        """Destroy it and unmap it here. Idempotent."""
+        """Destroy it and unmap it here, if it has not ended before: with its context, or by its name. Idempotent. A forked child's copy
+        only lets go of its mapping.
+        """
+        if not self._open:
+            return
+        try:
+            if not self._session.over:
+                self._session.call("dmabuf_destroy", name=self.name, ino=self.ino)
+        except PyverbsRDMAError as error:
+            if error.errno != errno.ENOENT and not self._session.over:
+                raise  # EBUSY, and it can be closed again
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._open = False
+        self._buffer = None
+        os.close(self._fd)
+
+    def __del__(self) -> None:
         if self._open:
-            self._open = False
-            self._buffer = None
-            os.close(self._fd)
-            self._all.destroy(self.name)
+            self._let_go()
+            if not self._session.over:
+                self._session.put_off("dmabuf_destroy", name=self.name, ino=self.ino)
 
     def __enter__(self) -> Self:
         return self

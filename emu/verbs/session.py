@@ -27,7 +27,7 @@ class Session:
     """One door, one ZeroMQ session. `lost`: the broker is gone, only close() is left."""
 
     def __init__(self, directory: str, label: str, wants: bool) -> None:
-        self._pid = os.getpid()
+        self._pid, self._closed = os.getpid(), False
         self._garbage: deque[tuple[str, dict[str, Any]]] = deque()
         try:
             self._connection = client.connect(directory, name=label, wants=wants)
@@ -46,6 +46,11 @@ class Session:
     def fatal(self) -> bool:
         """The context was destroyed, by a reclaim or with the NIC; the node is there."""
         return self._connection.fatal
+
+    @property
+    def over(self) -> bool:
+        """What it made has ended with it, or is another process's."""
+        return self._closed or self.foreign or self.lost or self.fatal
 
     @property
     def door(self) -> int:
@@ -134,6 +139,7 @@ class Session:
 
     def close(self) -> None:
         """Hang up: the broker takes everything back. Idempotent; in a forked child only the copies are closed."""
+        self._closed = True
         if not self.foreign:
             self._connection.close()
 

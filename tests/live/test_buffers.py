@@ -224,7 +224,8 @@ def test_buffers_do_not_outlive_the_broker(tmp_path, party):
     for size in (MEMORY, "2M"):
         with Node("mr-revoke", "1M", directory=tmp_path, options=("--dmabuf", size)) as node:
             exporter = party(node)
-            exporter.ctx.dmabuf.create("x", SIZE).write(b"here")
+            buffer = exporter.ctx.dmabuf.create("x", SIZE)
+            buffer.write(b"here")
             assert exporter.books()["devices"]["dmabuf"]["owned"] == SIZE // BLOCK
             node.kill()
     with Node("mr-revoke", "1M", directory=tmp_path) as node:
