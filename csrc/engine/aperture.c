@@ -321,14 +321,25 @@ int emu_cpu_zero(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint6
 	return err ? err : touch(e, a, a->map->base + offset, NULL, bytes);
 }
 
-int emu_cpu_copy(struct emu_engine *e, uint32_t aperture, uint64_t from, uint64_t to, uint64_t bytes)
+/* Which of the two the fault is in, its address says. */
+int emu_cpu_copy(struct emu_engine *e, uint32_t source, uint64_t from, uint32_t target, uint64_t to, uint64_t bytes)
 {
-	struct emu_aperture *a;
-	int err = reach(e, aperture, from, bytes, &a);
+	struct emu_aperture *s, *t;
+	const char *fault, *base;
+	int err = reach(e, source, from, bytes, &s);
 
 	if (!err)
-		err = writable(e, aperture, to, bytes, &a);
-	return err ? err : touch(e, a, a->map->base + to, a->map->base + from, bytes);
+		err = writable(e, target, to, bytes, &t);
+	if (err)
+		return err;
+	err = guarded_copy(t->map->base + to, s->map->base + from, bytes, 0, (const void **)&fault);
+	if (err) {
+		base = t->map->base;
+		if (fault < base || (uint64_t)(fault - base) >= t->bytes)
+			t = s;
+		aperture_faulted(e, t, t->map, (uint64_t)(fault - t->map->base));
+	}
+	return err;
 }
 
 /* ---- the allocator's generations: even = allocated, odd = free */

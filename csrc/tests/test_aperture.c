@@ -189,9 +189,9 @@ static void sharing_changes_hands_and_keeps_the_bytes(void)
 	CHECK_EQ(w.gens[1], 4);
 	CHECK_EQ(w.mem[4100], 7);
 	CHECK_EQ(emu_blocks_share(w.e, ap, 1, 4096), -EINVAL);
-	CHECK_EQ(emu_cpu_copy(w.e, ap, 4096, HALF, 4096), 0);
+	CHECK_EQ(emu_cpu_copy(w.e, ap, 4096, ap, HALF, 4096), 0);
 	CHECK_EQ(w.mem[HALF + 4], 7);
-	CHECK_EQ(emu_cpu_copy(w.e, ap, 4096, 2 * HALF, 4096), -EINVAL);
+	CHECK_EQ(emu_cpu_copy(w.e, ap, 4096, ap, 2 * HALF, 4096), -EINVAL);
 	done();
 }
 

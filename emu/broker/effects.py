@@ -13,6 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from emu.broker.flushes import Flushes
 from emu.broker.guards import Guards
 from emu.broker.refusals import Refusals
 from emu.core import effects as fx
@@ -53,6 +54,7 @@ class Effects:
         self._fences: dict[int, None] = {}  # cookies of the core's that are fences
         self._last_grace = _GRACE
         self.guards = Guards(timers)
+        self.flushes = Flushes(memory, lambda token, error: submit(_answered(token, error)))
         self.failures = 0
         self._table: dict[type[fx.Effect], Callable[[Any], None]] = {
             kind: getattr(self, f"_{name}") for kind, name in TABLE.items()
@@ -72,6 +74,7 @@ class Effects:
     def perform(self, effect: fx.Effect) -> None:
         """The bare deed. Raises OSError, for a defect too: it concerns whoever asked, not everybody."""
         try:
+            self.flushes.meet(effect)
             self._table[type(effect)](effect)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise OSError(errno.EIO, f"{type(effect).__name__}: {type(error).__name__}: {error}") from error
@@ -82,6 +85,10 @@ class Effects:
             self._memory.prepare_online(effect.aperture, effect.device, effect.namespace)
             return True
         return False
+
+    def behind_commit(self, effects: tuple[fx.Effect, ...]) -> None:
+        """A step's, before those that follow its commit."""
+        self.flushes.committed(effects)
 
     def take_back(self, effect: fx.Effect) -> None:
         """The step of this effect, which was carried out or prepared, has been undone."""
@@ -168,9 +175,7 @@ class Effects:
         self._done(e.token)
 
     def _zeros(self, aperture: int, runs: tuple[fx.Run, ...]) -> None:
-        number = self._memory.number(aperture)
-        for offset, length in runs:
-            self._engine.cpu_zero(number, offset, length)
+        self._memory.zero(aperture, runs)
 
     def _store(self, e: fx.Store) -> None:
         number, at, data = self._memory.number(e.aperture), 0, memoryview(e.data)
@@ -188,8 +193,11 @@ class Effects:
         self._memory.copy_across(e.source, e.target, e.pieces)
 
     def _flush(self, e: fx.Flush) -> None:
-        self._memory.copy_across(e.source, e.target, e.pieces)
-        self._done(e.token)
+        """Where somebody waits for the answer, piece by piece between turns; else what follows in its step rests on it."""
+        if e.token:
+            self.flushes.begin(e)
+        else:
+            self._memory.copy_across(e.source, e.target, e.pieces)
 
     def _load(self, e: fx.Load) -> None:
         number = self._memory.number(e.aperture) if any(offset >= 0 for offset, _ in e.pieces) else -1

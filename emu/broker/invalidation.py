@@ -2,7 +2,8 @@
 
 A real NIC's invalidation takes from about a microsecond to some milliseconds, and which protocol is least bad may hang on that. It is no fact of
 this machine, so it is not assumed but swept (`emu broker --invalidation-cost`, `emu compare --sweep`): the answer to each Quiesce is held back
-for that long. Answers keep their order, several of them wait at the same time, and EMU_TIME_SCALE does not touch them.
+for that long. Answers of the engine keep their order, several of them wait at the same time, and EMU_TIME_SCALE does not touch them. A Quiesce
+that is refused costs nothing, since no hardware has begun with it: its answer comes at once, and ahead of those that are held back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loop: one thread, one epoll. A turn gathers what has come, steps the core through it, and sends what there is to say.
 
     turn = epoll (door, connections, ROUTER, engine, signals, lifeline) -> ROUTER drained -> timers -> at most STEPS steps,
-           and no more once they have taken steps.TURN seconds -> dead connections hung up, writers watched -> history flushed
+           and no more once they have taken steps.TURN seconds -> a piece of what is written back (flushes.py) -> dead connections hung up, writers watched -> history flushed
 
 Each source gives a bounded share a turn, so that nobody who floods is served alone; what is left over keeps the next poll from
 sleeping. While the loop is held at a hold point (admin.py), or a step prepares large memory (memory.py), `serve_once` does the
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from emu.broker.admin import Admin
     from emu.broker.effects import Effects
+    from emu.broker.flushes import Flushes
     from emu.broker.invalidation import Invalidations
     from emu.broker.memory import Memory
     from emu.broker.reception import Reception
@@ -74,13 +75,13 @@ class Loop:
     def __init__(
         self, *, door: socket.socket, router: Router, engine: Engine, memory: Memory, sessions: Sessions, reception: Reception,
         steps: Steps, effects: Effects, timers: Timers, admin: Admin, record: Record, uid: int,
-        invalidations: Invalidations,
+        invalidations: Invalidations, flushes: Flushes,
         writeback: float = 0.0,
     ) -> None:  # fmt: skip
         self._door, self._router, self._engine, self._memory = door, router, engine, memory
         self._sessions, self._reception, self._steps, self._effects = sessions, reception, steps, effects
         self._timers, self._admin, self._record, self._uid = timers, admin, record, uid
-        self._invalidations = invalidations
+        self._invalidations, self._flushes = invalidations, flushes
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[int], None]] = {}
         self._visitors: dict[int, Visitor] = {}
@@ -110,11 +111,12 @@ class Loop:
             self.serve_once(self._patience())
             self._admin.visit("turn-start")
             self._steps.run(STEPS)
+            self._flushes.turn()
             self._settle()
             self.turns += 1
 
     def _patience(self) -> float | None:
-        return 0 if self._steps.waiting else self._idle()
+        return 0 if self._steps.waiting or self._flushes.waiting else self._idle()
 
     def _idle(self) -> float | None:
         """How long nothing needs us; libzmq does not say when a client for whom something is kept has room."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BLOCK = 4096
 EVIDENCE = 2  # unplugged namespaces whose images are kept
 LARGE = 1 << 20  # from here on the filesystem is asked for zeros
-PIECE = 4 << 20  # bytes of preparation between two looks at who else waits
+PIECE = 1 << 20  # bytes of preparation between two looks at who else waits
 _GENERATION = 4
 
 
@@ -118,11 +118,24 @@ class Memory:
         self._engine.blocks_release(number, 0, size, recover=True)
 
     def copy_across(self, source: int, target: int, copies: Sequence[Piece]) -> None:
-        """The CPU copies (from, to, bytes) from one aperture to another. Raises OSError."""
-        reader, writer = self.number(source), self.number(target)
-        for start, to, length in copies:
-            for at, size in pieces(0, length, PIECE):
-                self._engine.cpu_write(writer, to + at, self._engine.cpu_read(reader, start + at, size))
+        """The CPU copies (from, to, bytes) from one aperture to another, or within one. Raises OSError."""
+        for piece in copies:
+            for start, to, size in cut(piece):
+                self.copy_piece(source, target, (start, to, size))
+                self.breathe()
+
+    def copy_piece(self, source: int, target: int, piece: Piece) -> None:
+        """At once. Raises OSError."""
+        start, to, length = piece
+        self._engine.cpu_copy(self.number(source), start, self.number(target), to, length)
+
+    def zero(self, aperture: int, runs: Sequence[Run]) -> None:
+        """The CPU stores zeros. Raises OSError."""
+        number = self.number(aperture)
+        for offset, length in runs:
+            for at, size in pieces(offset, length, PIECE):
+                self._engine.cpu_zero(number, at, size)
+                self.breathe()
 
     def allocate(self, aperture: int, runs: Sequence[Run]) -> None:
         """Blocks of a new owner: their next generation first, zeros then. Raises OSError.
@@ -146,11 +159,7 @@ class Memory:
 
     def copy(self, aperture: int, pieces_: Sequence[Piece]) -> None:
         """Within the aperture: (from, to, bytes). Raises OSError."""
-        number = self.number(aperture)
-        for start, to, length in pieces_:
-            for at, size in pieces(start, length, PIECE):
-                self._engine.cpu_copy(number, at, to + at - start, size)
-                self.breathe()
+        self.copy_across(aperture, aperture, pieces_)
 
     def offline(self, aperture: int) -> None:
         """The namespace is gone; its image stays until another one comes."""
@@ -254,6 +263,12 @@ def pieces(offset: int, length: int, size: int) -> list[Run]:
     """The run, cut into runs of at most `size` bytes."""
     end = offset + length
     return [(at, min(size, end - at)) for at in range(offset, end, size)]
+
+
+def cut(piece: Piece) -> list[Piece]:
+    """The copy, cut into copies of at most PIECE bytes."""
+    start, to, length = piece
+    return [(at, to + at - start, size) for at, size in pieces(start, length, PIECE)]
 
 
 def _nobody_waits() -> None:

@@ -141,7 +141,7 @@ class _Broker:
         self.loop = Loop(
             door=listener, router=router, engine=engine, memory=memory, sessions=sessions, reception=reception, steps=steps,
             effects=steps.effects, timers=timers, admin=admin, record=record, uid=os.geteuid(),
-            invalidations=Invalidations(options.invalidation_us / 1e6, timers, steps.submit),
+            invalidations=Invalidations(options.invalidation_us / 1e6, timers, steps.submit), flushes=steps.effects.flushes,
             writeback=self.options.writeback,
         )  # fmt: skip
         for worker in (filler, host_worker):

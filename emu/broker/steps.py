@@ -117,6 +117,7 @@ class Steps:
                 self._postpone(event, effects, error)
             return False
         self._noted(event)
+        self.effects.behind_commit(effects)
         for effect in effects:
             if not effect.before_commit:
                 self._visit("before-effect", type(effect).__name__)

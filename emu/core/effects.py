@@ -148,12 +148,16 @@ class Fill(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Flush(Effect):
-    """The CPU copies from pages (`source`) to the blocks of the device (`target`). Answered(token, errno), unless token is 0."""
+    """The CPU copies from pages (`source`) of this file to the blocks of the device (`target`). Answered(token, errno), unless token is 0.
+
+    With a token it may take its time: later effects find these pages and blocks as if it had been done at once.
+    """
 
     token: int
     source: int
     target: int
     pieces: tuple[Piece, ...]
+    ino: int = 0
 
 
 @dataclass(frozen=True, slots=True)

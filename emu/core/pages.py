@@ -264,7 +264,7 @@ def flush(b: Books, ino: int, lo: int, hi: int, token: int) -> tuple[Run, ...]:
     )
     if not pieces:
         return ()
-    b.emit(Flush(token, b.caches[held.device].aperture, b.devices[held.device].aperture, pieces))
+    b.emit(Flush(token, b.caches[held.device].aperture, b.devices[held.device].aperture, pieces, ino))
     _put(b, ino, held._replace(dirty=clean))
     return tuple((device, count) for _page, device, count in pieces)
 

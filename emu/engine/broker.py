@@ -223,10 +223,10 @@ class Engine:
         what = f"zero {length} bytes at {offset} of aperture {aperture}"
         _checked(lib.emu_cpu_zero(self._live(), aperture, offset, length), what)
 
-    def cpu_copy(self, aperture: int, start: int, to: int, length: int) -> None:
-        """From `start` to `to` of the same aperture; the ranges do not overlap."""
-        what = f"copy {length} bytes at {start} of aperture {aperture} to {to}"
-        _checked(lib.emu_cpu_copy(self._live(), aperture, start, to, length), what)
+    def cpu_copy(self, source: int, start: int, target: int, to: int, length: int) -> None:
+        """From `start` of one aperture to `to` of another, or of the same; the ranges do not overlap."""
+        what = f"copy {length} bytes at {start} of aperture {source} to {to} of aperture {target}"
+        _checked(lib.emu_cpu_copy(self._live(), source, start, target, to, length), what)
 
     def blocks_share(self, aperture: int, offset: int, length: int) -> None:
         """Whole blocks that other files have from now on: the next even generation, two further."""

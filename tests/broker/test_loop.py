@@ -31,6 +31,7 @@ class Around:
             door=self.listening, router=router, engine=SimpleNamespace(fileno=lambda: self.fds[1]),
             memory=SimpleNamespace(), sessions=self.sessions,
             reception=SimpleNamespace(packet=lambda visitor, packet: self.came.append((visitor, packet.data)), hung_up=self.hung.append),
+            flushes=SimpleNamespace(waiting=False, turn=lambda: None),
             steps=SimpleNamespace(waiting=1, run=lambda limit: self.loop.stop()), effects=SimpleNamespace(), timers=Timers(),
             admin=SimpleNamespace(visit=lambda point: None),
             record=SimpleNamespace(

@@ -56,6 +56,9 @@ class World:
     def durable(self, changes):
         assert (self.log[-1], changes) == ("commit", self.changes)
 
+    def behind_commit(self, effects):
+        pass
+
     def carry_out(self, effect):
         if self.broken and effect is ALLOCATE:
             raise OSError(errno.EFAULT, "broken")

@@ -239,3 +239,36 @@ def test_a_kill_anywhere_loses_nothing_that_was_acknowledged(tmp_path, point, op
             assert found[: 3 * PAGE] == bytes(100) + b"\xaa" * 2 * PAGE + bytes(PAGE - 100)
             assert found[3 * PAGE :] in {b"", bytes(PAGE), b"\xbb" * PAGE}
             assert node.call("fs_stat", path="/mnt/a").result["dirty"] == []
+
+
+def test_others_are_answered_while_a_large_file_is_written_back(tmp_path):
+    """What they ask for finds the file as if it had been written back at once."""
+    size, tail = 64 << 20, (64 << 20) - PAGE
+    with Served(tmp_path / "n", "--pmem", "pm0=80M", "--mount", "/mnt=pm0,protocol=none") as served:
+        with served.connect() as node, served.connect() as other:
+            node.call("fs_create", path="/mnt/a", size=size)
+            pd = node.call("alloc_pd").result["handle"]
+            node.call("reg_mr", pd=pd, length=size, access=7, iova=0, backing="page-cache", path="/mnt/a")
+            node.call("hold_arm", point="before-effect")
+            saved = node.start("fs_writeback", path="/mnt/a")
+            node.call("hold_wait", point="before-effect")
+            asked = [
+                other.start("fs_stat", path="/mnt/a"),
+                other.start("fs_write", path="/mnt/a", offset=tail, data=b"\xaa" * PAGE),
+                other.start("fs_read", path="/mnt/a", offset=tail, length=PAGE),
+            ]
+            other.call("ping")  # answered behind them: they wait for the step now
+            node.call("hold_release", point="before-effect")
+            assert saved.result(60).result == {}
+            stat, _written, read = (pending.result(60).result for pending in asked)
+            assert (stat["dirty"], read["data"]) == ([], b"\xaa" * PAGE)
+        served.end()
+    history = History.read(latest_run(tmp_path / "n" / "runs"))
+    (flush,) = history.of("Flush")
+    (done,) = [line for line in history.of("Answered") if line["token"] == flush["token"]]
+    between = [line for line in history.of("Reply") if flush["n"] < line["n"] < done["n"]]
+    assert len(between) == len(asked)
+    assert [str(refusal) for refusal in validate(history, PROTOCOLS)] == []
+    promises = PROTOCOLS["none"].promises
+    broken = {j.name for j in judge(history, promised=promises) if j.breaches}
+    assert broken & set(promises) == set()

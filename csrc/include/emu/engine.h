@@ -97,8 +97,8 @@ int emu_aperture_drop(struct emu_engine *e, uint32_t aperture);
 int emu_cpu_read(struct emu_engine *e, uint32_t aperture, uint64_t offset, void *to, uint64_t bytes);
 int emu_cpu_write(struct emu_engine *e, uint32_t aperture, uint64_t offset, const void *from, uint64_t bytes);
 int emu_cpu_zero(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes);
-/* Within one aperture; the ranges do not overlap. */
-int emu_cpu_copy(struct emu_engine *e, uint32_t aperture, uint64_t from, uint64_t to, uint64_t bytes);
+/* From `from` of the source to `to` of the target, which may be the same aperture; the ranges do not overlap. */
+int emu_cpu_copy(struct emu_engine *e, uint32_t source, uint64_t from, uint32_t target, uint64_t to, uint64_t bytes);
 /* Whole blocks. allocate: generation to the next even number, then zero the block. release: to the next odd number. Both
  * leave a generation of the right parity as it is only at recovery (recover = 1). */
 int emu_blocks_allocate(struct emu_engine *e, uint32_t aperture, uint64_t offset, uint64_t bytes, int recover);
