@@ -113,7 +113,7 @@ class Engine:
             new = key._replace(state="live", blocks=blocks, gens=gens_of(state, blocks))
             state = state._replace(keys=tuple([new if old.key == number else old for old in state.keys]))
         if refusal in {0, errno.ESTALE} and key is not None and key.dynamic:
-            state = _tried(state, number, STALE if refusal else ANSWERED)
+            state = _tried(state, number, () if refusal else blocks)
         answer = Answer("answered", token, (), (refusal,) if refusal else ())
         return state._replace(answers=(*state.answers, answer))
 
@@ -231,13 +231,19 @@ def _refusal(key: Key | None, sequence: int) -> int:
     return 0 if key.sequence == sequence else errno.ESTALE
 
 
-def _tried(state: State, number: int, how: int) -> State:
-    """Whoever waits under this key looks again; that it was answered once is not forgotten for what was refused later."""
+def _tried(state: State, number: int, blocks: tuple[int, ...]) -> State:
+    """Who waits under this key hears of an answer: refused (no blocks), it asks again; accepted, it finds its memory or the end of it, or waits on,
+    since what it asked for has its own answer still to come. That it was answered once is not forgotten for what was refused later.
+    """
+
+    def heard(op: Op) -> Op:
+        if not blocks:
+            return op._replace(asked=STALE)
+        return op._replace(asked=ANSWERED) if blocks[op.quantum] != VACANT else op
+
     ops = tuple(
         [
-            op._replace(asked=how)
-            if op is not None and op.key == number and op.asked in {ASKED, STALE}
-            else op
+            heard(op) if op is not None and op.key == number and op.asked in {ASKED, STALE} else op
             for op in state.ops
         ]
     )

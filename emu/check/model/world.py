@@ -221,10 +221,13 @@ class World:
                 yield Choice(f"engine: {who} enters {op.quantum}", who, partial(self._enter, state, peer))
 
     def _answers(self, state: State) -> Iterator[Choice]:
+        said = any(answer.name == "answered" for answer in state.answers)
         for at, answer in enumerate(state.answers):
             if answer.waits:
                 continue
             name, number = answer.name, answer.number
+            if name == "missed" and said:
+                continue  # the shell has what it answered itself in its queue before it looks at what the engine reports
             words: Words = (name, number, *answer.more)
             if name == "missed":
                 words = (name, number, answer.more[1], answer.more[2] * BLOCK, BLOCK)
