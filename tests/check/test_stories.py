@@ -78,7 +78,12 @@ def test_when_the_device_goes_dma_is_led_to_the_page_of_the_nodes_own():
     setup = Setup(("surprise-unplug",), crashes=0)
     steps = (
         *("holder1: reg_mr", "shell: install 256 (0, 1) 7", "engine: installed 256", "peer1: WRITE 1"),
-        *("reclaimer1: surprise-unplug", "shell: offline 0", "shell: invalidate 1 (256,)", "engine: quiesced 1"),
+        *(
+            "reclaimer1: surprise-unplug",
+            "shell: offline 0",
+            "shell: invalidate 1 (256,)",
+            "engine: quiesced 1",
+        ),
         *(
             "shell: remap 1 256 (1099511627776, 1099511627776) 0",
             "engine: peer1 enters 0",

@@ -96,9 +96,9 @@ def test_an_access_under_an_invalidated_key_waits_for_memory(in_process):
                     assert error.errno == number, error
                 else:
                     raise AssertionError("was not refused")
-            assert event(engine, EventKind.FAULT) == fault and engine.stats()["parked"] == 1
+            assert engine.stats()["parked"] == 1  # it asked under this sequence: a stale answer is nothing to ask again for
             engine.remap(0x300, 1, aperture, [(GONE, 64), (0, 64), (VACANT, 4096 - 128)])
-            assert event(engine, EventKind.FAULT) == fault  # of these bytes nothing was said yet
+            assert engine.stats()["parked"] == 1  # of these bytes nothing was said yet: their answer is still to come
             engine.remap(0x300, 1, aperture, [(0, 128), (4096, 64), (GONE, 4096 - 192)])
             assert a.next().status == 0 and dst.view[4096:4160] == src.view[:64]
     """)
