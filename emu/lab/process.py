@@ -103,7 +103,7 @@ class Process:
                     self._said.clear()
                     await self._said.wait()
         except TimeoutError:
-            pass
+            return note in self.noted  # it may have come with the last moment
         return note in self.noted
 
     @property
