@@ -31,8 +31,8 @@ class Traffic:
     freed: int = 0  # freed blocks, by operations that started after the reclaim returned
     lost: int = 0  # written by operations that succeeded, after, to freed, foreign or absent memory
     stale: int = 0  # read by operations that succeeded, after, from freed blocks
-    absent_after: int = 0  # memory that was not there, after
-    absent_before: int = 0  # the same, by operations that started before the reclaim was answered
+    absent_after: int = 0  # memory that was not there, by operations that started when that was a fault
+    absent_before: int = 0  # the same, by operations that started before
     missing: int = 0
 
 
@@ -47,16 +47,18 @@ def started_after(record: OpRecord, epoch: int | None) -> int:
     return 0
 
 
-def add_up(logs: Iterable[OpLog], returned: int | None, acknowledged: Mapping[int, int]) -> Traffic:
+def add_up(
+    logs: Iterable[OpLog], returned: int | None, acknowledged: Mapping[int, int], absent: int | None = None
+) -> Traffic:
     """returned: epoch in which the reclaim returned success, None if it did not. acknowledged: queue pair -> bytes of its requests that
-    completed with success, as its owner was told.
+    completed with success, as its owner was told. absent: the epoch from which on DMA to absent memory is a fault.
     """
     total = Traffic()
     for log in logs:
         total.missing += log.missing
         vain = in_vain(log, acknowledged)
         for record in log.records:
-            _add(total, record, returned, vain.get(record.seq, 0))
+            _add(total, record, returned, absent, vain.get(record.seq, 0))
     return total
 
 
@@ -81,7 +83,7 @@ def in_vain(log: OpLog, acknowledged: Mapping[int, int]) -> dict[int, int]:
     return found
 
 
-def _add(total: Traffic, record: OpRecord, returned: int | None, in_vain: int) -> None:
+def _add(total: Traffic, record: OpRecord, returned: int | None, absent: int | None, in_vain: int) -> None:
     flags = Flag(record.flags)
     after = started_after(record, returned)
     total.bytes += record.bytes
@@ -90,8 +92,9 @@ def _add(total: Traffic, record: OpRecord, returned: int | None, in_vain: int) -
     if flags & (Flag.SRC_FREED | Flag.DST_FREED):
         total.freed += after
     if flags & (Flag.SRC_ABSENT | Flag.DST_ABSENT):
-        total.absent_after += after
-        total.absent_before += record.bytes - after
+        fault = started_after(record, absent)
+        total.absent_after += fault
+        total.absent_before += record.bytes - fault
     if record.status == SUCCESS:
         _silent(total, record, flags, max(0, min(after, record.bytes - in_vain)))
 

@@ -46,6 +46,8 @@ STATUS = (
 
 Json = dict[str, Any]
 
+STILL_OPEN = "the reclaim did not return, and something could still have advanced it"
+NEVER_ASKED = "who asked had no answer, and the history knows of no reclaim that lacks one: it never came, or its answer was lost"
 NO_DMA_AT_GATE = "no DMA was in flight at the gate"
 NOTICES = frozenset({1000, 1001})  # MR_REVOKING, MR_REVOKED
 DEVICE_FATAL = 8
@@ -181,7 +183,9 @@ class _Judge:
         returned = self._epoch("returned") if self.succeeded else None
         if self.succeeded and returned is None and self.ours:
             self.unknown.append("the history has no epoch in which the reclaim returned")
-        traffic = add_up(self.history.logs, returned, safety_bytes.acknowledged(self.history))
+        traffic = add_up(
+            self.history.logs, returned, safety_bytes.acknowledged(self.history), self._absent_from(returned)
+        )
         if traffic.missing:
             self.unknown.append(f"{traffic.missing} records of the operation log were overwritten")
         self._note_traffic(traffic)
@@ -198,6 +202,15 @@ class _Judge:
         verdict.absent_bytes, verdict.absent_before_answer_bytes = traffic.absent_after, traffic.absent_before
         if self.row["backing"] != "host":  # an ordinary file has no table of block generations
             verdict.foreign_dma_bytes = traffic.foreign
+
+    def _absent_from(self, returned: int | None) -> int | None:
+        """From which epoch on DMA to memory that is not there is a fault: the answer's. Without a success to wait for, the memory's own end: who
+        asks for what is gone already, and hangs or is denied, has not made the fact undone.
+        """
+        if returned is not None:
+            return returned
+        ends = [line["epoch"] for line in self.history.of("Offline", "Poison")]
+        return min(ends) + 1 if ends else None
 
     def _epoch(self, name: str) -> int | None:
         return next((p.epoch for p in self.phases if p.reclaim == self.ours and p.name == name), None)
@@ -227,8 +240,15 @@ class _Judge:
 
     def _people(self) -> None:
         verdict, row = self.verdict, self.row
-        verdict.killed = len(row["killed"])
-        verdict.innocent_killed = sum(name not in row.get("holders", ("holder",)) for name in row["killed"])
+        signalled = self._signalled()
+        killed = [name for name in row["killed"] if name in signalled]
+        self.unknown += [
+            f"{name} was ended by a signal that the history knows nothing of"
+            for name in row["killed"]
+            if name not in signalled
+        ]
+        verdict.killed = len(killed)
+        verdict.innocent_killed = sum(name not in row.get("holders", ("holder",)) for name in killed)
         told = self._told()
         if row["pinned"]:
             verdict.notified = float(bool(told))
@@ -236,6 +256,11 @@ class _Judge:
         if loss is not None and row["pinned"]:
             verdict.notified_before_loss = float(bool(told) and min(told) <= loss)
         verdict.recovery_us = self._recovery(loss)
+
+    def _signalled(self) -> set[str]:
+        """Clients to whose opener the broker has sent a signal."""
+        names = {line["session"]: line["name"] for line in self.history.of("SessionOpened")}
+        return {names.get(line["session"], "") for line in self.history.of("Signal")}
 
     def _told(self) -> list[int]:
         """When a holder heard that its memory is wanted, or gone: by an event of the device, or by a signal."""
@@ -296,7 +321,8 @@ class _Judge:
         if len(found) > 1:
             found.discard("OK")  # nothing but itself
         if not self.reclaim["returned"] and not self._abandoned and "HANG" not in found:
-            self.unknown.append("the reclaim did not return, and something could still have advanced it")
+            waits = safety_people.waits(self.history)
+            self.unknown.append(STILL_OPEN if waits else NEVER_ASKED)
         if self.unknown:
             verdict.why = self.unknown
             # What was seen in spite of a gap was seen; what was not seen may have been missed.
@@ -314,7 +340,7 @@ class _Judge:
             "CORRUPT": bool(verdict.foreign_bytes or verdict.leaked_bytes or verdict.foreign_dma_bytes),
             "FAULT": bool(verdict.absent_bytes),
             "KILL": bool(verdict.killed),
-            "HANG": not self.reclaim["returned"] and not self._abandoned and self._nothing_can_advance(),
+            "HANG": not self.reclaim["returned"] and not self._abandoned and self._hangs(),
             "LEAK": self.succeeded and bool(debt),
             "LOST": bool(verdict.lost_bytes),
             "STALE": bool(verdict.stale_bytes),
@@ -339,9 +365,12 @@ class _Judge:
         file = until(file, self.row["expected"].get("layout")) if file else None
         return sum(end - start - holes(file, start, end) for start, end in spans) if file else 0
 
-    def _nothing_can_advance(self) -> bool:
-        """Neither a timer nor an answer is outstanding, and every line is there that would tell of one."""
-        return not self.history.gaps and not safety_people.outstanding(self.history)
+    def _hangs(self) -> bool:
+        """The broker has a reclaim that it has not answered, neither a timer nor an answer is outstanding, and every line is there that
+        would tell of one.
+        """
+        waits = safety_people.waits(self.history)
+        return waits and not self.history.gaps and not safety_people.outstanding(self.history)
 
 
 def phase_of(line: Json) -> Phase:

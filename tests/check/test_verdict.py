@@ -364,10 +364,40 @@ def test_two_notices_of_one_revoke_break_v13(world):
 # ---- other ends
 
 
+def signalled(*names):
+    """The broker opens sessions of these names and signals whoever opened them."""
+    sessions = enumerate(names, 70)
+    return [
+        line
+        for session, name in sessions
+        for line in (
+            {
+                "kind": "event",
+                "type": "SessionOpened",
+                "session": session,
+                "name": name,
+                "door": True,
+                "wants": False,
+            },
+            {"kind": "effect", "type": "Signal", "session": session, "number": 9},
+        )
+    ]
+
+
 def test_a_killed_client_is_kill(world):
     world.row["killed"] = ["holder", "peer"]
+    world.lines["returned"] = signalled("holder", "peer")
     verdict = judge(world.write())
     assert (verdict.outcome, verdict.killed, verdict.innocent_killed) == ("KILL", 2, 1)
+
+
+def test_a_client_that_ended_by_a_signal_nobody_sent_makes_the_run_unknown(world):
+    world.row["killed"] = ["holder", "peer"]
+    world.lines["returned"] = signalled("holder")
+    verdict = judge(world.write())
+    assert (verdict.outcome, verdict.killed, verdict.innocent_killed) == ("KILL", 1, 0)
+    assert "UNKNOWN" in verdict.outcomes
+    assert any(why.startswith("peer was ended by a signal") for why in verdict.why)
 
 
 def test_blocks_that_are_not_allocatable_after_success_are_a_leak(world):
@@ -401,9 +431,31 @@ def test_no_return_and_nothing_to_wait_for_is_a_hang(world):
 def test_who_was_killed_for_its_own_request_waits_for_no_answer(world):
     world.row["reclaim"] |= {"returned": False, "ended": None, "abandoned": True}
     world.row["killed"] = ["holder"]
+    world.lines["returned"] = signalled("holder")
     verdict = judge(world.write())
     assert verdict.outcome == "KILL"
     assert "HANG" not in verdict.outcomes
+
+
+def test_an_answer_that_only_the_asker_lacks_is_no_hang(world):
+    """The broker has answered: whatever the lab did not hear."""
+    world.row["reclaim"] |= {"returned": False, "ended": None}
+    verdict = judge(world.write())
+    assert "HANG" not in verdict.outcomes
+    assert "UNKNOWN" in verdict.outcomes
+    assert any("its answer was lost" in why for why in verdict.why)
+
+
+@pytest.mark.parametrize("errno", [None, 16])
+def test_dma_to_memory_that_is_gone_is_a_fault_although_nobody_gets_an_answer_or_a_good_one(world, errno):
+    world.row["reclaim"] |= {"returned": errno is not None, "errno": "EBUSY" if errno else None}
+    world.phases = world.phases[:2] + ([("returned", RETURNED, {"errno": errno}, 0)] if errno else [])
+    world.lines["gated"] = [{"kind": "effect", "type": "Offline", "aperture": 1, "device": "pm0", "token": 0}]
+    world.moved(Flag.DST_ABSENT)
+    world.moved(Flag.DST_ABSENT, after=False)
+    verdict = judge(world.write())
+    assert (verdict.absent_bytes, verdict.absent_before_answer_bytes) == (BLOCK, BLOCK)
+    assert "FAULT" in verdict.outcomes
 
 
 @pytest.mark.parametrize(

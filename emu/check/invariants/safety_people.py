@@ -147,6 +147,11 @@ def _unanswered(history: History) -> list[Json]:
     ]
 
 
+def waits(history: History) -> bool:
+    """Whether a reclaim of the last life has no answer: one that has begun, or whose request waits behind another."""
+    return bool(_unreturned(history) or _unanswered(history))
+
+
 def outstanding(history: History) -> list[str]:
     """What will come by itself at the end of the last life, and may be what a reclaim that was not answered waits for."""
     return _advance(history, *(row.number for row in _unreturned(history)))
