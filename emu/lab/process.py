@@ -121,8 +121,9 @@ class Process:
         self._child.send_signal(signal.SIGCONT)
 
     async def gone(self) -> None:
-        """Wait for its end."""
+        """Wait for its end, and until all that it said has been read."""
         await self._child.wait()
+        await asyncio.wait({self._reader})
 
     @property
     def ended(self) -> bool:
