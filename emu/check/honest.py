@@ -2,7 +2,7 @@
 
 Protocols are pure (docs/protocols.md): the same phase, event and facts give the same decision, soon. One that answers differently the
 second time remembers, guesses or looks at something, and breaks the rule `deterministic`; one that is still thinking after `PATIENCE`
-seconds of processor time breaks `bounded`. Both end the reclaim as every broken rule does (emu.core.reclaim).
+seconds of processor time breaks `bounded`. Both end the reclaim as every broken rule does (emu.core.reclaims.reclaim).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.core.errors import ProtocolBroke
-from emu.core.reclaim import well_formed
+from emu.core.reclaims.reclaim import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,9 +13,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from emu.core import parking, queues, scope, teardown
+from emu.core import queues
 from emu.core.asking import alive, answer, refuse, reply
 from emu.core.effects import Notify, Phase
+from emu.core.memory import parking, teardown
+from emu.core.reclaims import scope
 from emu.core.requests import (
     AllocPd,
     CreateCq,

@@ -5,24 +5,14 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core import (
-    allocator,
-    asking,
-    contexts,
-    extents,
-    files,
-    leases,
-    orphans,
-    pages,
-    queues,
-    rawdev,
-    registration,
-)
+from emu.core import asking, contexts, queues
 from emu.core.asking import answer, check_path, fail, refuse, reply
 from emu.core.decision import IMPORTERS
 from emu.core.effects import Offline, Online, OpenDevice, Poison
 from emu.core.errors import Refused, errno_name, shown
+from emu.core.memory import rawdev, registration
 from emu.core.rows import BLOCK, DMABUF, Device, Mount, Token
+from emu.core.storage import allocator, extents, files, leases, orphans, pages
 
 if TYPE_CHECKING:
     from emu.core.books import Books

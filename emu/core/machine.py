@@ -14,41 +14,26 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from emu.core import (
-    actions,
-    allocator,
-    backings,
-    buffers,
-    contexts,
-    devices,
-    events,
-    exporters,
-    faults,
-    fencing,
-    files,
-    guards,
-    importers,
-    imports,
-    layout,
-    leases,
-    mounts,
-    poison,
-    queues,
-    reclaim,
-    registration,
-    requests,
-    rights,
-    sessions,
-    taking,
-    teardown,
-    writeback,
-)
+from emu.core import contexts, devices, events, queues, requests, sessions
 from emu.core.asking import fail
 from emu.core.books import Books
 from emu.core.canonical import Names, canonical_rows
 from emu.core.effects import CloseHandle, Fail
 from emu.core.errors import CoreError, Refused
+from emu.core.memory import (
+    backings,
+    buffers,
+    exporters,
+    faults,
+    guards,
+    importers,
+    imports,
+    registration,
+    teardown,
+)
+from emu.core.reclaims import actions, fencing, reclaim, rights, taking
 from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, PSEUDO, Mount
+from emu.core.storage import allocator, files, layout, leases, mounts, poison, writeback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core import exporters, leases, parking, queues, reclaim, teardown
+from emu.core import queues
 from emu.core.effects import EndCq, EndSession
+from emu.core.memory import exporters, parking, teardown
+from emu.core.reclaims import reclaim
 from emu.core.rows import Session
+from emu.core.storage import leases
 
 if TYPE_CHECKING:
     from emu.core.books import Books

@@ -29,7 +29,7 @@ def test_every_event_request_and_answer_has_a_handler():
         kind for kind in vars(ev).values() if isinstance(kind, type) and issubclass(kind, ev.Event)
     } - {ev.Event}
     assert set(REQUESTS) == set(rq.REQUESTS.values())
-    source = "".join(path.read_text() for path in (Path(rows.__file__).parent).glob("*.py"))
+    source = "".join(path.read_text() for path in (Path(rows.__file__).parent).rglob("*.py"))
     assert all(f'"{kind}"' in source for kind in ANSWERS)
 
 

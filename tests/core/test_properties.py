@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.core import effects as fx
-from emu.core import extents
-from emu.core.allocator import POLICIES
 from emu.core.books import Books
 from emu.core.index import Pins, nodes
-from emu.core.pins import pins_over
+from emu.core.memory.pins import pins_over
 from emu.core.rows import Mr
+from emu.core.storage import extents
+from emu.core.storage.allocator import POLICIES
 
 BLOCK = 4096
 

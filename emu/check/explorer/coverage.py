@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from emu.check.model.state import KINDS
 from emu.core.decision import START
 from emu.core.errors import ProtocolBroke
-from emu.core.reclaim import well_formed
+from emu.core.reclaims.reclaim import well_formed
 from emu.protocols.runner import Path, arm_of, paths, words_of
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from emu.check.model.engine import blocks_of
 from emu.check.model.state import LAYOUT, SELF_TRUNCATE, Finding, Frozen, State
 from emu.core import effects as do
-from emu.core import extents
 from emu.core.decision import CONTRACT
 from emu.core.errors import errno_name
-from emu.core.extents import blocks_up
-from emu.core.keys import KEY_REST
+from emu.core.memory.keys import KEY_REST
 from emu.core.requests import FsReflink
 from emu.core.rows import BLOCK
+from emu.core.storage import extents
+from emu.core.storage.extents import blocks_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -5,31 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emu.check.mutants.mutant import Patch, mutated
-from emu.core import (
-    actions,
-    allocator,
-    asking,
-    events,
-    extents,
-    fencing,
-    files,
-    keys,
-    machine,
-    orphans,
-    parking,
-    reclaim,
-    registration,
-    requests,
-    rights,
-    scope,
-    sessions,
-    taking,
-    teardown,
-)
+from emu.core import asking, events, machine, requests, sessions
 from emu.core import effects as do
 from emu.core.machine import Core
-from emu.core.pins import pins_over
+from emu.core.memory import keys, parking, registration, teardown
+from emu.core.memory.pins import pins_over
+from emu.core.reclaims import actions, fencing, reclaim, rights, scope, taking
 from emu.core.rows import BLOCK
+from emu.core.storage import allocator, extents, files, orphans
 
 if TYPE_CHECKING:
     from emu.core.books import Books

@@ -13,9 +13,9 @@ from emu.check.explorer import search as explorer
 from emu.check.explorer.result import CHECKED
 from emu.check.explorer.search import BREACH, HOLDS, UNKNOWN, explore
 from emu.check.model.state import KINDS
-from emu.core import scope
 from emu.core.decision import END, EVENTS, START
-from emu.core.pins import pins_over
+from emu.core.memory.pins import pins_over
+from emu.core.reclaims import scope
 from emu.protocols import contract, registry
 from emu.protocols.contract import (
     Protocol,

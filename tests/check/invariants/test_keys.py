@@ -6,8 +6,8 @@ from verdicts import breaches, broken, verdict
 
 from emu.core import effects as fx
 from emu.core import events as ev
-from emu.core import keys
 from emu.core import requests as rq
+from emu.core.memory import keys
 
 REM_ACCESS_ERR = 10
 REVOKED = 1001
