@@ -618,6 +618,11 @@ def blocks_of(runs: list[list[int]]) -> set[int]:
     return {block for at, size in runs for block in range(at // BLOCK, -(-(at + size) // BLOCK))}
 
 
+def blocks_in(lines: list[Json]) -> set[int]:
+    """Of these lines' runs."""
+    return {block for line in lines for block in blocks_of(line["runs"])}
+
+
 def file_row(row: list[Any]) -> FileRow:
     """A row of `files` as a line has it; one of an earlier emu may lack the last fields."""
     path, device, size, extents, *rest = row

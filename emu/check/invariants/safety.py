@@ -1,12 +1,15 @@
-"""S1 to S10 of CONTRACT, each one function over a history; what they look at is in safety_bytes, safety_files and safety_people."""
+"""S1 to S10 of CONTRACT, each one function over a history; what they look at is in the modules safety_*, by subject."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.check.invariants import safety_blocks as of_blocks
 from emu.check.invariants import safety_bytes as of_bytes
-from emu.check.invariants import safety_files as of_files
+from emu.check.invariants import safety_layout as of_layout
+from emu.check.invariants import safety_order as of_order
 from emu.check.invariants import safety_people as of_people
+from emu.check.invariants import safety_zeros as of_zeros
 from emu.check.invariants.invariant import Invariant
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 def s2(history: History) -> Iterator[Breach]:
     """S2: a reclaim that reported success: the file has its new layout, and nothing live reaches what was freed."""
-    yield from of_files.applied(history)
+    yield from of_layout.applied(history)
     yield from of_bytes.expected_file(history)
     yield from of_bytes.reached_afterwards(history)
 
@@ -29,16 +32,16 @@ INVARIANTS = (
         "S2",
         "success means the new layout, and nothing reaches what was freed",
         s2,
-        of_files.nothing_succeeded,
+        of_layout.nothing_succeeded,
     ),
-    Invariant("S3", "an error means that nothing has changed", of_files.unchanged, of_files.nothing_failed),
+    Invariant("S3", "an error means that nothing has changed", of_layout.unchanged, of_layout.nothing_failed),
     Invariant("S4", "what was acknowledged is there", of_bytes.lost, of_bytes.nothing_acknowledged),
     Invariant(
         "S5", "a request completes once, and in order", of_people.completions, of_people.nothing_posted
     ),
-    Invariant("S6", "each block is in exactly one place", of_files.owners, of_files.no_device),
+    Invariant("S6", "each block is in exactly one place", of_blocks.owners, of_blocks.no_device),
     Invariant("S7", "every reclaim ends", of_people.ends, of_people.no_end_in_sight),
     Invariant("S8", "nobody outside the range is hurt", of_people.bystanders, of_people.nobody_beside),
-    Invariant("S9", "what nobody wrote reads as zero", of_files.zeros, of_files.nothing_grew),
-    Invariant("S10", "file operations take effect one by one", of_files.one_order, of_files.nothing_in_order),
+    Invariant("S9", "what nobody wrote reads as zero", of_zeros.zeros, of_zeros.nothing_grew),
+    Invariant("S10", "file operations take effect one by one", of_order.one_order, of_order.nothing_in_order),
 )
