@@ -38,6 +38,11 @@ def file_of(protocol: str) -> str:
     return STRANGERS[protocol].file if protocol in STRANGERS else ""
 
 
+def files() -> list[str]:
+    """Of all strangers."""
+    return [stranger.file for stranger in STRANGERS.values()]
+
+
 def installed() -> list[str]:
     """Protocols that can be run, each under its own name (not its aliases)."""
     return sorted({protocol.name for protocol in known().protocols.values()})

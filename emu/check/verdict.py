@@ -107,16 +107,18 @@ class Verdict:
 
 def judge(folder: Path) -> Verdict:
     """The verdict on one run's folder."""
-    verdict = Verdict()
     try:
         history = History.read(folder)
     except BrokenHistory as error:
-        verdict.outcomes, verdict.why = ["UNKNOWN"], [str(error)]
-        return verdict
+        return Verdict(outcomes=["UNKNOWN"], why=[str(error)])
+    return judge_read(history)
+
+
+def judge_read(history: History) -> Verdict:
+    """The same of a folder that has been read."""
     lacking = [name for name, part in _parts(history).items() if not part]
     if lacking:
-        verdict.outcomes, verdict.why = ["UNKNOWN"], [f"{name} is missing or empty" for name in lacking]
-        return verdict
+        return Verdict(outcomes=["UNKNOWN"], why=[f"{name} is missing or empty" for name in lacking])
     return judge_history(history)
 
 

@@ -1,7 +1,8 @@
 """A whole comparison: every row's runs and controls, a few at a time, and the result as data.
 
-Rows share nothing: each run has its own broker, directory and processes. Several are set up and judged at once; DMA goes on in as
-many as the machine has pairs of cores for, since engines that fight for a core make times (never verdicts) worse.
+Rows share nothing: each run has its own broker, directory and processes. Several are set up at once, and others judged meanwhile by
+processes of their own (judging.py); DMA goes on in as many as the machine has pairs of cores for, since engines that fight for a core make
+times (never verdicts) worse.
 
 A run that had no DMA in flight at the gate is tried again, for that is chance. One that failed is not: something is broken, and the row
 is unknown. Whatever was tried in vain is told in the row (`failed_tries`) and kept in RUN-try-N; harm seen in it stands.
@@ -10,7 +11,6 @@ is unknown. Whatever was tried in vain is told in the row (`failed_tries`) and k
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import time
@@ -18,14 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from emu.check.history import BrokenHistory, History
-from emu.check.promises import declared, promised, runnable
-from emu.check.validate import held
-from emu.check.verdict import NO_DMA_AT_GATE, Verdict, judge
-from emu.history.manifest import write_manifest
-from emu.history.runs import META, machine, read_meta
+from emu.check.promises import declared, files, promised
+from emu.check.verdict import NO_DMA_AT_GATE, Verdict
+from emu.history.runs import machine
 from emu.host.times import time_scale
 from emu.lab.children import Nursery
+from emu.lab.judging import Judges
 from emu.lab.plan import act_of
 from emu.lab.plan.acts import kind_of
 from emu.lab.plan.controls import DENIES_NOTHING, Control, controls_for
@@ -71,14 +69,18 @@ class Comparison:
     """One comparison under way. Control runs are made once for each (protocol, event, backing)."""
 
     options: Options
-    slots: asyncio.Semaphore
-    stage: asyncio.Semaphore
+    slots: asyncio.Semaphore  # runs under way
+    stage: asyncio.Semaphore  # of them, those with DMA
     nursery: Nursery = field(default_factory=Nursery)
+    judges: Judges = field(init=False)
     controls: dict[str, asyncio.Task[RunResult]] = field(default_factory=dict)
     done: int = 0
     reused: int = 0
     began: float = field(default_factory=time.monotonic)
     next_so_far: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.judges = Judges(self.nursery, self.options.out, cores(), files())
 
     async def row(self, spec: RowSpec, total: int) -> RowResult:
         result = RowResult(spec, self.options.seed, time_scale=time_scale())
@@ -138,11 +140,27 @@ class Comparison:
             if tries:
                 tries[-1] = _put_aside(tries[-1], folder, len(tries))
             seed = random.Random(f"{self.options.seed}/{spec.label}/{control.name}/{number}/{len(tries)}")
-            async with self.slots:
-                tries.append(
-                    await _once(Run(spec, folder, seed.getrandbits(32), control, self.nursery, self.stage))
-                )
+            run = Run(spec, folder, seed.getrandbits(32), control, self.nursery, self.stage)
+            tries.append(await self._once(run))
         return chosen(tries)
+
+    async def _once(self, run: Run) -> RunResult:
+        try:
+            async with self.slots:
+                await run.carry_out()
+            verdict = await self.judges.close_run(run.folder, _closing(run))
+        except (LabError, OSError) as error:
+            return _failed(error, run.folder)
+        reclaim: Json = run.facts["reclaim"]
+        return RunResult(
+            verdict,
+            run.folder,
+            reclaim["errno"],
+            reclaim["returned"],
+            reclaim.get("tries", 1) - 1,
+            reclaim.get("took_us"),
+            denied=reclaim.get("denied"),
+        )
 
 
 def _estimate(seconds: float) -> str:
@@ -170,45 +188,10 @@ def chosen(tries: Sequence[RunResult]) -> RunResult:
     return replace(harmful[0] if harmful else last, failed_tries=tuple(whys))
 
 
-async def _once(run: Run) -> RunResult:
-    try:
-        await run.carry_out()
-        verdict = await asyncio.to_thread(_judged, run.folder)
-    except (LabError, OSError) as error:
-        return _failed(error, run.folder)
-    await asyncio.to_thread(finish, run, verdict)
-    reclaim: Json = run.facts["reclaim"]
-    return RunResult(
-        verdict,
-        run.folder,
-        reclaim["errno"],
-        reclaim["returned"],
-        reclaim.get("tries", 1) - 1,
-        reclaim.get("took_us"),
-        denied=reclaim.get("denied"),
-    )
-
-
-def _judged(folder: Path) -> Verdict:
-    """The verdict, unknown when the history is not one that the model allows."""
-    verdict = judge(folder)
-    try:
-        model = held(History.read(folder), runnable())
-    except BrokenHistory:
-        return verdict  # which says so
-    verdict.model = model["verdict"]
-    if model["verdict"] == "refused":
-        verdict.why += [f"the model refuses this history: {why}" for why in model["why"][:3]]
-        verdict.outcome, verdict.outcomes = "UNKNOWN", ["UNKNOWN"]
-    return verdict
-
-
-def finish(run: Run, verdict: Verdict) -> None:
-    """The folder says what it is, and is closed: verdict.json, meta.json, and the manifest behind everything else."""
-    folder = run.folder
-    (folder / "verdict.json").write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
+def _closing(run: Run) -> Json:
+    """What meta.json says of a run that a lab made, beside its verdict."""
     spec = run.spec
-    more = {
+    return {
         "whole": True,
         "made_by": "emu compare",
         "seed": run.seed,
@@ -220,11 +203,7 @@ def finish(run: Run, verdict: Verdict) -> None:
             "control": run.control.name,
         },
         "reclaims": [run.facts["reclaim"]],
-        "verdict": verdict.outcome,
     }
-    meta = {**read_meta(folder), **more}
-    (folder / META).write_text(json.dumps(meta, indent=1) + "\n")
-    write_manifest(folder)
 
 
 def _failed(error: Exception, folder: Path) -> RunResult:
@@ -237,13 +216,13 @@ async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
     comparison = Comparison(options, asyncio.Semaphore(options.jobs), asyncio.Semaphore(max(1, cores() // 2)))
     rows: dict[str, Json] = {}
     waiting = iter(specs)
-    workers = [
-        asyncio.create_task(_work(comparison, waiting, rows, specs)) for _ in range(max(1, options.jobs))
-    ]
+    several = options.jobs + cores()  # while some are under way, others are judged
+    workers = [asyncio.create_task(_work(comparison, waiting, rows, specs)) for _ in range(several)]
     try:
         await asyncio.gather(*workers)
     finally:
         await _end([*workers, *comparison.controls.values()])
+        await comparison.judges.end()
         await comparison.nursery.close()
     return _result(comparison, rows, specs)
 

@@ -107,6 +107,10 @@ class Process:
         return note in self.noted
 
     @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
     def talks(self) -> bool:
         """Whether it can still say anything."""
         return not self._reader.done()

@@ -35,11 +35,13 @@ def lab(monkeypatch, tmp_path):
 
             return asyncio.run(work())
 
-    made = Lab()
+    made, ended = Lab(), {}
 
     class FakeRun:
         def __init__(self, spec, folder, seed, control, _nursery, _stage):
             self.folder, self.key = folder, (spec.event, control.name)
+            self.spec, self.seed, self.control = spec, seed, control
+            ended[folder] = self
             folder.mkdir(parents=True, exist_ok=True)
             self.facts = {"reclaim": {"returned": True, "errno": None, "began": 0, "ended": 5000}}
             made.made.append((*self.key, seed))
@@ -52,25 +54,17 @@ def lab(monkeypatch, tmp_path):
             if self.outcome == "machine":
                 raise OSError("no space")
 
-    def judge():
-        run = judge.run
+    async def close_run(folder, _more):
+        run = ended[folder]
+        if run.outcome == "unjudged":
+            raise LabError("nobody could judge it: judge-2 ended")
         names = run.outcome.split("/")
         why = [NO_DMA_AT_GATE] if "UNKNOWN" in names else ["a gap"] if "GAP" in names else []
         names = ["UNKNOWN" if name == "GAP" else name for name in names]
         return Verdict(names[0], names, why=why, freed_bytes=64)
 
-    async def to_thread(function, *_arguments):
-        return judge() if function is module._judged else None
-
-    original = module._once
-
-    async def once(run):
-        judge.run = run
-        return await original(run)
-
     monkeypatch.setattr(module, "Run", FakeRun)
-    monkeypatch.setattr(module, "_once", once)
-    monkeypatch.setattr(module.asyncio, "to_thread", to_thread)
+    monkeypatch.setattr(made.comparison.judges, "close_run", close_run)
     return made
 
 
@@ -113,7 +107,12 @@ def test_a_run_that_breaks_is_unknown_and_says_why(lab):
 
 @pytest.mark.parametrize(
     ("end", "why"),
-    [("broken", "the run failed: the peer ended"), ("GAP", "a gap"), ("machine", "the run failed: no space")],
+    [
+        ("broken", "the run failed: the peer ended"),
+        ("GAP", "a gap"),
+        ("machine", "the run failed: no space"),
+        ("unjudged", "the run failed: nobody could judge it: judge-2 ended"),
+    ],
 )
 def test_what_is_no_chance_is_not_tried_again_and_stays_in_the_row(lab, end, why):
     lab.script = {("truncate", ""): [end, "OK"]}
