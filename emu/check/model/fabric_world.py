@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from emu.check.model.fabric_state import Completion, FabricState, Step
     from emu.check.model.setup import Setup
+    from emu.check.model.shell import Shell
     from emu.check.model.state import State
-    from emu.check.model.world import World
 
 STATUS = {
     0: "SUCCESS",
@@ -42,7 +42,7 @@ def terms_of(setup: Setup) -> Terms:
 
 
 class FabricPeers:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Shell) -> None:
         self.world = world
         self.fabric = Fabric(world.setup.holders, terms_of(world.setup))
 

@@ -180,6 +180,19 @@ class Choice(NamedTuple):
     make: Callable[[], State]
 
 
+def with_holder(state: State, number: int, holder: Holder) -> State:
+    return state._replace(holders=(*state.holders[:number], holder, *state.holders[number + 1 :]))
+
+
+def with_mr(state: State, number: int, at: int, mr: Mr) -> State:
+    holder = state.holders[number]
+    return with_holder(state, number, holder._replace(mrs=(*holder.mrs[:at], mr, *holder.mrs[at + 1 :])))
+
+
+def with_reclaimer(state: State, number: int, row: Reclaimer) -> State:
+    return state._replace(reclaimers=(*state.reclaimers[:number], row, *state.reclaimers[number + 1 :]))
+
+
 __all__ = [
     "KINDS",
     "LAYOUT",
@@ -194,4 +207,7 @@ __all__ = [
     "Op",
     "Reclaimer",
     "State",
+    "with_holder",
+    "with_mr",
+    "with_reclaimer",
 ]
