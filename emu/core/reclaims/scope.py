@@ -18,6 +18,7 @@ from emu.core.storage import extents, leases, moving, pages, sharing
 if TYPE_CHECKING:
     from emu.core.books import Books
 
+FACTS: Final = ("surprise", "poison")  # they came before whoever is asked
 UNDERNEATH: Final = (
     "migrate",
     "reflink",
@@ -56,8 +57,8 @@ def device_of(b: Books, row: Reclaim) -> str:
 
 
 def waits(b: Books, number: int, row: Reclaim) -> bool:
-    """Is an older reclaim of the same range still there? A surprise waits for nobody, and nobody waits for one."""
-    if row.kind == "surprise":
+    """Is an older reclaim of the same range still there? A fact (surprise, poison) waits for nobody, and nobody waits for a surprise."""
+    if row.kind in FACTS:
         return False
     return any(
         older < number and other.kind != "surprise" and overlaps(b, row, other)

@@ -1,7 +1,8 @@
 """A block whose memory has failed: a fact, which comes first; that whoever has it mapped lets go is asked of the protocol.
 
     fact     the block is nobody's, for good (durable book `bad`); every file that had it has a hole there that reads EIO (File.lost)
-    reclaim  of kind poison, over the pins on that block; what an error of it says is that pins are left, never that nothing happened
+    reclaim  of kind poison, over the pins on that block; what an error of it says is that pins are left, never that nothing happened.
+             It stands behind no other, and who waited for a pin that was on this block alone waits no more: the block is no file's
 
 A lost block comes back to its file by a write that covers all of it, or by zero; truncate, punch and collapse take the hole away.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from emu.core import asking
 from emu.core.asking import check_range, refuse
 from emu.core.effects import Poison
+from emu.core.memory.pins import pins_over
 from emu.core.reclaims import reclaim
 from emu.core.rows import BLOCK, Bad, Reclaim
 from emu.core.storage import allocator, extents, layout, pages
@@ -42,10 +44,12 @@ def fs_poison(b: Books, event: Requested, op: FsPoison) -> None:
         )
     block = (hit or again)[0][1]
     if hit:  # else it is known, and only asked of its users once more
+        aperture = b.devices[row.device].aperture
+        b.went += [(key, b.mrs[key]) for key in pins_over(b, aperture, ((block * BLOCK, BLOCK),))]
         for owner in b.family.of(row.origin) if row.origin else (ino,):
             _lose(b, owner, block)
         b.bad.put(max(b.bad, default=0) + 1, Bad(row.device, block))
-        b.emit(Poison(b.devices[row.device].aperture, ((block * BLOCK, BLOCK),)))
+        b.emit(Poison(aperture, ((block * BLOCK, BLOCK),)))
     made = layout.asked(b, event, "poison", op.path, ino)
     reclaim.begin(b, made._replace(lo=at * BLOCK, hi=(at + 1) * BLOCK, block=block))
 

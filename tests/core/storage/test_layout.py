@@ -294,6 +294,31 @@ def test_a_failed_block_is_known_after_a_restart_and_forgotten_with_its_namespac
     assert node.blocks()["free"] == 8
 
 
+def test_a_failed_block_is_told_although_another_reclaim_is_at_it(make_node):
+    """The fact came first: its users are asked under the protocol of now, whoever waits for them already."""
+    node = make_node("wait")
+    node.file()
+    key = node.mr()
+    truncate = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    node.ask(rq.SetProtocol("/mnt", "mr-revoke"), 3)
+    node.ask(rq.FsPoison("/mnt/a", 0), 3)
+    assert node.books.mrs[key].revoked
+    assert isinstance(node.answer(truncate), fx.Reply)
+
+
+def test_who_waits_for_a_pin_on_a_block_that_fails_waits_no_more(make_node):
+    node = make_node("wait")
+    node.file()
+    key = node.mr(length=BLOCK)
+    truncate = node.send(rq.FsTruncate("/mnt/a", 0), 2)
+    poison = node.send(rq.FsPoison("/mnt/a", 0), 3)
+    assert isinstance(node.answer(truncate), fx.Reply)
+    assert node.answer(poison) is None
+    node.ask(rq.DeregMr(key))
+    assert isinstance(node.answer(poison), fx.Reply)
+    assert (node.blocks()["free"], node.blocks()["bad"]) == (63, 1)
+
+
 # ---- umount
 
 
