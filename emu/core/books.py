@@ -165,13 +165,27 @@ class Books:
         self.mrs_in: Grouped[int, rows.Mr] = Grouped(lambda mr: (mr.pd,))
         self.mrs_on: Grouped[int, rows.Mr] = Grouped(lambda mr: (mr.space,))
         self.mrs_via: Grouped[int, rows.Mr] = Grouped(lambda mr: (mr.aperture,))
+        self.mrs_loose: Grouped[int, rows.Mr] = Grouped(
+            lambda mr: (mr.ino,) if mr.ino and mr.importer == "dynamic" else ()
+        )
         self.pins = Pins()
         self.mrs_under: Grouped[int, rows.Mr] = Grouped(lambda mr: (mr.right,) if mr.right else ())
-        self.mrs.indexes = (self.mrs_of, self.mrs_in, self.mrs_on, self.mrs_via, self.pins, self.mrs_under)
+        self.mrs.indexes = (
+            self.mrs_of,
+            self.mrs_in,
+            self.mrs_on,
+            self.mrs_via,
+            self.mrs_loose,
+            self.pins,
+            self.mrs_under,
+        )
         self.tokens_of: Grouped[int, rows.Token] = Grouped(lambda token: (token.session,))
         self.tokens.indexes = (self.tokens_of,)
         self.rights_of: Grouped[int, rows.Right] = Grouped(lambda r: ((r.session, r.space, r.ino),))
-        self.rights.indexes = (self.rights_of,)
+        self.fencing_at: Grouped[int, rows.Right] = Grouped(
+            lambda r: ((r.session, r.space),) if r.fencing else ()
+        )
+        self.rights.indexes = (self.rights_of, self.fencing_at)
         self.fences_of: Grouped[int, rows.Fence] = Grouped(lambda fence: (fence.reclaim,))
         self.fences.indexes = (self.fences_of,)
         self.asked: Grouped[int, rows.Reclaim] = Grouped(lambda r: ((r.session, r.request),))

@@ -11,6 +11,7 @@ from emu.core.errors import errno_name
 from emu.core.memory import buffers, keys, parking, registration
 from emu.core.memory.admission import admit, classed
 from emu.core.memory.teardown import forget
+from emu.core.reclaims import rights
 from emu.core.rows import DMABUF, Token
 from emu.core.storage import extents
 
@@ -36,6 +37,7 @@ def pin(b: Books, event: Requested, op: RegMr) -> None:
     lo, hi = op.offset, op.offset + op.length
     if parking.waits(b, event, op.path, ino=ino, device=DMABUF, lo=lo, hi=hi):
         return
+    rights.admit(b, event.session, pool.aperture)
     runs = extents.runs(row.extents, op.offset, op.length)
     registration.check_runs(runs)
     key, token = keys.issue_key(b), b.number("token")

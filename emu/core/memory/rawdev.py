@@ -16,6 +16,7 @@ from emu.core.errors import shown
 from emu.core.memory import keys, parking
 from emu.core.memory.admission import admit, classed
 from emu.core.memory.registration import install, row_of
+from emu.core.reclaims import rights
 from emu.core.rows import BLOCK
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def pin(b: Books, event: Requested, op: RegMr) -> None:
     admit(b, event, op, op.path)
     if parking.waits(b, event, op.path, device=mount.device, lo=op.offset, hi=hi):
         return
+    rights.admit(b, event.session, device.aperture)
     key = keys.issue_key(b)
     b.mrs.put(key, row_of(event, op, device.aperture, device.aperture, ((op.offset, op.length),)))
     install(b, key)

@@ -116,6 +116,7 @@ def pin_file(b: Books, event: Requested, op: RegMr) -> None:
     if backing == "page-cache":
         pages.bring_in(b, ino, op.offset, op.length)
     aperture, layout = pages.ground(b, ino, row)
+    rights.admit(b, event.session, aperture)
     runs = extents.runs(layout, op.offset, op.length)
     check_runs(runs)
     key = keys.issue_key(b)
@@ -165,6 +166,7 @@ def pin_host(b: Books, event: Requested, op: RegMr) -> None:
         )
     if parking.waits(b, event, label, host=host, lo=op.offset, hi=op.offset + op.length):
         return
+    rights.admit(b, event.session, host)
     key = keys.issue_key(b)
     runs = ((op.offset, op.length),)
     if row.aperture and row.bytes >= op.offset + op.length:

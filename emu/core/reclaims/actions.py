@@ -567,6 +567,7 @@ def end(b: Books, number: int) -> None:
             b.idle = True
     scope.phase(b, number, "ended")
     b.reclaims.drop(number)
+    fencing.forget_failed(b, number)
     retargeting.let_go(b, row.keys)
     b.ended = True
     if row.then is not None and row.returned and not row.errno:

@@ -79,6 +79,8 @@ def fenced(b: Books, event: RightFenced) -> None:
         return
     if event.errno and row.right in b.rights:
         b.fences.put(event.fence, row._replace(failed=True))
+        if row.reclaim not in b.reclaims:
+            forget_failed(b, row.reclaim)
     else:
         b.fences.drop(event.fence)
         if row.right in b.rights:
@@ -86,6 +88,17 @@ def fenced(b: Books, event: RightFenced) -> None:
     mine = b.fences_of.of(row.reclaim)
     if row.reclaim in b.reclaims and all(b.fences[fence].failed for fence in mine):
         _settled(b, row.reclaim)
+
+
+def forget_failed(b: Books, number: int) -> None:
+    """Its reclaim has ended, so nobody asks again: the client keeps its right, and may register."""
+    for fence in b.fences_of.of(number):
+        row = b.fences[fence]
+        if row.failed:
+            b.fences.drop(fence)
+            right = b.rights.get(row.right)
+            if right is not None and not any(other.right == row.right for _n, other in b.fences.items()):
+                b.rights.put(row.right, right._replace(fencing=False))
 
 
 def _settled(b: Books, number: int) -> None:

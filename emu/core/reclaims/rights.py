@@ -4,6 +4,9 @@
                                     held --FenceRight (fencing.py)--> RightFenced, confirmed --> DropRight
                                                                       RightFenced, failed -----> held, asked for again
 
+While a fence is on its way its client registers nothing on that space (EBUSY). That ends when the fence is confirmed, and where it has failed
+and no reclaim is there that would ask for it again: then the client keeps its right, and what was taken from it stays taken.
+
 A right is a session's, on one file of one space; all MRs that it registers there are under it. It leaves the table only behind the
 storage's answer (V21). Whoever came in under another protocol has none, and gets one when it is to be fenced. Rights die with the broker, as
 MRs do.
@@ -11,14 +14,25 @@ MRs do.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
+from emu.core.asking import refuse
 from emu.core.effects import DropRight, GrantRight, ReturnRight
 from emu.core.rows import Mr, Right
 
 if TYPE_CHECKING:
     from emu.core.books import Books
     from emu.core.events import RightReturned
+
+
+def admit(b: Books, session: int, space: int) -> None:
+    """A client whose fence is on its way registers nothing there: the fence would not know of it. Raises Refused."""
+    if b.fencing_at.has((session, space)):
+        refuse(
+            errno.EBUSY,
+            "reg_mr: this client is being fenced at the storage: register again when that is done",
+        )
 
 
 def granted(b: Books, key: int) -> None:

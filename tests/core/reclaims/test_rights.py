@@ -9,6 +9,9 @@ import pytest
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
+from emu.core.decision import END, EVENTS, START
+from emu.protocols import registry
+from emu.protocols.contract import Protocol, deny, fence, gate, go, reply
 
 BLOCK = 4096
 RECALL = "recall-fence"
@@ -283,6 +286,70 @@ def test_peers_that_asked_hear_of_the_recall_by_the_rkey(node):
     told = {effect.session: effect.fields for effect in node.of(fx.Notify)}
     assert told[5] == {"rkey": key, "event": "truncate", "seconds": 2.0}
     assert told[1]["mr"] == key
+
+
+@pytest.fixture
+def fencing(node):
+    """A truncate whose fence of session 1 is on its way: (MR, request, the fence)."""
+    node.file("/mnt/b")
+    key, request = recalled(node)
+    deadline(node)
+    return key, request, last(node, fx.FenceRight).fence
+
+
+@pytest.mark.parametrize("path", ["/mnt/a", "/mnt/b"])
+def test_a_client_that_is_being_fenced_registers_nothing_there(node, fencing, path):
+    pd = node.books.mrs[fencing[0]].pd
+    name, _sentence = node.refused(rq.RegMr(pd, BLOCK, 7, 0, "dax", path))
+    assert name == "EBUSY"
+
+
+def test_a_client_that_is_being_fenced_registers_other_memory(node, fencing):
+    node.ask(rq.RegMr(node.books.mrs[fencing[0]].pd, BLOCK, 7, 0, "anon"))
+
+
+@pytest.mark.usefixtures("fencing")
+def test_others_register_while_a_client_is_being_fenced(node):
+    assert node.mr("/mnt/b", session=2) in node.books.mrs
+
+
+@pytest.mark.usefixtures("fencing")
+def test_behind_the_fence_its_client_registers_again(node):
+    node.go()
+    again = node.mr("/mnt/b")
+    assert rights(node)[node.books.mrs[again].right].fencing is False
+
+
+def test_while_a_failed_fence_is_asked_again_its_client_registers_nothing(node, fencing):
+    node.step(ev.RightFenced(fencing[2], errno.EIO))
+    node.waiting.clear()
+    assert node.refused(rq.RegMr(node.pd(), BLOCK, 7, 0, "dax", "/mnt/b"))[0] == "EBUSY"
+
+
+def test_a_fence_that_fails_when_nobody_asks_again_leaves_a_client_that_may_register(make_node):
+    """A protocol that gives up in the midst of its fence."""
+    table = {
+        (START, "requested"): go(gate(), fence(), to="fencing"),
+        (START, "surprise"): go(reply(), to=END),
+        ("fencing", "fence_failed"): go(deny("EIO"), to=END),
+        ("fencing", "cancelled"): go(deny("EINTR"), to=END),
+    }
+    weak = Protocol("weak", "a test's", "a test", table, ignored={"*": tuple(EVENTS)})
+    for interrupted in (False, True):
+        node = make_node("weak", protocols={**registry.load().protocols, "weak": weak})
+        node.file()
+        key = node.mr()
+        request = node.send(rq.FsTruncate("/mnt/a", 0), 3)
+        if interrupted:
+            node.send(rq.Cancel(request), 3)
+            assert node.refused(rq.RegMr(node.books.mrs[key].pd, BLOCK, 7, 0, "dax", "/mnt/a"))[0] == "EBUSY"
+        node.waiting.clear()
+        node.step(ev.RightFenced(last(node, fx.FenceRight).fence, errno.EIO))
+        assert isinstance(node.answer(request), fx.Fail)
+        assert [right.fencing for right in rights(node).values()] == [False]
+        assert not len(node.books.fences)
+        assert node.books.mrs[key].revoked
+        assert node.books.mrs[node.mr()].right == node.books.mrs[key].right
 
 
 def test_peers_that_did_not_ask_hear_nothing(node):
