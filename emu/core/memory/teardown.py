@@ -13,7 +13,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from emu.core.asking import alive, answer, fail, owned, refuse
-from emu.core.effects import Arm, DropAperture, Quiesce, RemoveKey, Unmap
+from emu.core.effects import Arm, Disarm, DropAperture, Quiesce, RemoveKey, Unmap
 from emu.core.errors import errno_name
 from emu.core.memory import keys
 from emu.core.reclaims import rights
@@ -151,7 +151,11 @@ def forget(b: Books, key: int, opened: bool = True) -> None:
     row = b.mrs[key]
     b.mrs.drop(key)
     for fault in b.faults_of.of(key):
+        if b.faults[fault].again:
+            b.emit(Disarm(b.faults[fault].again))
         b.faults.drop(fault)
+    if row.ino in b.files and b.files[row.ino].on_demand and not b.mrs_loose.has(row.ino):
+        b.files.put(row.ino, b.files[row.ino]._replace(on_demand=False))
     keys.return_key(b, key)
     if row.state not in {"unmapped", "absent"}:
         b.went.append((key, row))

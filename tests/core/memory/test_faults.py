@@ -467,3 +467,27 @@ def test_refuse_admits_nobody_on_demand_since_it_drains_nobody(make_node, backin
         node.file(path)
     op = replace(rq.RegMr(node.pd(), BLOCK, 7, 0, backing, path), **how)
     assert node.refused(op)[0] == "EOPNOTSUPP"
+
+
+def test_a_fault_that_is_to_be_answered_again_goes_with_its_mr(node):
+    node.file()
+    key = node.mr()
+    gated(node)
+    miss(node, key)
+    node.go()
+    timer = node.of(fx.Arm)[-1].timer
+    node.ask(rq.DeregMr(key))
+    assert [effect.timer for effect in node.of(fx.Disarm)] == [timer]
+
+
+def test_what_a_file_gets_is_as_old_as_itself_again_when_nobody_has_it_on_demand(node):
+    ino = node.file()
+    one, other = node.mr(), node.mr(session=2)
+    assert node.books.files[ino].on_demand
+    node.ask(rq.DeregMr(one))
+    assert node.books.files[ino].on_demand
+    again = type(node)(bare=True)
+    again.core.load(node.core.durable())
+    assert not again.books.files[ino].on_demand, "no MR outlives the broker"
+    node.ask(rq.DeregMr(other), 2)
+    assert not node.books.files[ino].on_demand
