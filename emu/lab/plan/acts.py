@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from emu.lab.plan.geometry import BLOCK, QUARTER, SIZE
+from emu.lab.plan.geometry import BESIDE_HOLE, BLOCK, QUARTER, SIZE, WHOLE
 
 Json = dict[str, Any]
 
@@ -15,7 +15,8 @@ GONE: Json = {"gone": True, "size": 0, "holes": [], "kept": []}
 OPEN: Json = {"size": SIZE, "holes": [], "kept": []}  # as large as before; of its bytes nothing is said
 SPOILT: Json = {"size": SIZE, "holes": [], "kept": [[0, QUARTER], [QUARTER + BLOCK, SIZE]]}  # one block of it
 SHORT: Json = {"size": QUARTER, "holes": [], "kept": [[0, QUARTER]]}
-HOLED: Json = {"size": SIZE, "holes": [[QUARTER, 3 * QUARTER]], "kept": [[0, QUARTER], [3 * QUARTER, SIZE]]}
+HOLED: Json = {"size": SIZE, "holes": [list(WHOLE)], "kept": BESIDE_HOLE}
+ZEROED: Json = {"size": SIZE, "holes": [], "kept": BESIDE_HOLE}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emu.lab import names
-from emu.lab.plan.acts import GONE, HOLED, OPEN, SAME, SHORT, SPOILT, Act, ask
-from emu.lab.plan.geometry import QUARTER, SIZE
+from emu.lab.plan.acts import GONE, HOLED, OPEN, SAME, SHORT, SPOILT, ZEROED, Act, ask
+from emu.lab.plan.geometry import PUNCH_AT, PUNCH_END, QUARTER, SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,9 @@ class Event:
     unlike: Mapping[str, str] = field(
         default_factory=dict
     )  # protocols that stand for something which this is not so on
+    ways: Mapping[str, Mapping[str, Act]] = field(
+        default_factory=dict
+    )  # by backing: other ways of the same (ways.py)
 
 
 def _on(act: Act, *backings: str) -> dict[str, Act]:
@@ -59,13 +62,12 @@ def _on(act: Act, *backings: str) -> dict[str, Act]:
 
 SHRUNK = Act(TRUNCATE, SHORT, (QUARTER, SIZE), then="take", spares=True, frees=((QUARTER, SIZE + QUARTER),))
 PUNCHED = Act(
-    ask("punch", path="{victim}", offset=QUARTER, length=2 * QUARTER), HOLED, (QUARTER, 3 * QUARTER), then="take", spares=True,
-    frees=((QUARTER, 3 * QUARTER),),
+    ask("punch", path="{victim}", offset=PUNCH_AT, length=PUNCH_END - PUNCH_AT), HOLED, WHOLE, then="take", spares=True, frees=(WHOLE,),
 )  # fmt: skip
 
 
-def _fallocate(mode: str, length: int) -> dict[str, object]:
-    return ask("fallocate", path="{victim}", mode=mode, offset=QUARTER, length=length)
+def _fallocate(mode: str, length: int, offset: int = QUARTER) -> dict[str, object]:
+    return ask("fallocate", path="{victim}", mode=mode, offset=offset, length=length)
 
 
 def _replaced(act: Act, **fields: object) -> Act:
@@ -93,7 +95,7 @@ EVENTS = {
             {**_on(SHRUNK, "dax", "page-cache"), "host": _replaced(SHRUNK, then="retake")}, NO_FILE,
         ),
         Event(
-            "punch", "a hole in the middle of the file", "punch",
+            "punch", "a hole in the middle of the file, from the middle of one block to the middle of another", "punch",
             {**_on(PUNCHED, "dax", "page-cache"), "host": _replaced(PUNCHED, then="retake", expected={**HOLED, "holes": []})}, NO_FILE,
         ),
         Event(
@@ -110,8 +112,7 @@ EVENTS = {
         ),
         Event(
             "zero", "a range reads as zero from now on, without having been written", "zero",
-            _on(Act(_fallocate("zero", 2 * QUARTER), {"size": SIZE, "holes": [], "kept": [[0, QUARTER], [3 * QUARTER, SIZE]]},
-                    (QUARTER, 3 * QUARTER), then="take", spares=True), "dax", "page-cache"),
+            _on(Act(_fallocate("zero", PUNCH_END - PUNCH_AT, PUNCH_AT), ZEROED, WHOLE, then="take", spares=True), "dax", "page-cache"),
             {**NO_FILE, "host": HOST_LAYOUT}, ("fs.fallocate",),
         ),
         Event(

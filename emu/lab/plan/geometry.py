@@ -2,8 +2,11 @@
 
 file      0        256K                 768K      1M
 truncate  |  kept  |         given back           |
-punch     |  kept  |     given back     |  kept   |
+punch     |  kept  |.    given back    .|  kept   |
 unlink    |             given back                |
+
+A punch begins in the middle of a block, of a cell even, and so it ends: the dots are what the CPU zeroes in place while DMA goes on. What lies
+beside them in the same blocks stays, and the whole blocks between them change hands.
 """
 
 from __future__ import annotations
@@ -19,3 +22,10 @@ LOOKS_ALONE = 16  # and of so many Python looks at one: else it would be the eng
 ROUND = 192  # completions between two steps of a run
 BESIDE = 64 << 10  # bytes of the bystander's file
 BLOCK = 4096
+CELL = 64  # bytes of a stamp: what is kept is looked at cell by cell
+PUNCH_AT, PUNCH_END = QUARTER + 1000, 3 * QUARTER - 1500
+WHOLE = (
+    -(-PUNCH_AT // BLOCK) * BLOCK,
+    PUNCH_END // BLOCK * BLOCK,
+)  # the blocks of it that nobody else has a byte in
+BESIDE_HOLE = [[0, PUNCH_AT // CELL * CELL], [-(-PUNCH_END // CELL) * CELL, SIZE]]
