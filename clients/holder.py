@@ -12,7 +12,7 @@ import select
 import signal
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from emu.clients.asks import asked, write_stamped
 from emu.clients.heir import hand_over
@@ -22,6 +22,7 @@ from emu.clients.talk import Client, Command
 
 from emu.engine import ring
 from emu.history.journal import Journal
+from emu.host.times import scaled
 from emu.verbs import enums as e
 from emu.verbs.cq import CQ
 from emu.verbs.mr import MR
@@ -48,10 +49,13 @@ class Holder(Client):
 
     def do_start(
         self, *, node: str, journal: str, manner: str, writer: int, files: Command, mount: str, access: str = "rw",
-        first: tuple[str, ...] = (), **_: Any,
+        first: tuple[str, ...] = (), awaits_peer: bool = False, **_: Any,
     ) -> Command:  # fmt: skip
-        """files: victim, bystander, spare, each {kind, path, size, length, offset}. mount: whose protocol says what a registration needs."""
-        self.manners, self.writer, self.files, self.access = Manners(manner), writer, files, access
+        """files: victim, bystander, spare, each {kind, path, size, length, offset}. mount: whose protocol says what a registration needs.
+        awaits_peer: the peer hears of a recall too, and says when it is done.
+        """
+        self.manners, self.writer = Manners(manner, awaits_peer=awaits_peer), writer
+        self.files, self.access = files, access
         self._mind_signals(manner)
         self.journal = Journal(journal, "holder")
         self.ctx = open_node(node, "holder", events=True)
@@ -182,7 +186,8 @@ class Holder(Client):
         self.talk.note("event", type=name, fields={k: str(v) for k, v in event.fields.items()})
         recall = "RECALL" in name
         if (name in NOTICES or recall) and (recall or event.element is self.victim):
-            self.carry_out(self.manners.noticed(time.monotonic()))
+            seconds = scaled(float(event.fields.get("seconds", 0)))
+            self.carry_out(self.manners.noticed(time.monotonic(), seconds))
 
     def heard_signal(self) -> None:
         if signal.SIGIO in os.read(self._heard, 256):
@@ -195,12 +200,19 @@ class Holder(Client):
         self.carry_out(self.manners.told(time.monotonic()))
         return {}
 
+    def do_peer_done(self, **_: Any) -> Command:
+        """The peer has said that nothing of it is under way any more."""
+        self.carry_out(self.manners.peer_done())
+        return {}
+
     # ---- what manners decide
 
     def carry_out(self, deed: Deed) -> None:
         """A holder whose device, lease or file has gone meanwhile can do no more about it."""
         try:
-            if deed is Deed.LET_GO:
+            if deed is Deed.DIE:
+                self.die()
+            elif deed is Deed.LET_GO:
                 self.let_go()
             elif deed is Deed.COME_BACK:
                 self.come_back()
@@ -208,6 +220,12 @@ class Holder(Client):
                 self.another()
         except PyverbsError as error:
             self.talk.note("failed", deed=deed.value, error=str(error))
+
+    def die(self) -> NoReturn:
+        """At once, by the signal that nobody can do anything about."""
+        self.talk.note("dies", t=time.monotonic_ns())
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("SIGKILL was not enough")
 
     def let_go(self) -> None:
         """Give the memory back, register what is left or other memory, tell the peer."""

@@ -2,6 +2,9 @@
 
 A *notice* is an event MR_REVOKING or MR_REVOKED of the victim, a recall, or SIGIO. The lab tells some manners that the event is now (`told`): nobody
 else could. `due` is when a holder does something of its own accord, on the monotonic clock; None: never.
+
+A prompt holder whose peer is told too (`awaits_peer`) lets go when the peer has said that it is done, or when half of the time that the notice
+gives has passed. One that is dying dies at the notice.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ class Deed(Enum):
     LET_GO = "let go"  # and register what is left
     COME_BACK = "come back"  # let go, and register the same again
     ANOTHER = "another"  # one more registration of the same, and the one before it goes
+    DIE = "die"
 
 
 @dataclass
@@ -27,14 +31,30 @@ class Manners:
     manner: str
     due: float | None = None
     done: bool = False
+    awaits_peer: bool = False
+    peer_is_done: bool = False
+    knows: bool = False  # it has had a notice
 
-    def noticed(self, now: float) -> Deed:
-        """Somebody wants the memory."""
+    def noticed(self, now: float, seconds: float = 0.0) -> Deed:
+        """Somebody wants the memory. seconds: how long the notice gives for it, 0 if it does not say."""
+        self.knows = True
+        if self.manner == "dying":
+            return Deed.DIE
         if self.manner == "prompt" and not self.done:
+            if self.awaits_peer and seconds and not self.peer_is_done:
+                self.due = now + seconds / 2
+                return Deed.NOTHING
             return self._once(Deed.LET_GO)
         if self.manner == "reregister" and not self.done:
             return self._once(Deed.COME_BACK)
         self._begin(now)
+        return Deed.NOTHING
+
+    def peer_done(self) -> Deed:
+        """The peer posts no more, and what it had posted has completed."""
+        self.peer_is_done = True
+        if self.manner == "prompt" and self.knows and not self.done:
+            return self._once(Deed.LET_GO)
         return Deed.NOTHING
 
     def told(self, now: float) -> Deed:
@@ -50,7 +70,7 @@ class Manners:
             self.due = now + ROUND
             return Deed.ANOTHER
         self.due = None
-        return self._once(Deed.LET_GO if self.manner == "slow" else Deed.COME_BACK)
+        return self._once(Deed.COME_BACK if self.manner == "reregister" else Deed.LET_GO)
 
     def _begin(self, now: float) -> None:
         wait = AFTER.get(self.manner)
@@ -58,5 +78,5 @@ class Manners:
             self.due = now + wait
 
     def _once(self, deed: Deed) -> Deed:
-        self.done = True
+        self.done, self.due = True, None
         return deed

@@ -6,12 +6,16 @@ whose request fails is in the error state; the peer posts no more there, and pol
 
 Every piece carries stamps (emu/history/stamp.py) that say where it was meant to go; a stamp names the first work request that
 carried this piece. Many requests are outstanding, so that the engine has work for as long as Python may be off the processor.
+
+A peer that *hears* has asked for events. When it is told that memory it has the key of is wanted back, or gone, it posts no more there, waits
+for what it has posted, says so (`drained`), and goes on with whatever key it is given next. A deaf one goes on until an error ends it.
 What was read is foreign if a cell in it was meant for another file, or stored under a newer layout than the region was registered
 with, or is the canary of another namespace.
 """
 
 from __future__ import annotations
 
+import select
 import time
 from typing import TYPE_CHECKING
 
@@ -26,7 +30,7 @@ from emu.verbs import enums as e
 from emu.verbs.cq import CQ
 from emu.verbs.mr import MR
 from emu.verbs.pd import PD
-from emu.verbs.pyverbs_error import PyverbsRDMAError
+from emu.verbs.pyverbs_error import PyverbsError, PyverbsRDMAError
 from emu.verbs.wr import SGE, RecvWR, SendWR
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ LAST = 64  # records that are left for what is said when all is over
 RECORDS = 2  # of one work request: posted, polled
 HORIZON = 60.0  # seconds that half a journal lasts about; then half of what is left
 SAMPLES = 16  # foreign cells that are kept in full
-
+NOTICES = ("MR_REVOKING", "MR_REVOKED")
 
 LAST_WORDS = 0.2  # seconds: completions of a context that was destroyed meanwhile
 
@@ -61,11 +65,12 @@ class Stream:
         )
         self.outstanding = self.posted = self.good = self.bad = 0
         self.alive = True
+        self.recalled = False  # it was told that this memory is wanted back
         self.target: Target | None = None
 
     def aim(self, target: Target) -> None:
         """From now on at this region."""
-        self.target = target
+        self.target, self.recalled = target, False
         self.piece = min(self.piece, target.length)
         self.slots = min(target.length, self.memory.length) // self.piece
         self.requests = [self._request(target, slot) for slot in range(self.slots)]
@@ -82,7 +87,11 @@ class Stream:
 
     @property
     def room(self) -> int:
-        return self.depth - self.outstanding if self.alive and self.target else 0
+        return self.depth - self.outstanding if self.posts else 0
+
+    @property
+    def posts(self) -> bool:
+        return self.alive and self.target is not None and not self.recalled
 
 
 class Peer(Client):
@@ -91,6 +100,8 @@ class Peer(Client):
     going = False
     waiting: tuple[int, int] | None = None  # command number, completions at which it is answered
     recovering: int | None = None
+    hears = False  # whether events come, still
+    recalled = ""  # the notice that was heard, until what was posted before it has completed
     next_post = 0.0  # not before, when the journal fills
 
     def do_start(
@@ -105,13 +116,14 @@ class Peer(Client):
         depth: int,
         reads: int,
         looks: int = 1,
+        hears: bool = False,
         **_: Any,
     ) -> Command:
-        """looks: of so many READs one is looked at."""
+        """looks: of so many READs one is looked at. hears: it asks for events, and minds notices."""
         self.looks, self.reads = looks, 0
         self.writer = writer
         self.journal = Journal(journal, "peer")
-        self.ctx = open_node(node, "peer")
+        self.ctx, self.hears = open_node(node, "peer", events=hears), hears
         self.pd = PD(self.ctx)
         self.cq = CQ(self.ctx, 2 * (depth + reads))
         source, sink = MR(self.pd, size, REMOTE), MR(self.pd, size, REMOTE)
@@ -192,7 +204,7 @@ class Peer(Client):
 
     @property
     def _alive(self) -> bool:
-        return any(self.streams[name].alive and self.streams[name].target for name in ("write", "read"))
+        return any(self.streams[name].posts for name in ("write", "read"))
 
     def step(self) -> None:
         if self.talk.waiting() or not self.going:
@@ -205,6 +217,35 @@ class Peer(Client):
         if self.recovering and (self.streams["spare"].good or not self.streams["spare"].alive):
             number, self.recovering = self.recovering, None
             self.talk.say(id=number, good=self.streams["spare"].good)
+
+    # ---- what it is told
+
+    def _hear(self) -> None:
+        """Events that are there. A device that went has said so before."""
+        while self.hears and select.select([self.ctx.session.event_fd], [], [], 0)[0]:
+            try:
+                event = self.ctx.get_async_event(timeout=0)
+            except PyverbsError:
+                self.hears = False
+                return
+            if event is None:
+                return
+            event.ack()
+            name = event.event_type.name.removeprefix("EMU_EVENT_")
+            rkey = int(event.fields.get("rkey", 0))
+            if name in NOTICES:
+                self.journal.event(int(event.event_type), key=int(event.fields.get("mr", 0)), value=rkey)
+                self._recall(name, rkey)
+
+    def _recall(self, name: str, rkey: int) -> None:
+        """Nothing more is posted under this key."""
+        for stream in self.streams.values():
+            if stream.target is not None and stream.target.rkey == rkey:
+                stream.recalled, self.recalled = True, name
+
+    def _drained(self) -> bool:
+        """Whether all that was posted before the notice has completed."""
+        return not any(stream.outstanding for stream in self.streams.values() if stream.recalled)
 
     @property
     def _fatal(self) -> bool:
@@ -221,7 +262,11 @@ class Peer(Client):
         self.turns += 1
         if self._fatal:
             self._lost_device()
+        self._hear()
         polled = self._poll()
+        if self.recalled and self._drained():
+            notice, self.recalled = self.recalled, ""
+            self.talk.note("drained", notice=notice, good=self._good)
         for name in ("write", "read", "spare"):
             self._fill(self.streams[name])
         if self.turns % BYSTANDER_EVERY == 1:

@@ -82,6 +82,11 @@ def tells_holders(protocol: str) -> bool:
     return any(action.verb == "notify" for action in actions_of(known().get(protocol)))
 
 
+def tells_peers(protocol: str) -> bool:
+    """Whether any rule of it notifies who has the key: else a peer that hears does what a deaf one does. Raises UnknownProtocol."""
+    return any(action.verb == "notify_peers" for action in actions_of(known().get(protocol)))
+
+
 def is_breach(rule: str, promises: Sequence[str]) -> bool:
     """Whether breaking the rule is more than a cost: it was promised, or it is one that the core holds every protocol to."""
     return rule in promises or rule.startswith(CONTRACT)

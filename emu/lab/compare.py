@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from emu.lab.plan import act_of
 from emu.lab.plan.acts import kind_of
 from emu.lab.plan.controls import DENIES_NOTHING, Control, controls_for
 from emu.lab.plan.spec import RowSpec
+from emu.lab.plan.ways import ways_of
 from emu.lab.process import LabError
 from emu.lab.rows import HARM, RowResult, RunResult
 from emu.lab.run import Run
@@ -88,6 +90,7 @@ class Comparison:
             folder = self.options.out / spec.label
             runs = [self._run(spec, NOTHING, folder / f"run-{n}", n) for n in range(1, self.options.runs + 1)]
             result.runs = list(await asyncio.gather(*runs))
+            await self._other_ways(result, folder)
             await self._control_all(result)
         self.done += 1
         self._tell(result, total)
@@ -101,9 +104,10 @@ class Comparison:
         if result.reasons:
             outcome += f" ({'; '.join(result.reasons)})"
         controls = "".join(f"  {name}: {end}" for name, end in result.controls.items())
+        ways = "".join(f"  {name}: {', '.join(run.verdict.outcomes)}" for name, run in result.ways.items())
         name = f"{spec.protocol} {spec.event} {spec.backing} {spec.holder}"
         self.options.progress(
-            f"[{self.done}/{total}] {name}: {outcome}{controls}  ({seconds:.0f} s{_estimate(left)})"
+            f"[{self.done}/{total}] {name}: {outcome}{ways}{controls}  ({seconds:.0f} s{_estimate(left)})"
         )
 
     def again(self, spec: RowSpec, row: Json, total: int) -> None:
@@ -111,6 +115,11 @@ class Comparison:
         self.done, self.reused = self.done + 1, self.reused + 1
         outcome = ", ".join(row["outcomes"])
         self.options.progress(f"[{self.done}/{total}] {spec.label}: {outcome}  (found before)")
+
+    async def _other_ways(self, result: RowResult, folder: Path) -> None:
+        for way in ways_of(result.spec):
+            spec = replace(result.spec, way=way)
+            result.ways[way] = await self._run(spec, NOTHING, folder / f"way-{way}", 1)
 
     async def _control_all(self, result: RowResult) -> None:
         wanted = controls_for(
@@ -160,6 +169,7 @@ class Comparison:
             reclaim.get("tries", 1) - 1,
             reclaim.get("took_us"),
             denied=reclaim.get("denied"),
+            died=run.facts.get("died"),
         )
 
 
@@ -176,8 +186,10 @@ def _by_chance(verdict: Verdict) -> bool:
 
 
 def _put_aside(result: RunResult, folder: Path, number: int) -> RunResult:
-    aside = folder.rename(folder.with_name(f"{folder.name}-try-{number}"))
-    return replace(result, folder=aside)
+    """What an earlier start left under that name is not ours."""
+    aside = folder.with_name(f"{folder.name}-try-{number}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return replace(result, folder=folder.rename(aside))
 
 
 def chosen(tries: Sequence[RunResult]) -> RunResult:
@@ -236,8 +248,8 @@ async def _work(
         known = options.kept.rows.get(spec.label) if options.kept else None
         if known is None:
             result = await comparison.row(spec, len(specs))
-            kind = spec.event if spec.reason else kind_of(act_of(spec).ask)
-            known = result.as_json(promised(spec.protocol, kind))
+            by_way = {way: _promised(replace(spec, way=way)) for way in result.ways}
+            known = result.as_json(_promised(spec), by_way)
             if options.kept:
                 options.kept.row(spec.label, known)
         else:
@@ -246,6 +258,10 @@ async def _work(
         if time.monotonic() >= comparison.next_so_far:
             options.so_far(_result(comparison, rows, specs))
             comparison.next_so_far = time.monotonic() + SO_FAR_EVERY
+
+
+def _promised(spec: RowSpec) -> tuple[str, ...]:
+    return promised(spec.protocol, spec.event if spec.reason else kind_of(act_of(spec).ask))
 
 
 def _result(comparison: Comparison, rows: dict[str, Json], specs: Sequence[RowSpec]) -> Json:

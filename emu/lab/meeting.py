@@ -60,6 +60,7 @@ async def _start_holder(run: Run, directory: str) -> Json:
     return await run.clients["holder"].ask(
         "start", node=directory, journal=str(run.folder.resolve() / "journals" / "holder.jrnl"), manner=run.spec.holder, writer=HOLDER,
         files=run.places.files, mount=run.places.mount, access=run.act.access, first=run.act.first,
+        awaits_peer=run.peer_hears,
     )  # fmt: skip
 
 
@@ -68,4 +69,5 @@ async def _start_peer(run: Run, directory: str) -> Json:
     return await run.clients["peer"].ask(
         "start", node=directory, journal=str(run.folder.resolve() / "journals" / "peer.jrnl"), writer=PEER, size=SIZE, write=WRITE,
         read=SIZE if alone else READ, depth=DEPTH, reads=READS_ALONE if alone else READS, looks=LOOKS_ALONE if alone else 1,
+        hears=run.peer_hears,
     )  # fmt: skip

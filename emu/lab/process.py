@@ -136,7 +136,8 @@ class Process:
     @property
     def killed(self) -> bool:
         """Ended by a signal that the lab did not send."""
-        return not self.doomed and self._child.returncode is not None and self._child.returncode < 0
+        doomed = self.doomed or "dies" in self.noted  # or by itself
+        return not doomed and self._child.returncode is not None and self._child.returncode < 0
 
     async def end(self) -> None:
         """Ask it to leave; kill it if it does not."""

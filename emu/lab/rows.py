@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from emu.check.promises import is_breach
 from emu.check.verdict import PRECEDENCE, Verdict
 from emu.lab.claims import agrees, claim_for
 from emu.lab.plan.controls import CONTROLS
+from emu.lab.plan.ways import peer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from emu.lab.plan.controls import Control
@@ -32,7 +34,12 @@ FROM_VERDICT = (
     "innocent_killed", "notified", "notified_before_loss", "recovery_us", "blocked_us", "blocked_bytes", "enospc_failures",
     "enospc_wait_us", "phases_us", "model",
 )  # fmt: skip
+OF_A_WAY = (
+    "foreign_bytes", "foreign_dma_bytes", "freed_bytes", "lost_bytes", "stale_bytes", "dma_at_gate", "error_completions", "qps_lost",
+    "recovery_us", "violated",
+)  # fmt: skip
 NEEDS_FOR_P99 = 100
+NO_WAYS: Mapping[str, Sequence[str]] = MappingProxyType({})
 HARM = PRECEDENCE[: PRECEDENCE.index("DENY")]  # what counts although another run is unknown
 WORST_FIRST = (*HARM, "UNKNOWN", *(name for name in PRECEDENCE if name not in {*HARM, "UNKNOWN"}))
 
@@ -52,6 +59,7 @@ class RunResult:
     reclaim_us: float | None = None
     failed_tries: tuple[str, ...] = ()
     denied: int | None = None  # answers that were refusals; None: the last one tells
+    died: Json | None = None  # the holder, when it died under the event: {"since_us", "within"}
 
 
 @dataclass
@@ -65,6 +73,7 @@ class RowResult:
     objections: dict[str, str] = field(default_factory=dict)
     time_scale: float = 1.0  # of the protocol's timers in these runs
     failed_tries: list[str] = field(default_factory=list)  # of its controls
+    ways: dict[str, RunResult] = field(default_factory=dict)  # one run each
 
     def controlled(self, control: Control, run: RunResult) -> None:
         """One control's run, which is good for what it showed."""
@@ -127,7 +136,8 @@ class RowResult:
     def denied_unpinned(self) -> bool:
         return self.seen[:1] == ["DENY"] and self.controls.get("no-pin") == "DENY"
 
-    def as_json(self, promises: Sequence[str]) -> Json:
+    def as_json(self, promises: Sequence[str], by_way: Mapping[str, Sequence[str]] = NO_WAYS) -> Json:
+        """promises: of the row's kind of reclaim; by_way: those of its ways."""
         spec = self.spec
         claim = claim_for(spec.protocol, spec.event)
         row: Json = {
@@ -142,10 +152,13 @@ class RowResult:
         if not self.runs:
             return row | self._not_applicable() | claimed | {"agrees": None}
         return (
-            row | self._measured(promises) | claimed | {"agrees": agrees(claim, self.outcomes, spec.holder)}
+            row
+            | self._measured(promises, by_way)
+            | claimed
+            | {"agrees": agrees(claim, self.outcomes, spec.holder)}
         )
 
-    def _measured(self, promises: Sequence[str]) -> Json:
+    def _measured(self, promises: Sequence[str], by_way: Mapping[str, Sequence[str]]) -> Json:
         worst, verdict = self.worst, self.worst.verdict
         return {
             "outcome": "UNKNOWN" if self.unflipped else verdict.outcome,
@@ -163,13 +176,26 @@ class RowResult:
             "goodput_ratio": None,
             "time_scale": self.time_scale,
             "violated": verdict.violated,
-            "breaches": breaches(self.runs, promises),
+            "breaches": breaches(self.runs, promises) + self._of_ways(by_way),
             "unchecked": unchecked(self.runs, promises),
             "controls": self.controls,
-            "unknown_runs": sum(run.verdict.outcome == "UNKNOWN" for run in self.runs),
+            "unknown_runs": sum(
+                run.verdict.outcome == "UNKNOWN" for run in (*self.runs, *self.ways.values())
+            ),
             "failed_tries": self._tries(),
             "evidence": str(worst.folder) if worst.folder else None,
+            "peer": peer_of(self.spec),
+            "holder_died": worst.died,
+            "ways": {name: way_json(run) for name, run in self.ways.items()},
         }
+
+    def _of_ways(self, by_way: Mapping[str, Sequence[str]]) -> list[list[str]]:
+        """Promises that were broken in another way of the scene, which the sentence names."""
+        return [
+            [rule, f"{name}: {sentence}"]
+            for name, run in self.ways.items()
+            for rule, sentence in breaches([run], by_way.get(name, ()))
+        ]
 
     def _retries(self) -> int | None:
         counts = [run.retries for run in self.runs if run.retries is not None]
@@ -177,6 +203,7 @@ class RowResult:
 
     def _tries(self) -> list[str]:
         named = [(f"run {n}", run) for n, run in enumerate(self.runs, 1)]
+        named += [(f"way {name}", run) for name, run in self.ways.items()]
         return [f"{name}: {why}" for name, run in named for why in run.failed_tries] + self.failed_tries
 
     def _not_applicable(self) -> Json:
@@ -185,7 +212,21 @@ class RowResult:
             "outcome": "N/A", "outcomes": ["N/A"], "reason": self.spec.reason, "errno": None, **empty, "error_completions": {}, "phases_us": {},
             "reclaim_us": None, "returned": None, "denied": None, "retries": None, "space_debt_byte_s": None,
             "goodput_ratio": None, "time_scale": None, "violated": [], "breaches": [], "unchecked": [], "controls": {}, "unknown_runs": 0, "failed_tries": [], "evidence": None,
+            "peer": None, "holder_died": None, "ways": {},
         }  # fmt: skip
+
+
+def way_json(run: RunResult) -> Json:
+    """What a row says of another way of its scene."""
+    return {
+        "outcome": run.verdict.outcome,
+        "outcomes": run.verdict.outcomes,
+        "reason": "; ".join(run.verdict.why) or None,
+        "errno": run.errno,
+        "reclaim_us": run.reclaim_us,
+        **{name: getattr(run.verdict, name) for name in OF_A_WAY},
+        "evidence": str(run.folder) if run.folder else None,
+    }
 
 
 def breaches(runs: Iterable[RunResult], promises: Sequence[str]) -> list[list[str]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from emu.check.promises import file_of
+from emu.check.promises import file_of, tells_holders
 from emu.lab import survey
 from emu.lab.meeting import meet
 from emu.lab.node import Broker
@@ -27,6 +27,7 @@ from emu.lab.plan import act_of
 from emu.lab.plan.backings import BACKINGS
 from emu.lab.plan.geometry import BLOCK
 from emu.lab.plan.manners import MANNERS
+from emu.lab.plan.ways import peer_of
 from emu.lab.process import LabError, Process
 from emu.lab.scene import inherit_no_more, play
 
@@ -87,6 +88,14 @@ class Run:
     @cached_property
     def places(self) -> Places:
         return places(self.spec, self.folder.resolve() / "host")
+
+    @property
+    def peer_hears(self) -> bool:
+        return peer_of(self.spec) == "told"
+
+    @property
+    def holders_hear(self) -> bool:
+        return tells_holders(self.spec.protocol)
 
     @property
     def asker(self) -> Process:
@@ -165,6 +174,8 @@ class Run:
         for found in (self.folder / "history" / "1").iterdir():
             keep(found, self.folder / found.name)
         shutil.rmtree(self.folder / "history")
+        if "died" in self.facts:
+            self.facts["died"] = survey.died(self.folder, self.facts["died"])
         survey.write(self.folder / "row.json", survey.row(self))
 
     async def _dismiss(self) -> None:

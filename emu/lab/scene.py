@@ -2,7 +2,7 @@
 
 go         the peer writes and reads without pause                       ... a number of completions ...
 (leave)    the holder ends, or hands its descriptor over, where that is the event
-ask        the request of the act; the holder is stopped before it, killed or told as soon as it has been asked
+ask        the request of the act; the holder is stopped before it, told once it has been asked, or dies of its notice; the peer says when it is done
 then       take, retake, plug, need, pressure: who gets what became free  ... the peer goes on ...
 stop       everything that was posted completes; DMA is over
 """
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 LET_GO_AFTER = 0.3  # seconds: what waits for the holder must be seen to have waited
-DIES_AFTER = 0.01  # and what is asked must meet the holder alive
+NOTICE_WITHIN = 0.5  # seconds: a protocol that tells its holders does so at once, or behind what it waits for
+AGAIN = 0.001
 LOST_FOR_GOOD = 5.0
 NEED = 1.0  # seconds that somebody who needs space goes on asking for it
 
@@ -142,6 +143,7 @@ async def _reclaim(run: Run) -> Json:
     if run.manner.stop and not run.act.leaves:
         run.clients["holder"].signal(signal.SIGSTOP)
     began = time.monotonic_ns()
+    carrying = asyncio.create_task(_peer_is_done(run))
     asked = asyncio.create_task(
         run.asker.ask(
             "ask", limit=None, ask=filled_in(run.act.ask, run.places.files, ASKER), retries=run.manner.retries
@@ -155,9 +157,10 @@ async def _reclaim(run: Run) -> Json:
             return _unanswered(f"{run.asker.name} was killed while it asked", began) | {"abandoned": True}
         return _summed_up(asked.result()["tries"])
     finally:
-        asked.cancel()
-        with suppress(asyncio.CancelledError, LabError):
-            await asked
+        for task in (asked, carrying):
+            task.cancel()
+            with suppress(asyncio.CancelledError, LabError):
+                await task
 
 
 def _unanswered(why: str, began: int) -> Json:
@@ -190,12 +193,35 @@ async def _provoke(run: Run) -> None:
         with suppress(LabError):
             await holder.ask("let_go", limit=LOST_FOR_GOOD)
     elif run.manner.kill:
-        await asyncio.sleep(DIES_AFTER)
-        holder.signal(signal.SIGKILL)
-        run.facts["left"] = ["holder"]
+        await _die(run)
     elif run.act.by != "holder":  # who asks for itself knows
         with suppress(LabError):
             await holder.ask("event", limit=LOST_FOR_GOOD)
+
+
+async def _peer_is_done(run: Run) -> None:
+    """The parties have other means to say so; here the lab carries it: the peer has heard, and nothing of it is under way any more."""
+    if run.peer_hears and await run.clients["peer"].heard("drained", PATIENCE):
+        await run.clients["holder"].ask("peer_done", limit=LOST_FOR_GOOD)
+
+
+async def _die(run: Run) -> None:
+    """The holder dies of the notice, by itself; where it is given none, once the broker has taken the request."""
+    holder = run.clients["holder"]
+    await _taken(run)
+    if not await holder.heard("dies", NOTICE_WITHIN if run.holders_hear else 0.0):
+        holder.signal(signal.SIGKILL)
+    killed = time.monotonic_ns()
+    died = next((note["t"] for note in holder.notes if note["note"] == "dies"), killed)
+    run.facts |= {"left": ["holder"], "died": died}
+
+
+async def _taken(run: Run) -> None:
+    """Until the broker's history has the request."""
+    history = run.folder / "history" / "1" / "events.jsonl"
+    end = time.monotonic() + patience(LOST_FOR_GOOD)
+    while b'"requested"' not in history.read_bytes() and time.monotonic() < end:  # noqa: ASYNC110 - another process writes it
+        await asyncio.sleep(AGAIN)
 
 
 async def _killed(process: Process) -> bool:

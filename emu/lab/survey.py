@@ -9,6 +9,7 @@ from emu.host.times import time_scale
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
 from emu.lab.plan.acts import GONE
 from emu.lab.plan.geometry import SIZE
+from emu.lab.plan.ways import peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +59,18 @@ def _host_file(run: Run) -> Json:
     return {"path": "victim", "ino": run.met["ino"], "size": size, "extents": extents}
 
 
+def died(folder: Path, at: int) -> Json:
+    """When the holder died, by the broker's phases: since_us the first request for its memory; within: that reclaim had begun, and not ended."""
+    lines = (json.loads(line) for line in (folder / "events.jsonl").open() if '"Phase"' in line)
+    times: dict[int, dict[str, int]] = {}
+    for line in lines:
+        times.setdefault(line["reclaim"], {}).setdefault(line["phase"], line["t"])
+    begun = [phases for phases in times.values() if "requested" in phases]
+    within = any(one["requested"] <= at < one.get("returned", at + 1) for one in begun)
+    first = min((one["requested"] for one in begun), default=None)
+    return {"t": at, "since_us": None if first is None else (at - first) / 1000, "within": within}
+
+
 def memories(run: Run) -> Iterator[tuple[Path, str]]:
     """What is kept of the memory, and under which name."""
     if run.spec.backing == "host":
@@ -82,6 +95,8 @@ def row(run: Run) -> Json:
         "seed": run.seed,
         "time_scale": time_scale(),
         "dma": run.control.dma,
+        "peer_manner": peer_of(run.spec),
+        "way": run.spec.way,
         "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim", "ino": run.met["ino"]},
         "before": before,
         "expected": {**expected, **({"size": SIZE} if on_host else {}), "layout": run.met["layout"]},

@@ -157,3 +157,47 @@ def test_the_same_seed_makes_the_same_runs(lab):
 def test_a_row_that_makes_no_sense_runs_nothing(lab):
     (row,) = lab.row("none truncate host deaf why-not")
     assert (row.runs, lab.made, lab.told) == ([], [], ["[1/1] none truncate host deaf: N/A  (0 s)"])
+
+
+# ---- other ways of the same scene
+
+
+def test_what_an_earlier_start_left_does_not_end_a_comparison(lab, tmp_path):
+    lab.script["truncate", ""] = ["UNKNOWN", "OK"]
+    left = tmp_path / "mr-revoke-truncate-dax-deaf" / "run-1-try-1"
+    left.mkdir(parents=True)
+    (left / "row.json").write_text("{}")
+    (row,) = lab.row("mr-revoke truncate dax")
+    assert row.seen == ["OK"]
+    assert not (left / "row.json").exists()
+
+
+def test_where_peers_are_told_a_deaf_one_is_measured_too(lab):
+    (row,) = lab.row("recall-fence truncate dax")
+    assert set(row.ways) == {"peer-deaf"}
+    told = row.as_json(())
+    assert (told["peer"], told["ways"]["peer-deaf"]["outcome"]) == ("told", "OK")
+
+
+def test_where_peers_are_told_nothing_there_is_one_way(lab):
+    (row,) = lab.row("mr-revoke truncate dax")
+    assert (row.as_json(())["peer"], row.ways) == ("deaf", {})
+
+
+def test_a_way_that_showed_nothing_is_an_unknown_run(lab):
+    lab.script["truncate", ""] = ["OK", "GAP"]
+    (row,) = lab.row("recall-fence truncate dax")
+    found = row.as_json(())
+    assert (found["outcome"], found["ways"]["peer-deaf"]["outcome"], found["unknown_runs"]) == (
+        "OK",
+        "UNKNOWN",
+        1,
+    )
+    assert exit_code([found]) == 2
+
+
+def test_a_promise_that_is_broken_in_another_way_is_broken(lab):
+    (row,) = lab.row("recall-fence truncate dax")
+    row.ways["peer-deaf"].verdict.violated = [["S1", "bytes moved"]]
+    assert row.as_json((), {"peer-deaf": ("S1",)})["breaches"] == [["S1", "peer-deaf: bytes moved"]]
+    assert row.as_json((), {"peer-deaf": ()})["breaches"] == []

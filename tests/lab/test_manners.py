@@ -7,7 +7,7 @@ from emu.clients.manners import AFTER, ROUND, Deed, Manners
 @pytest.mark.parametrize(
     ("manner", "deed"),
     [("prompt", Deed.LET_GO), ("reregister", Deed.COME_BACK), ("slow", Deed.NOTHING), ("blocker", Deed.NOTHING),
-     ("deaf", Deed.NOTHING), ("stopped", Deed.NOTHING), ("dying", Deed.NOTHING)],
+     ("deaf", Deed.NOTHING), ("stopped", Deed.NOTHING)],
 )  # fmt: skip
 def test_at_the_notice(manner, deed):
     holder = Manners(manner)
@@ -38,3 +38,38 @@ def test_nobody_else_does_anything_unasked(manner):
     holder = Manners(manner)
     holder.told(0.0)
     assert (holder.due, holder.woken(99.0)) == (None, Deed.NOTHING)
+
+
+def test_who_is_dying_dies_of_the_notice():
+    assert Manners("dying").noticed(0.0, 2.0) is Deed.DIE
+
+
+def test_a_prompt_one_lets_go_when_its_peer_has_said_that_it_is_done():
+    holder = Manners("prompt", awaits_peer=True)
+    assert holder.noticed(10.0, 2.0) is Deed.NOTHING
+    assert holder.peer_done() is Deed.LET_GO
+    assert (holder.due, holder.noticed(11.0, 2.0), holder.peer_done()) == (None, Deed.NOTHING, Deed.NOTHING)
+
+
+def test_a_peer_that_is_done_first_is_not_awaited():
+    holder = Manners("prompt", awaits_peer=True)
+    assert holder.peer_done() is Deed.NOTHING, "nobody has told the holder yet"
+    assert holder.noticed(10.0, 2.0) is Deed.LET_GO
+
+
+def test_a_peer_that_never_says_anything_is_awaited_for_half_of_the_time():
+    holder = Manners("prompt", awaits_peer=True)
+    holder.noticed(10.0, 2.0)
+    assert (holder.due, holder.woken(10.9)) == (11.0, Deed.NOTHING)
+    assert holder.woken(11.0) is Deed.LET_GO
+
+
+def test_a_notice_that_gives_no_time_is_not_awaited():
+    assert Manners("prompt", awaits_peer=True).noticed(10.0) is Deed.LET_GO
+
+
+@pytest.mark.parametrize("manner", ["deaf", "slow", "reregister", "blocker", "stopped"])
+def test_nobody_else_minds_the_peer(manner):
+    holder = Manners(manner, awaits_peer=True)
+    holder.noticed(10.0, 2.0)
+    assert holder.peer_done() is Deed.NOTHING

@@ -1,12 +1,15 @@
 """The peer takes whatever its completion queue says: the journal keeps it, and the verdict speaks of it."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 from emu.clients import peer as module
-from emu.clients.peer import Peer
+from emu.clients.links import Target
+from emu.clients.peer import Peer, Stream
 
 from emu.history.journal import Journal, Kind, read_journal
+from emu.verbs import enums as e
 
 
 class Silent:
@@ -73,3 +76,71 @@ def test_a_run_that_never_ends_does_not_lose_the_beginning_of_its_journal(tmp_pa
     assert peer._allowance() == 0
     peer.going = False
     assert peer._allowance() == 1, "for the last words there is room"
+
+
+# ---- a peer that hears
+
+MINE, ANOTHERS = 0x101, 0x202
+
+
+class Told:
+    """A context with one event to tell."""
+
+    def __init__(self, name, **fields):
+        kind = e.ibv_event_type[f"EMU_EVENT_{name}"]
+        self.events = [SimpleNamespace(event_type=kind, fields=fields, ack=lambda: None)]
+        self.heard, ear = os.pipe()
+        os.write(ear, b"!")
+        os.close(ear)
+        self.session = SimpleNamespace(event_fd=self.heard, fatal=False)
+
+    def get_async_event(self, timeout):
+        assert timeout == 0
+        return self.events.pop() if self.events else None
+
+
+@pytest.fixture
+def hearing(peer):
+    """A peer with two streams towards a key, and another on its own."""
+    peer.streams = {
+        name: Stream(name, None, 0, SimpleNamespace(length=4096, buf=0, lkey=1), 4096, 8)
+        for name in ("write", "read", "spare")
+    }
+    for name in ("write", "read"):
+        peer.streams[name].aim(Target(MINE, 0, 4096, 7, 1, 0))
+    peer.hears = True
+    yield peer
+    os.close(peer.ctx.heard)
+
+
+@pytest.mark.parametrize(("notice", "code"), [("MR_REVOKING", 1000), ("MR_REVOKED", 1001)])
+def test_a_peer_that_is_told_posts_no_more_under_that_key(hearing, notice, code):
+    hearing.ctx = Told(notice, rkey=MINE)
+    hearing._hear()
+    assert [stream.room for stream in hearing.streams.values()] == [0, 0, 0]
+    assert not hearing._alive
+    (record,) = read_journal(hearing.path).of(Kind.EVENT)
+    assert (record.code, record.key, record.value) == (code, 0, MINE), "the journal has whose key it was"
+
+
+def test_what_it_had_posted_is_awaited_before_it_says_so(hearing):
+    hearing.ctx = Told("MR_REVOKING", rkey=MINE)
+    hearing.streams["read"].outstanding = 1
+    hearing._hear()
+    assert not hearing._drained()
+    hearing.streams["read"].outstanding = 0
+    assert hearing._drained()
+
+
+def test_another_key_is_none_of_its_business(hearing):
+    hearing.ctx = Told("MR_REVOKING", rkey=ANOTHERS)
+    hearing._hear()
+    assert hearing._alive
+    assert hearing.streams["write"].room == 8
+
+
+def test_it_goes_on_with_the_key_that_it_is_given_next(hearing):
+    hearing.ctx = Told("MR_REVOKING", rkey=MINE)
+    hearing._hear()
+    hearing.streams["write"].aim(Target(ANOTHERS, 0, 4096, 8, 1, 0))
+    assert hearing.streams["write"].room == 8

@@ -22,7 +22,7 @@ from emu.lab.plan import (
 from emu.lab.plan.backings import BACKINGS
 from emu.lab.plan.controls import controls_for
 from emu.lab.plan.events import EVENTS
-from emu.lab.plan.geometry import SIZE
+from emu.lab.plan.geometry import BESIDE_HOLE, BLOCK, CELL, PUNCH_AT, PUNCH_END, SIZE, WHOLE
 from emu.lab.plan.manners import MANNERS
 from emu.lab.plan.spec import RowSpec
 from emu.protocols.contract import Protocol, apply, go, notify, reply
@@ -58,7 +58,16 @@ def test_every_row_is_there_once():
     assert len(made) == len({spec.label for spec in made})
     manners = {(spec.backing, spec.holder) for spec in made if not spec.reason}
     assert {holder for backing, holder in manners if backing == "dax"} == set(MANNERS)
-    assert {holder for backing, holder in manners if backing != "dax"} <= {"prompt"}
+    elsewhere = {(spec.event, spec.holder) for spec in made if spec.backing != "dax" and not spec.reason}
+    assert {holder for event, holder in elsewhere if event != "exit"} == {"prompt"}
+
+
+def test_a_holder_ends_by_itself_and_by_a_signal_on_every_backing():
+    for made in (full(THREE, ["exit"], backings_here()), rows(THREE, ["exit"], backings_here(), None)):
+        ends = {(spec.protocol, spec.backing, spec.holder) for spec in made if not spec.reason}
+        orderly = {pair[:2] for pair in ends if pair[2] != "dying"}
+        assert orderly == {pair[:2] for pair in ends if pair[2] == "dying"} != set()
+        assert {backing for _protocol, backing in orderly} == set(backings_here())
 
 
 def test_manners_of_nobody_are_not_measured():
@@ -143,6 +152,21 @@ def test_controls_follow_from_the_outcome(event, backing, outcomes, loss, expect
 def test_every_outcome_that_accuses_has_a_control(outcome):
     for event, backing, _act in ACTS:
         assert controls_for(RowSpec("p", event, backing, "deaf"), [outcome]), (event, backing)
+
+
+@pytest.mark.parametrize("event", ["punch", "zero"])
+@pytest.mark.parametrize("backing", ["dax", "page-cache"])
+def test_a_range_begins_and_ends_in_the_middle_of_a_block_and_its_neighbours_stay(event, backing):
+    act = EVENTS[event].acts[backing]
+    start, end = act.ask["offset"], act.ask["offset"] + act.ask["length"]
+    assert (start, end) == (PUNCH_AT, PUNCH_END)
+    assert 0 not in {start % BLOCK, end % BLOCK, start % CELL, end % CELL}
+    assert start < WHOLE[0] < WHOLE[1] < end
+    assert act.given_back == WHOLE, "only whole blocks change hands"
+    assert act.expected["kept"] == BESIDE_HOLE
+    (_, before), (behind, _) = BESIDE_HOLE
+    assert start - CELL < before <= start
+    assert end <= behind < end + CELL
 
 
 def test_what_is_given_back_and_what_is_kept_do_not_overlap():

@@ -150,11 +150,13 @@ def _told_by_broker(history: History) -> Iterator[Breach]:
 
 
 def _told_by_receipts(history: History) -> Iterator[Breach]:
-    """A number that came again may be told of again."""
+    """A number that came again may be told of again. Who has only the rkey (key 0) is told of each."""
     sent = Counter(key for _session, key, _made in _revokes_told(history))
     dynamic = {m.key for m in read(history).maps if m.importer == DYNAMIC}
     for name in sorted(history.journals):
-        heard = Counter(r.key for r in history.journals[name].of(Kind.EVENT) if r.code == MR_REVOKED)
+        heard = Counter(
+            r.key for r in history.journals[name].of(Kind.EVENT) if r.code == MR_REVOKED and r.key
+        )
         for key, times in heard.items():
             if times > max(1, sent[key]) and key not in dynamic:
                 yield Breach("V13", f"{name} was told {times} times that key {key:#x} is revoked")

@@ -16,11 +16,10 @@ from emu.lab.plan.events import EVENTS
 from emu.lab.plan.here import lacking
 from emu.lab.plan.manners import MANNERS
 from emu.lab.plan.spec import RowSpec
+from emu.lab.plan.ways import act_of as act_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from emu.lab.plan.acts import Act
 
 # What the thread of 2019 predicted, and what it could not foresee: a minute's worth. (protocol, event, backing, holder)
 QUICK = (
@@ -73,11 +72,6 @@ def _is_here(event: str, backing: str) -> bool:
     return not lacking(event=event, backing=backing)
 
 
-def act_of(spec: RowSpec) -> Act:
-    """What the row's event does on its backing."""
-    return EVENTS[spec.event].acts[spec.backing]
-
-
 def not_applicable(protocol: str, event: str, backing: str) -> str:
     """Why this makes no sense; empty if it does."""
     if reason := EVENTS[event].never.get(backing, ""):
@@ -90,7 +84,9 @@ def not_applicable(protocol: str, event: str, backing: str) -> str:
 def rows(
     protocols: Iterable[str], events: Iterable[str], backings: Iterable[str], holders: Iterable[str] | None
 ) -> Iterator[RowSpec]:
-    """All rows of these; holders None: deaf everywhere, and prompt where the protocol tells its holders anything."""
+    """All rows of these; holders None: deaf everywhere, and prompt where the protocol tells its holders anything; under `exit` one that is killed
+    beside those that end by themselves.
+    """
     events, protocols = list(events), list(protocols)
     for backing in backings:
         for protocol in protocols:
@@ -98,13 +94,19 @@ def rows(
                 if reason := not_applicable(protocol, event, backing):
                     yield RowSpec(protocol, event, backing, (*(holders or ()), "deaf")[0], reason)
                 elif _is_here(event, backing):
-                    for holder in holders or _fitting(protocol, backing):
+                    for holder in holders or _fitting(protocol, event, backing):
                         yield RowSpec(protocol, event, backing, holder, CANNOT_ASK.get((event, holder), ""))
 
 
-def _fitting(protocol: str, backing: str) -> list[str]:
+def _fitting(protocol: str, event: str, backing: str) -> list[str]:
     """Where a protocol tells its holders nothing, a prompt one does what a deaf one does."""
-    return ["deaf", "prompt"] if tells_holders(protocol) and backing != "host" else ["deaf"]
+    told = ["deaf", "prompt"] if tells_holders(protocol) and backing != "host" else ["deaf"]
+    return told if refuses(protocol, backing) else [*told, *_ends(event)]
+
+
+def _ends(event: str) -> list[str]:
+    """A holder ends by itself or is killed: both ways are rows, on every backing."""
+    return ["dying"] if event == "exit" else []
 
 
 def quick(protocols: Iterable[str]) -> Iterator[RowSpec]:
@@ -122,9 +124,14 @@ def full(
     backings: Iterable[str],
     holders: Iterable[str] | None = None,
 ) -> Iterator[RowSpec]:
-    """Everything: each event on each backing with a prompt holder, and on dax with every other manner too, where anybody can be a holder."""
+    """Everything: each event on each backing with a prompt holder (`exit` with one that is killed as well), and on dax with every other manner too,
+    where anybody can be a holder.
+    """
     protocols, events = list(protocols), list(events)
     for backing in backings:
         for protocol in protocols:
             every = backing == "dax" and not refuses(protocol, backing)
-            yield from rows([protocol], events, [backing], holders or (MANNERS if every else ["prompt"]))
+            for event in events:
+                somebody = [] if refuses(protocol, backing) else _ends(event)
+                fitting = MANNERS if every else ["prompt", *somebody]
+                yield from rows([protocol], [event], [backing], holders or fitting)

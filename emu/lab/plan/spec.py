@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RowSpec:
-    """What is to be measured. `reason`: why it is not (N/A)."""
+    """What is to be measured. `reason`: why it is not (N/A). `way`: another way of the same scene (ways.py); "" for the row itself."""
 
     protocol: str
     event: str
     backing: str
     holder: str
     reason: str = ""
+    way: str = ""
 
     @property
     def label(self) -> str:
