@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from emu.engine import ring
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from emu.verbs.device import Context
 
 PIECE = 64 << 10
+RECLAIMERS = 2
 BETWEEN = 0.05  # seconds between two tries
 
 
@@ -41,9 +43,29 @@ def write_stamped(ctx: Context, path: str, offset: int, length: int, writer: int
 
 
 def _storm(ctx: Context, name: str, times: int) -> None:
-    for _ in range(times):
-        ctx.dmabuf.revoke(name, permanent=False)
-        ctx.dmabuf.restore(name)
+    """Two reclaimers, round after round: each asks for the same buffer twice without waiting in between, so that a second revoke meets the first one
+    under way; then both give it back. They are threads of the exporter: nobody else may revoke its buffer.
+    """
+    with ThreadPoolExecutor(RECLAIMERS) as reclaimers:
+        for _ in range(times):
+            _all(reclaimers, lambda: _revoke_twice(ctx, name))
+            _all(reclaimers, lambda: ctx.dmabuf.restore(name))
+
+
+def _all(reclaimers: Executor, deed: Callable[[], None]) -> None:
+    """By each of them at once. The first refusal is raised when all have been answered."""
+    done = [reclaimers.submit(deed) for _ in range(RECLAIMERS)]
+    wait(done)
+    for each in done:
+        each.result()
+
+
+def _revoke_twice(ctx: Context, name: str) -> None:
+    first, second = (ctx.dmabuf.begin_revoke(name, permanent=False) for _ in range(2))
+    try:
+        first.result()
+    finally:
+        second.result()
 
 
 CALLS: Mapping[str, Callable[..., Any]] = {

@@ -18,10 +18,10 @@ ROUNDS = 12
 
 
 class Stormy:
-    """A storm client in a process of its own."""
+    """A storm client, or another of the lab's, in a process of its own."""
 
-    def __init__(self, directory) -> None:
-        command = [sys.executable, "-m", "emu.clients.storm"]
+    def __init__(self, directory, module="storm") -> None:
+        command = [sys.executable, "-m", f"emu.clients.{module}"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.numbers = 0
         self.call("start", node=str(directory))
@@ -54,8 +54,8 @@ class Stormy:
 def storms():
     with ExitStack() as stack:
 
-        def start(node, count):
-            made = [Stormy(node.path) for _ in range(count)]
+        def start(node, count, *others):
+            made = [Stormy(node.path, module) for module in ("storm",) * count + others]
             for each in made:
                 stack.callback(each.close)
             return made
@@ -90,6 +90,38 @@ def test_a_storm_of_revokes_ends_and_leaves_nothing(tmp_path, storms, protocol):
             importer.call("quit")
         assert nothing_left(node, "dmabuf")["free"] == 256
     assert wrong(tmp_path, protocol) == []
+
+
+def under_way(folder):
+    """How many revokes were asked for while another was under way."""
+    (history,) = folder.glob("runs/*/events.jsonl")
+    open_, met = set(), 0
+    for line in map(json.loads, history.read_text().splitlines()):
+        if line["type"] == "Requested" and line["op"]["type"] == "DmabufRevoke":
+            met += bool(open_)
+            open_.add((line["session"], line["request"]))
+        elif line["type"] in {"Reply", "Fail"}:
+            open_.discard((line["session"], line["request"]))
+    return met
+
+
+def test_two_reclaimers_revoke_twice_each_while_the_first_is_under_way(tmp_path, storms):
+    options = ("--dmabuf", "1M", "--dmabuf-protocol", "mr-revoke")
+    with Node("mr-revoke", "1M", 0.1, directory=tmp_path, options=options) as node:
+        importer, exporter = storms(node, 1, "reclaimer")
+        exporter.call("export", buffer="x", size=SIZE)
+        importer.begin("import", size=SIZE, rounds=1 << 30, where={"dmabuf": "x"})
+        for ask in (
+            {"op": "buf_storm", "name": "x", "times": ROUNDS},
+            {"op": "buf_revoke", "name": "x", "permanent": True},
+        ):
+            (answer,) = exporter.call("ask", ask=ask, retries=0)["tries"]
+            assert answer["errno"] is None, answer
+        assert importer.end()["registered"]["ENODEV"] == 1
+        exporter.call("quit"), importer.call("quit")
+        assert nothing_left(node, "dmabuf")["free"] == 256
+    assert under_way(tmp_path) > 0
+    assert wrong(tmp_path, "mr-revoke") == []
 
 
 def test_a_storm_of_moves_under_importers_that_come_back(tmp_path, storms):

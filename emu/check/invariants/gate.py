@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.timeline import At
+    from emu.check.invariants.timeline import At, Reading
 
 TAKING = ("notified", "destroyed", "fencing", "unmapping", "applying", "applied", "freed")
 DONE = ("applying", "applied", "freed")
@@ -39,7 +39,7 @@ def gate_broken(history: History) -> Iterator[Breach]:
                 (act.n,),
             )
     for row, made in _tries(history):
-        if made.pinned and not _waited(row, made):
+        if made.pinned and not _waited(reading, row, made):
             where = made.op.get("path") or made.host
             sentence = (
                 f"bytes {made.lo} to {made.hi} of {where} were registered behind the gate of {row.name()}"
@@ -78,26 +78,36 @@ def _tries(history: History) -> Iterator[tuple[Reclaim, Registration]]:
     for row in reading.reclaims:
         if "gated" not in row.phases:
             continue
-        shut, opens = row.phases["gated"].n, _opens(row)
+        shut, opens = row.phases["gated"].n, _opens(reading, row)
         for made in reading.registrations:
             if shut < made.asked.n < opens and made.asked.life == row.life and covers(row, made):
                 yield row, made
 
 
-def _waited(row: Reclaim, made: Registration) -> bool:
+def _waited(reading: Reading, row: Reclaim, made: Registration) -> bool:
     """Nothing of it happened before the gate opened: it was parked. (Of a host file whose memory is yet to be opened no line tells.)"""
-    return made.made is None or made.made.at.n > _opens(row)
+    return made.made is None or made.made.at.n > _opens(reading, row)
 
 
-def _opens(row: Reclaim) -> int:
+def _opens(reading: Reading, row: Reclaim) -> int:
     """A dma-buf that was revoked for good stays closed (ENODEV), one that was revoked for a time until it is restored; everything else opens
-    when the reclaim ends, a buffer that was moved too.
+    when the reclaim ends, a buffer that was moved too. Where it was revoked again meanwhile, what is restored is told of the later reclaim.
     """
     closed = "buffer" in row.target and row.kind != "move" and not row.errno
     if row.ended is None or (closed and row.target.get("permanent", True)):
         return NEVER
-    restored = row.phases.get("restored")
-    return row.ended.n if not closed else restored.n if restored else NEVER
+    return _restored(reading, row) if closed else row.ended.n
+
+
+def _restored(reading: Reading, row: Reclaim) -> int:
+    assert row.ended is not None
+    mine = (
+        one
+        for one in reading.reclaims
+        if one.target.get("ino") == row.target.get("ino") and "restored" in one.phases
+    )
+    back = [one.phases["restored"] for one in mine]
+    return min((at.n for at in back if at.life == row.ended.life and at.n > row.ended.n), default=NEVER)
 
 
 # ---- V2: the notice is given inside the critical section that closes the gate; no mapping of the range appears in it

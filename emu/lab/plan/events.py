@@ -222,7 +222,7 @@ EVENTS = {
             ("fs.poison",),
         ),
         Event(
-            "revoke-storm", "the exporter revokes and restores the buffer, again and again", "revoke",
+            "revoke-storm", "two reclaimers revoke a buffer, both at once and each twice in a row, and give it back, again and again", "revoke",
             {"dmabuf": Act(ask("buf_storm", name="{buffer}", times=8))},
             dict.fromkeys(("dax", "page-cache", "anon", "host", "devdax"),
                           "only an exporter's buffer comes back after a revoke: elsewhere what was taken belongs to somebody else"),
