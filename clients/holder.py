@@ -84,13 +84,17 @@ class Holder(Client):
 
     def _registered(self) -> Command:
         """The bystander, and the victim unless it is refused: that is an outcome, not a failure of the run."""
-        refused, known = None, {"ino": 0, "layout": 0}
+        refused, known = None, {"ino": 0, "layout": 0, "on_demand": False}
         beside = None
         try:
             self.bystander = self.register("bystander")
             beside = self.target(self.bystander, "bystander")._asdict()
             self.victim = self.register("victim", REMOTE if self.access == "rw" else READ_ONLY)
-            known = {"ino": self.victim.ino & U32, "layout": self.victim.layout}
+            known = {
+                "ino": self.victim.ino & U32,
+                "layout": self.victim.layout,
+                "on_demand": self.victim.importer == "dynamic",
+            }
         except PyverbsRDMAError as error:
             refused = errno.errorcode.get(error.errno, str(error.errno))
             self._stamp_by_hand()

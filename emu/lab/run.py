@@ -98,6 +98,14 @@ class Run:
         return tells_holders(self.spec.protocol)
 
     @property
+    def layout_anew(self) -> int:
+        """What the stamps say of bytes that are written into a host file anew. An MR on demand may come to them and is not too late, unless the
+        file was taken away: these are told apart from older ones by nobody, as on the device.
+        """
+        rightly = self.met["on_demand"] and self.act.ask["op"] != "unplug"
+        return int(self.met["layout"]) + (0 if rightly else 1)
+
+    @property
     def asker(self) -> Process:
         return self.clients[self.act.by]
 

@@ -284,7 +284,7 @@ async def _retake(run: Run, succeeded: bool) -> None:
         end=end,
         writer=TAKER,
         ino=run.met["ino"],
-        layout=run.met["layout"] + 1,
+        layout=run.layout_anew,
     )
     run.facts["taken"] = {"path": "victim", "written": [[start, end]], "unzeroed": None}
 

@@ -51,10 +51,10 @@ def _succeeded(run: Run) -> bool:
 def _host_file(run: Run) -> Json:
     """The victim as the kernel has it: the image is the file; what was written anew has a later layout."""
     path = run.folder / "host" / "victim"
-    size, layout = path.stat().st_size, run.met["layout"]
+    size, layout, anew = path.stat().st_size, run.met["layout"], run.layout_anew
     taken = _succeeded(run) and run.act.then == "retake"
     start, end = run.act.given_back if taken else (size, size)
-    pieces = [[0, 0, start, layout], [start, start, end - start, layout + 1], [end, end, size - end, layout]]
+    pieces = [[0, 0, start, layout], [start, start, end - start, anew], [end, end, size - end, layout]]
     extents = [piece for piece in pieces if piece[2] > 0]
     return {"path": "victim", "ino": run.met["ino"], "size": size, "extents": extents}
 

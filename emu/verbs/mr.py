@@ -49,7 +49,8 @@ class MR(PyverbsCM):
     of 4096. iova: the address by which work requests name its first byte. importer: what it promises when its memory is taken back
     (docs/protocols.md); bound: of a deferred-unmap one, seconds within which it says `acknowledge()` behind its fence. implicit and user addresses need memory that the NIC cannot reach here: EOPNOTSUPP.
 
-    buf, lkey, rkey, length, handle: as in pyverbs. ino, layout: of the file, at registration.
+    buf, lkey, rkey, length, handle: as in pyverbs. ino, layout: of the file, at registration. importer: the class it got, which a
+    mount whose protocol is on demand makes "dynamic".
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class MR(PyverbsCM):
     def _keep(self, result: dict[str, Any]) -> None:
         self.lkey, self.rkey = int(result["lkey"]), int(result["rkey"])
         self.ino, self.layout = int(result.get("ino", 0)), int(result.get("layout", 0))
-        self.device = str(result.get("device", ""))
+        self.device, self.importer = str(result.get("device", "")), str(result["importer"])
         self.guarded, self.unguarded = bool(result.get("guarded", False)), str(result.get("unguarded", ""))
 
     @property

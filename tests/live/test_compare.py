@@ -321,3 +321,15 @@ def test_a_comparison_that_was_ended_goes_on_where_it_was(manners):
     assert (found["against"]["changed"], found["against"]["new"], found["against"]["gone"]) == ([], [], [])
     assert "reclaims take" in again.stderr
     assert problems(found) == []
+
+
+def test_memory_on_demand_of_a_host_file_may_come_back_to_it_until_it_is_taken_away(tmp_path):
+    done = compare(
+        "--protocols", "odp", "--events", "punch,unplug", "--backings", "host", "--holders", "prompt",
+        "--out", str(tmp_path), "--json", str(tmp_path / "result.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["event"]: row for row in json.loads((tmp_path / "result.json").read_text())["rows"]}
+    assert rows["punch"]["outcomes"] == ["OK"]
+    assert "OK+ERR" in rows["unplug"]["outcomes"]
+    assert rows["unplug"]["leaked_bytes"] == rows["unplug"]["foreign_bytes"] == 0

@@ -319,8 +319,13 @@ def _writable(b: Books, row: Mr, file: File, lo: int, hi: int) -> extents.Extent
 
 
 def _same(_b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
-    """Memory that never moves: a host file's mapping (the engine looks at its size), a client's own, a raw device."""
+    """Memory that never moves: a client's own."""
     return ((row.lo, row.length),)
+
+
+def _host(b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
+    """A host file's mapping: the engine looks at its size; a file that was taken away for good is nobody's."""
+    return ((GONE if b.hosts[row.space].gone else row.lo, row.length),)
 
 
 def _device(b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
@@ -332,5 +337,6 @@ TRANSLATING: Mapping[str, Callable[[Books, Mr, Fault], tuple[Run, ...]]] = {
     "dax": _file,
     "page-cache": _cached,
     "devdax": _device,
+    "host": _host,
     DMABUF: _file,  # what is revoked for good has no blocks, what has lost its exporter no file
 }

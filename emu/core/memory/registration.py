@@ -276,6 +276,7 @@ def _space(b: Books, device: str) -> int:
 def _result(b: Books, key: int, row: Mr) -> dict[str, object]:
     pages = [[offset, extents.blocks_up(length) * BLOCK] for offset, length in row.runs]
     result: dict[str, object] = {"handle": key, "lkey": key, "rkey": key, "length": row.length, "map": pages}
+    result["importer"] = row.importer
     device = b.files[row.ino].device if row.ino in b.files else _raw_device(b, row)
     return {**result, "ino": row.ino, "layout": row.layout, "device": device, **guards.told(b, row)}
 

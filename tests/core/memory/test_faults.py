@@ -364,6 +364,16 @@ def test_host_files_and_raw_memory_come_back_where_they_were(make_node, host):
     assert remap.extents == ((BLOCK, 2 * BLOCK),)
 
 
+def test_a_host_file_that_was_taken_away_is_not_mapped_again(make_node, host):
+    node = make_node("odp", protocols=PROTOCOLS)
+    node.ask(rq.SetProtocol("host", "odp"), 3)
+    answer = node.ask(rq.RegMr(node.pd(), 2 * BLOCK, 7, 0, "host", "", BLOCK), host=host())
+    assert answer["importer"] == "dynamic"
+    node.ask(rq.FsUnplug("", host=True), 3, host=host(51))
+    (remap,) = remaps(miss(node, answer["handle"]))
+    assert remap.extents == ((-1, 2 * BLOCK),)
+
+
 def cold(node, path="/cold/a", blocks=4):
     """An MR on demand over the page cache, whose pages have other numbers than its blocks."""
     node.file("/cold/pad", 2)
