@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.check.invariants import digest
+from emu.check.invariants.reading import read
 from emu.check.invariants.safety_bytes import acknowledged, taken_away
 from emu.check.memory import file_of, holes
 from emu.check.traffic import READ, in_vain, started_after
@@ -49,13 +49,13 @@ def nowhere(history: History) -> Nowhere:
 
 def detached_bytes(history: History) -> int:
     """Bytes that went well into blocks which a reclaim had taken from their file, by operations that began behind its answer."""
-    made = history.once(digest.read)
+    made = read(history)
     vain = {log.thread: in_vain(log, acknowledged(history)) for log in history.logs}
     total = 0
     for row in made.reclaims:
         if not row.succeeded:
             continue
-        epoch = row.phases["returned"]["epoch"]
+        epoch = row.phases["returned"].epoch
         for one in taken_away(history, made, row):
             good = one.record.bytes - vain[one.thread].get(one.record.seq, 0)
             total += max(0, min(started_after(one.record, epoch), good))

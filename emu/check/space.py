@@ -14,15 +14,17 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.check.invariants import digest
-from emu.check.invariants.digest import ALWAYS, blocks_of
+from emu.check.invariants.reading import read
+from emu.check.invariants.rows import ALWAYS, blocks_of, file_row
 from emu.core.rows import BLOCK, FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Digest, FileRow, Json, Reclaim
+    from emu.check.invariants.reclaims import Reclaim
+    from emu.check.invariants.rows import FileRow, Json
+    from emu.check.invariants.timeline import Reading
 
 NANO = 1_000_000_000
 FREEING = frozenset({"truncate", "punch", "unlink", "collapse"})  # kinds whose success promises space
@@ -49,7 +51,7 @@ def space_owed(history: History) -> int:
 
 def owed(history: History) -> list[Owed]:
     """All blocks that reclaims have promised with their success."""
-    made = history.once(digest.read)
+    made = read(history)
     promised = _promised(made)
     found = []
     for row in made.reclaims:
@@ -57,12 +59,12 @@ def owed(history: History) -> list[Owed]:
             told = row.phases["returned"]
             freed = _freed(made, row)
             found += [
-                Owed(block, told["t"], freed.get(block, freed.get(-1))) for block in sorted(promised[life])
+                Owed(block, told.t, freed.get(block, freed.get(-1))) for block in sorted(promised[life])
             ]
     return found
 
 
-def _promised(made: Digest) -> dict[tuple[int, int], set[int]]:
+def _promised(made: Reading) -> dict[tuple[int, int], set[int]]:
     """(life, reclaim) -> whole blocks of its range that only its file had when it began."""
     files: dict[int, FileRow] = {}
     found: dict[tuple[int, int], set[int]] = {}
@@ -86,7 +88,7 @@ def _rows(files: dict[int, FileRow], line: Json) -> None:
         if book == "files":
             files.pop(key, None)
             if row:
-                files[key] = digest.file_row(row)
+                files[key] = file_row(row)
 
 
 def _whole(files: dict[int, FileRow], detail: Json) -> set[int]:
@@ -98,7 +100,7 @@ def _whole(files: dict[int, FileRow], detail: Json) -> set[int]:
     return mine.difference(*(row.blocks for row in others)) if mine else mine
 
 
-def _freed(made: Digest, row: Reclaim) -> dict[int, int]:
+def _freed(made: Reading, row: Reclaim) -> dict[int, int]:
     """Block -> when it was released, behind the request; -1: when the device went, and with it whatever was owed there."""
     found: dict[int, int] = {}
     begun = row.at("requested")
@@ -109,7 +111,7 @@ def _freed(made: Digest, row: Reclaim) -> dict[int, int]:
     return found
 
 
-def _gone(made: Digest, row: Reclaim) -> Iterator[Json]:
+def _gone(made: Reading, row: Reclaim) -> Iterator[Json]:
     for step in made.steps:
         if step.life == row.life:
             yield from (
@@ -123,5 +125,5 @@ def _gone(made: Digest, row: Reclaim) -> Iterator[Json]:
 
 
 def enospc_failures(history: History) -> int:
-    begun = min((row.at("requested") for row in history.once(digest.read).reclaims), default=ALWAYS)
+    begun = min((row.at("requested") for row in read(history).reclaims), default=ALWAYS)
     return sum(line["errno"] == errno.ENOSPC and line["n"] > begun for line in history.of("Fail"))

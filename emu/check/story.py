@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.check.invariants import digest
-from emu.check.invariants.digest import blocks_of
+from emu.check.invariants.reading import read
+from emu.check.invariants.rows import blocks_of, file_row
 from emu.core.rows import BLOCK
 from emu.history.oplog import Flag
 from emu.history.oplog import Kind as OpKind
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Digest, Reclaim
     from emu.check.invariants.invariant import Breach
+    from emu.check.invariants.reclaims import Reclaim
+    from emu.check.invariants.timeline import Reading
     from emu.history.oplog import OpRecord
 
 Json = dict[str, Any]
@@ -59,7 +60,7 @@ def tell(history: History, breach: Breach) -> list[Told]:
 class _Teller:
     def __init__(self, history: History) -> None:
         self.history = history
-        self.made: Digest = history.once(digest.read)
+        self.made: Reading = read(history)
         self.lines = {line["n"]: line for line in history.events}
         self.step_of = {line["n"]: step for step in self.made.steps for line in step.lines}
         self.records = {(thread, record.seq): record for thread, record in history.records()}
@@ -87,7 +88,7 @@ class _Teller:
         todo = [n for n in lines if n in self.lines]
         for record in records:
             life = self.made.key_at(record.rkey or record.lkey, record.op_epoch)
-            todo += [life.installed["n"]] if life else []
+            todo += [life.at.n] if life else []
         found: set[int] = set()
         while todo:
             n = todo.pop()
@@ -101,9 +102,7 @@ class _Teller:
         causes = [step.event["n"]] if step and step.event else []
         if line["type"] == "Phase":
             row = self._reclaim(line)
-            causes += [
-                row.phases[name]["n"] for name in ("requested", "returned") if row and name in row.phases
-            ]
+            causes += [row.phases[name].n for name in ("requested", "returned") if row and name in row.phases]
         if line["type"] in {"Quiesced", "Unmapped"}:
             asked = {"Quiesced": ("Quiesce", "Invalidate"), "Unmapped": ("Unmap",)}[line["type"]]
             earlier = [
@@ -354,7 +353,7 @@ def _row_words(book: str, key: Any, row: list[Any] | None) -> str:
         return f"{book} {key}"
     if row is None:
         return f"file {key} is gone"
-    found = digest.file_row(row)
+    found = file_row(row)
     return f"{found.path} has {found.size} bytes in {spans(found.blocks)}"
 
 

@@ -13,7 +13,9 @@ from emu.core.rows import DMABUF
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from emu.check.invariants.digest import Change, Digest, FileRow, Json
+    from emu.check.invariants.reclaims import Change
+    from emu.check.invariants.rows import FileRow, Json
+    from emu.check.invariants.timeline import Reading
 
 KINDS = ("move", "revoke")
 
@@ -27,13 +29,13 @@ def fits(target: Json, old: FileRow | None, new: FileRow) -> bool:
     return old is None or new.blocks == old.blocks
 
 
-def last_seen(made: Digest, paths: Iterable[str]) -> dict[str, set[int]]:
+def last_seen(made: Reading, paths: Iterable[str]) -> dict[str, set[int]]:
     """Blocks of these buffers when their rows were committed last: they are gone with their exporters, who leave behind the survey."""
     rows = {change.new.path: change.new.blocks for change in made.changes if change.new is not None}
     return {path: rows[path] for path in paths if path in rows}
 
 
-def explained(made: Digest, change: Change) -> bool:
+def explained(made: Reading, change: Change) -> bool:
     """Has its exporter asked for it, or come to its end?"""
     row = change.new or change.old
     name = row.path.removeprefix(f"{DMABUF}/") if row is not None and row.device == DMABUF else ""
@@ -46,7 +48,7 @@ def explained(made: Digest, change: Change) -> bool:
     return closing and _exporter_ended(made, change, name)
 
 
-def _exporter_ended(made: Digest, change: Change, name: str) -> bool:
+def _exporter_ended(made: Reading, change: Change, name: str) -> bool:
     """Whoever created the buffer that this row was is lost by now."""
     maker, ended = 0, False
     for step in made.steps:

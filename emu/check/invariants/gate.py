@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import digest
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
-from emu.check.invariants.timeline import Reclaim, Registration, blocks_within, covers
+from emu.check.invariants.rows import blocks_within
+from emu.check.invariants.timeline import Registration, covers
 from emu.core.errors import errno_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
+    from emu.check.invariants.reclaims import Reclaim
     from emu.check.invariants.timeline import At, Reading
 
 TAKING = ("notified", "destroyed", "fencing", "unmapping", "applying", "applied", "freed")
@@ -280,17 +281,17 @@ def _denied(history: History) -> Iterator[Reclaim]:
 
 def _lost_blocks(row: Reclaim) -> set[int]:
     """Blocks of the range that were the file's before, and are not at the end. (Overlapping reclaims wait for this one.)"""
-    if row.before is None or row.ended is None:
+    if row.asked_of is None or row.ended is None:
         return set()
     lo, hi = int(row.target.get("lo", 0)), int(row.target.get("hi", 1 << 63))
     later = row.ended.step > row.phases["requested"].step
-    before = row.start if later and row.start is not None else row.before
-    return blocks_within(before, lo, hi) - blocks_within(row.after, lo, hi)
+    before = row.start if later and row.start is not None else row.asked_of
+    return blocks_within(before, lo, hi) - blocks_within(row.end, lo, hi)
 
 
 def _made_way(history: History, row: Reclaim) -> set[int]:
     """What those who had waited for it took of the same file in the very step in which it ended."""
-    made = history.once(digest.read)
+    made = read(history)
     step = made.step_of(row.ended.n) if row.ended else None
     if step is None:
         return set()

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
-from emu.check.invariants.timeline import Asked, Mapped, Reclaim, meet
+from emu.check.invariants.timeline import Asked, Mapped, meet
 from emu.core.errors import errno_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
+    from emu.check.invariants.reclaims import Reclaim
     from emu.check.invariants.timeline import At
 
 Json = dict[str, Any]

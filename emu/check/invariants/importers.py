@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.timeline import At, Json, Mapped, Reclaim, Registration
+    from emu.check.invariants.reclaims import Reclaim
+    from emu.check.invariants.rows import Json
+    from emu.check.invariants.timeline import At, Mapped, Registration
     from emu.history.oplog import OpRecord
 
 SLACK = 250_000_000  # nanoseconds: the owner's timer rings late on a machine under load

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.timeline import Asked, Mapped, Reclaim
+    from emu.check.invariants.reclaims import Reclaim
+    from emu.check.invariants.timeline import Asked, Mapped
     from emu.history.journal import Record
 
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import digest
-from emu.check.invariants.digest import ALWAYS, blocks_of
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.reading import read
+from emu.check.invariants.rows import ALWAYS, blocks_of, file_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Digest, FileRow, Json, Reclaim, Step
+    from emu.check.invariants.reclaims import Reclaim, Step
+    from emu.check.invariants.rows import FileRow, Json
+    from emu.check.invariants.timeline import Reading
 
 Place = tuple[int, int]  # aperture, block
 
 
 def orphans(history: History) -> Iterator[Breach]:
     """Breaches of S6."""
-    made = history.once(digest.read)
+    made = read(history)
     record = _Record(made)
     ends = _ends(made)
     for step in made.steps:
@@ -43,7 +45,7 @@ def orphans(history: History) -> Iterator[Breach]:
                 yield Breach("S6", words, row.told)
 
 
-def _ends(made: Digest) -> dict[int, list[Reclaim]]:
+def _ends(made: Reading) -> dict[int, list[Reclaim]]:
     """The last line of a step -> reclaims that ended in it."""
     found: dict[int, list[Reclaim]] = {}
     for row in made.reclaims:
@@ -56,7 +58,7 @@ def _ends(made: Digest) -> dict[int, list[Reclaim]]:
 class _Record:
     """The rows of `orphans` and of `files`, and what was released when."""
 
-    def __init__(self, made: Digest) -> None:
+    def __init__(self, made: Reading) -> None:
         self.made, self.life = made, 0
         self.rows: dict[str, tuple[str, int, int]] = {}
         self.files: dict[int, FileRow] = {}
@@ -85,7 +87,7 @@ class _Record:
             elif book == "files":
                 self.files.pop(key, None)
                 if row:
-                    self.files[key] = digest.file_row(row)
+                    self.files[key] = file_row(row)
 
     def noted(self) -> set[Place]:
         """Of an earlier life's nothing can be said: a start drops them, device by device."""

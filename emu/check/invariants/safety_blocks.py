@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import buffers, digest
-from emu.check.invariants.digest import blocks_in, blocks_of
+from emu.check.invariants import buffers
 from emu.check.invariants.invariant import Breach
 from emu.check.invariants.orphaned import orphans
+from emu.check.invariants.reading import read
+from emu.check.invariants.rows import blocks_in, blocks_of, file_row, page_row
 from emu.check.memory import shared_blocks
 from emu.core.rows import DMABUF
 
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Digest, FileRow, Json, Step
+    from emu.check.invariants.reclaims import Step
+    from emu.check.invariants.rows import FileRow, Json
+    from emu.check.invariants.timeline import Reading
 
 
 def owners(history: History) -> Iterator[Breach]:
     """S6: each block has the owners that the files say, and is in exactly one place."""
-    yield from _replayed(history, history.once(digest.read))
+    yield from _replayed(history, read(history))
     yield from orphans(history)
     yield from _counted(history)
     if history.filemap:
@@ -30,7 +33,7 @@ def owners(history: History) -> Iterator[Breach]:
         yield from _mapped(history)
 
 
-def _replayed(history: History, made: Digest) -> Iterator[Breach]:
+def _replayed(history: History, made: Reading) -> Iterator[Breach]:
     """Allocations, releases and files, step by step."""
     books = _Blocks(made)
     resting: dict[int, set[int]] = {}
@@ -52,7 +55,7 @@ def _replayed(history: History, made: Digest) -> Iterator[Breach]:
 class _Blocks:
     """What is allocated, by aperture, and the files that should have it."""
 
-    def __init__(self, made: Digest) -> None:
+    def __init__(self, made: Reading) -> None:
         self.made, self.life = made, 0
         self.taken: dict[int, set[int]] = {}
         self.files: dict[int, FileRow] = {}
@@ -67,9 +70,7 @@ class _Blocks:
             case "Loaded":
                 self.life, self.taken, self.bad, self.pages = self.life + 1, {}, {}, {}
                 self._failed(line)
-                self.files = {
-                    k: digest.file_row(row) for book, k, row in line["delta"] if book == "files" and row
-                }
+                self.files = {k: file_row(row) for book, k, row in line["delta"] if book == "files" and row}
             case "OpenDevice":
                 self.taken[line["aperture"]] = blocks_of(line["owned"])
             case "Online":
@@ -86,7 +87,7 @@ class _Blocks:
                     if book == "files":
                         self.files.pop(key, None)
                         if row:
-                            self.files[key] = digest.file_row(row)
+                            self.files[key] = file_row(row)
 
     def _failed(self, line: Json) -> None:
         """Blocks whose memory has failed."""
@@ -104,9 +105,7 @@ class _Blocks:
         }
 
     def _map_pages(self, line: Json) -> Iterator[Breach]:
-        row = digest.FileRow(
-            f"file {line['ino']}", line["device"], 0, tuple(tuple(extent) for extent in line["extents"])
-        )
+        row = page_row(line, f"file {line['ino']}")
         aperture = self.made.aperture_of(self.life, row.device)
         others = self._owned(aperture, but=line["ino"]).keys() & row.blocks
         wild = row.blocks - self.taken[aperture] if aperture in self.taken else set()
@@ -192,10 +191,8 @@ class _Blocks:
         for aperture, taken in self.taken.items():
             pinned = {
                 block
-                for key in self.made.keys
-                if key.life == life
-                and key.aperture == aperture
-                and key.installed["n"] <= self.n < min(key.unmapped, key.removed)
+                for key in self.made.maps
+                if key.at.life == life and key.aperture == aperture and key.at.n <= self.n < key.end
                 for block in key.blocks
             }
             found[aperture] = taken - self._owned(aperture).keys() - pinned - self._bad_on(aperture)
@@ -244,7 +241,7 @@ def _offline(history: History) -> set[str]:
 
 def _mapped(history: History) -> Iterator[Breach]:
     """The file map against the rows that were committed last. Of a device; the host's files are not ours."""
-    made, device = history.once(digest.read), history.filemap.get("device")
+    made, device = read(history), history.filemap.get("device")
     if history.gaps or not made.apertures or device not in {name for _, name in made.apertures}:
         return
     said = {
@@ -260,6 +257,6 @@ def _mapped(history: History) -> Iterator[Breach]:
 
 
 def no_device(history: History) -> str:
-    if history.once(digest.read).apertures or history.row.get("blocks") or history.filemap:
+    if read(history).apertures or history.row.get("blocks") or history.filemap:
         return ""
     return "there was no device"

@@ -10,8 +10,9 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.check.invariants import digest
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.reading import read
+from emu.check.invariants.rows import ALWAYS, blocks_of
 from emu.check.memory import foreign_by_file, holes, misplaced_cells, victim
 from emu.check.traffic import READ, SUCCESS, in_vain, started_after
 from emu.core.rows import BLOCK
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Digest, KeyLife, Reclaim
+    from emu.check.invariants.reclaims import Reclaim
+    from emu.check.invariants.rows import Json
+    from emu.check.invariants.timeline import Mapped, Reading
     from emu.history.oplog import OpRecord
 
 FOREIGN = Flag.SRC_FOREIGN | Flag.DST_FOREIGN
@@ -47,7 +50,7 @@ class Moved(NamedTuple):
 
 def foreign(history: History) -> Iterator[Breach]:
     """S1: no byte in memory whose generation is another than at translation."""
-    made = history.once(digest.read)
+    made = read(history)
     found: dict[int, list[Moved]] = {}
     for thread, record in history.records():
         if record.bytes and has_changed(record):
@@ -88,11 +91,11 @@ def nobody_moved(history: History) -> str:
 
 def reached_afterwards(history: History) -> Iterator[Breach]:
     """S2: what a successful reclaim took is not reached by operations that began behind its answer, nor by a live translation."""
-    made = history.once(digest.read)
+    made = read(history)
     for row in made.reclaims:
         if row.succeeded:
             yield from _translations(made, row)
-            epoch = row.phases["returned"]["epoch"]
+            epoch = row.phases["returned"].epoch
             moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & GONE]
             until = _replaced(history, row)
             late = [
@@ -109,31 +112,31 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
 def _replaced(history: History, row: Reclaim) -> int:
     """The epoch from which on it is not this reclaim's doing that memory is absent, or free: the whole device has gone."""
     if "device" in row.target:
-        return digest.ALWAYS
+        return ALWAYS
     gone = (line for line in history.of("Offline", "Online") if line["aperture"] == row.aperture)
-    return min((line["epoch"] for line in gone if line["n"] > row.at("returned")), default=digest.ALWAYS)
+    return min((line["epoch"] for line in gone if line["n"] > row.at("returned")), default=ALWAYS)
 
 
-def _translations(made: Digest, row: Reclaim) -> Iterator[Breach]:
+def _translations(made: Reading, row: Reclaim) -> Iterator[Breach]:
     n = row.at("returned")
     free = _released(made, row, n)
-    for life in made.keys:
-        if life.life != row.life or life.aperture != row.aperture or not life.mapped_at(n):
+    for life in made.maps:
+        if life.at.life != row.life or life.aperture != row.aperture or not life.mapped_at(n):
             continue
         whole = row.device
         reached = len(life.blocks if whole else life.blocks & free)
         if reached:
             sentence = f"{row.words()} returned success while key {life.key:#x} translated to {reached} blocks that it had taken"
-            yield Breach("S2", sentence, tuple(sorted({life.installed["n"], *row.told})))
+            yield Breach("S2", sentence, tuple(sorted({life.at.n, *row.told})))
 
 
-def _released(made: Digest, row: Reclaim, n: int) -> set[int]:
+def _released(made: Reading, row: Reclaim, n: int) -> set[int]:
     """Blocks that this reclaim took and that were free when it answered."""
     freed: set[int] = set()
-    first = bisect_left(made.given, row.at("requested"), key=lambda line: line["n"])
-    for line in made.given[first : bisect_left(made.given, n, key=lambda line: line["n"])]:
+    first = bisect_left(made.handed, row.at("requested"), key=lambda line: line["n"])
+    for line in made.handed[first : bisect_left(made.handed, n, key=lambda line: line["n"])]:
         if line["aperture"] == row.aperture and line["type"] != "Online":
-            blocks = digest.blocks_of(line["runs"])
+            blocks = blocks_of(line["runs"])
             freed = freed | blocks if line["type"] == "Release" else freed - blocks
     return row.taken & freed
 
@@ -151,7 +154,7 @@ def expected_file(history: History) -> Iterator[Breach]:
 
 def lost(history: History) -> Iterator[Breach]:
     """S4: what was acknowledged with success is there, unless the range was detached later."""
-    made = history.once(digest.read)
+    made = read(history)
     vain = {log.thread: in_vain(log, acknowledged(history)) for log in history.logs}
     for row in made.reclaims:
         moved = _behind(history, made, row)
@@ -166,12 +169,12 @@ def lost(history: History) -> Iterator[Breach]:
     yield from _overwritten(history, made)
 
 
-def _behind(history: History, made: Digest, row: Reclaim) -> list[Moved]:
+def _behind(history: History, made: Reading, row: Reclaim) -> list[Moved]:
     """What was written where the file was, behind a reclaim that did not fail."""
     applied = row.phases.get("applied") or row.phases.get("returned")
     if row.errno or applied is None:
         return []
-    moved = [one for one in _under(history, made, row) if _silent(one.record, applied["epoch"])]
+    moved = [one for one in _under(history, made, row) if _silent(one.record, applied.epoch)]
     told = {(one.thread, one.record.seq) for one in moved}
     return moved + [one for one in taken_away(history, made, row) if (one.thread, one.record.seq) not in told]
 
@@ -181,7 +184,7 @@ def _silent(record: OpRecord, detached: int) -> bool:
     return written and bool(Flag(record.flags) & MISSED)
 
 
-def taken_away(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
+def taken_away(history: History, made: Reading, row: Reclaim) -> Iterator[Moved]:
     """What was written, behind the commit of it, into blocks that the reclaim had taken from their file, freed or not; of a sum, whose blocks
     nobody knows, where all that its key translates to was taken.
     """
@@ -191,7 +194,7 @@ def taken_away(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
         if record.epoch_last < row.detached:
             continue
         life = made.used(record.rkey, record)
-        if life is None or life.life != row.life or life.installed["n"] > row.at("applied"):
+        if life is None or life.at.life != row.life or life.at.n > row.at("applied"):
             continue
         if record.kind == OpKind.QUANTUM:
             count = min(record.bytes, BLOCK * len(_written_blocks(record) & row.taken))
@@ -201,18 +204,18 @@ def taken_away(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
             yield Moved(thread, record._replace(bytes=count))
 
 
-def led_elsewhere(history: History, made: Digest, row: Reclaim) -> Iterator[Moved]:
+def led_elsewhere(history: History, made: Reading, row: Reclaim) -> Iterator[Moved]:
     """What was written into the scratch pages to which the reclaim had switched its keys: it is in no file from then on, whatever comes of the
     reclaim.
     """
     pages = history.once(_scratch) if "retargeting" in row.phases else {}
     for thread, record in history.once(_good_writes) if pages else ():
-        life = made.used(record.rkey, record) if record.rkey in row.keys else None
-        if life is None or not life.again or life.life != row.life:
+        life = made.used(record.rkey, record) if record.rkey in row.named else None
+        if life is None or not life.again or life.at.life != row.life:
             continue
-        if life.installed["n"] < row.at("retargeting"):
+        if life.at.n < row.at("retargeting"):
             continue
-        first = pages.get(life.aperture, digest.ALWAYS)
+        first = pages.get(life.aperture, ALWAYS)
         known = record.kind == OpKind.QUANTUM or all(block >= first for block in life.blocks)
         if known and record.dst_offset >= first * BLOCK:
             yield Moved(thread, record)
@@ -236,7 +239,7 @@ def _good_writes(history: History) -> list[tuple[int, OpRecord]]:
 
 
 def _written_blocks(record: OpRecord) -> set[int]:
-    return digest.blocks_of([[record.dst_offset, record.bytes]])
+    return blocks_of([[record.dst_offset, record.bytes]])
 
 
 def acknowledged(history: History) -> dict[int, int]:
@@ -252,7 +255,7 @@ def acknowledged(history: History) -> dict[int, int]:
     return found
 
 
-def _overwritten(history: History, made: Digest) -> Iterator[Breach]:
+def _overwritten(history: History, made: Reading) -> Iterator[Breach]:
     """Whoever wrote to a file that no reclaim and no CPU touched finds it in the memory at the end."""
     if not history.filemap:
         return
@@ -298,7 +301,7 @@ def used_key(record: OpRecord, mask: Flag) -> int:
     return record.rkey if record.rkey and (flags & remote or not flags) else record.lkey
 
 
-def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
+def _under(history: History, made: Reading, row: Reclaim) -> list[Moved]:
     """Records under translations that the reclaim concerned and that are older than its answer; in absent memory if it took the device."""
     concerned: dict[tuple[int, int], bool] = {}
     found = []
@@ -308,7 +311,7 @@ def _under(history: History, made: Digest, row: Reclaim) -> list[Moved]:
             continue
         for key in {record.rkey, record.lkey} - {0}:
             life = made.used(key, record)
-            place = (key, life.installed["n"] if life else -1)
+            place = (key, life.at.n if life else -1)
             if place not in concerned:
                 concerned[place] = _concerns(row, key, life)
             if concerned[place]:
@@ -323,13 +326,13 @@ def _telling(history: History) -> list[tuple[int, OpRecord]]:
     return [(thread, record) for thread, record in history.records() if record.bytes and record.flags & wrong]
 
 
-def _concerns(row: Reclaim, key: int, life: KeyLife | None) -> bool:
+def _concerns(row: Reclaim, key: int, life: Mapped | None) -> bool:
     if life is None:
-        return key in row.keys
-    if life.life != row.life or life.installed["n"] > row.at("returned"):
+        return key in row.named
+    if life.at.life != row.life or life.at.n > row.at("returned"):
         return False
     mine = life.aperture == row.aperture and (row.taken & life.blocks or row.device)
-    return bool(mine) or (key in row.keys and not row.known)
+    return bool(mine) or (key in row.named and not row.known)
 
 
 def named(moved: list[Moved]) -> tuple[tuple[int, int], ...]:
@@ -337,17 +340,17 @@ def named(moved: list[Moved]) -> tuple[tuple[int, int], ...]:
     return tuple((one.thread, one.record.seq) for one in moved[:SHOWN])
 
 
-def causes(made: Digest, key: int, record: OpRecord) -> tuple[int, ...]:
+def causes(made: Reading, key: int, record: OpRecord) -> tuple[int, ...]:
     """The lines without which this would not have happened: the key's installation, the reclaim, the memory's next owner."""
     life = made.used(key, record)
     if life is None:
         return ()
-    found = {int(life.installed["n"])}
+    found = {life.at.n}
     for row in made.reclaims:
-        if row.at("requested") > life.installed["n"] and _concerns(row, key, life):
+        if row.at("requested") > life.at.n and _concerns(row, key, life):
             found |= set(row.told)
-    for line in made.given:
-        later = line["n"] > life.installed["n"] and line["epoch"] <= record.epoch_last
+    for line in made.handed:
+        later = line["n"] > life.at.n and line["epoch"] <= record.epoch_last
         if (
             later
             and line["type"] != "Release"
@@ -359,6 +362,6 @@ def causes(made: Digest, key: int, record: OpRecord) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _meets(line: digest.Json, blocks: set[int]) -> bool:
+def _meets(line: Json, blocks: set[int]) -> bool:
     """Does this line give blocks to a new owner? Another namespace gives all of them."""
-    return line["type"] == "Online" or bool(digest.blocks_of(line["runs"]) & blocks)
+    return line["type"] == "Online" or bool(blocks_of(line["runs"]) & blocks)

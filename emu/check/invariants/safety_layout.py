@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import buffers, digest
+from emu.check.invariants import buffers
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.reading import read
 from emu.check.memory import victim
 from emu.core.rows import BLOCK, FOREVER
 
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Change, Digest, FileRow, Json, Reclaim, Step
+    from emu.check.invariants.reclaims import Change, Reclaim, Step
+    from emu.check.invariants.rows import FileRow, Json
+    from emu.check.invariants.timeline import Reading
 
 # ---- S2
 
 
 def applied(history: History) -> Iterator[Breach]:
     """S2: a reclaim that reported success has changed what it was to change; a restart loses nothing of it."""
-    made = history.once(digest.read)
+    made = read(history)
     for row in made.reclaims:
         if row.succeeded and not _is_there(made, row):
             yield Breach("S2", f"{row.words()} returned success, and its change is not there", row.told)
@@ -30,7 +33,7 @@ def applied(history: History) -> Iterator[Breach]:
         yield Breach("S2", sentence, (line["n"],))
 
 
-def _is_there(made: Digest, row: Reclaim) -> bool:
+def _is_there(made: Reading, row: Reclaim) -> bool:
     target = row.target
     if not row.known or row.kind in {"surprise", "poison"}:
         return True  # the host's own files; a fact that was there before
@@ -66,7 +69,7 @@ def is_clone(row: Reclaim, change: Change) -> bool:
     )
 
 
-def _reached_behind(made: Digest, row: Reclaim) -> bool:
+def _reached_behind(made: Reading, row: Reclaim) -> bool:
     """Was a file of this mount reached between the answer and the next mount there?"""
     top = row.target["mount"].rstrip("/") + "/"
     asked: dict[tuple[int, int], Json] = {}
@@ -84,7 +87,7 @@ def _reached_behind(made: Digest, row: Reclaim) -> bool:
     return False
 
 
-def _pages_done(made: Digest, row: Reclaim) -> bool:
+def _pages_done(made: Reading, row: Reclaim) -> bool:
     """What was dirty was written back; behind a pressure no clean page is left."""
     under_way = (s for s in made.steps if s.life == row.life and row.at("requested") <= s.lines[-1]["n"])
     flushed = (s.of("Flush") for s in under_way if s.lines[0]["n"] < row.at("returned"))
@@ -167,7 +170,7 @@ LAID: Mapping[str, Callable[[Json, FileRow, FileRow], bool]] = {
 
 
 def nothing_succeeded(history: History) -> str:
-    made = history.once(digest.read)
+    made = read(history)
     if any(row.succeeded for row in made.reclaims) or made.lost:
         return ""
     lab = history.row.get("reclaim", {})
@@ -179,9 +182,9 @@ def nothing_succeeded(history: History) -> str:
 
 def unchanged(history: History) -> Iterator[Breach]:
     """S3: a reclaim that reported an error, and did not say that it may have done something, left everything as it was."""
-    made = history.once(digest.read)
+    made = read(history)
     for row in made.reclaims:
-        if row.errno and row.definite:
+        if row.errno and row.sure:
             for step in row.steps:
                 yield from _touched(row, step)
     lab = history.row
@@ -207,8 +210,8 @@ def _layout(row: FileRow | None) -> object:
 
 
 def nothing_failed(history: History) -> str:
-    made = history.once(digest.read)
-    if any(row.errno and row.definite for row in made.reclaims):
+    made = read(history)
+    if any(row.errno and row.sure for row in made.reclaims):
         return ""
     lab = history.row.get("reclaim", {})
     return (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import buffers, digest
-from emu.check.invariants.digest import blocks_of
+from emu.check.invariants import buffers
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.reading import read
+from emu.check.invariants.rows import blocks_of, file_row
 from emu.check.invariants.safety_layout import is_clone, only_more
 from emu.check.memory import file_of, vanished_cells
 from emu.history.stamp import CELL
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Change, Digest, FileRow, Json, Reclaim, Step
+    from emu.check.invariants.reclaims import Change, Reclaim, Step
+    from emu.check.invariants.rows import FileRow, Json
+    from emu.check.invariants.timeline import Reading
 
 
 def one_order(history: History) -> Iterator[Breach]:
     """S10: file operations take effect one by one, each between its request and its answer; reclaims of one range one behind the other."""
-    made = history.once(digest.read)
+    made = read(history)
     late = set(_late(made))
     for change in made.changes:
         if not _explained(made, change) and (change.line["n"], change.ino) not in late:
@@ -31,7 +34,7 @@ def one_order(history: History) -> Iterator[Breach]:
     yield from _vanished(history)
 
 
-def _explained(made: Digest, change: Change) -> bool:
+def _explained(made: Reading, change: Change) -> bool:
     step = change.step
     rows = [made.reclaim_at[step.life, number] for number in step.applied]
     mine = any(row.target.get("ino") == change.ino or is_clone(row, change) for row in rows)
@@ -45,7 +48,7 @@ def _explained(made: Digest, change: Change) -> bool:
     )
 
 
-def _went_on(made: Digest, change: Change) -> bool:
+def _went_on(made: Reading, change: Change) -> bool:
     """A request that goes on where its cow-write ends: a write, a growing truncate, a registration. None of them takes anything."""
     if change.old is None or change.new is None or not only_more(change.old, change.new):
         return False
@@ -72,7 +75,7 @@ def _faulted(change: Change) -> bool:
     )  # fmt: skip
 
 
-def _late(made: Digest) -> Iterator[tuple[int, int]]:
+def _late(made: Reading) -> Iterator[tuple[int, int]]:
     """(line, file) of what registrations did that had waited behind a reclaim, in the step that let them go on; and of what was committed by a
     reclaim whose broker was killed in front of its first line.
     """
@@ -135,7 +138,7 @@ def _host_step(step: Step) -> bool:
     return step.event is None or step.event["type"] in {"DeviceAdded", "MountAdded", "BuffersLost"}
 
 
-def _answers(made: Digest) -> Iterator[Breach]:
+def _answers(made: Reading) -> Iterator[Breach]:
     """What fs_create and fs_stat answered is what was committed by then."""
     files: dict[int, FileRow] = {}
     asked: dict[tuple[int, int], Json] = {}
@@ -148,7 +151,7 @@ def _answers(made: Digest) -> Iterator[Breach]:
                         if book == "files":
                             files.pop(key, None)
                             if row:
-                                files[key] = digest.file_row(row)
+                                files[key] = file_row(row)
                 case "Requested":
                     asked[line["session"], line["request"]] = line["op"]
                 case "Reply":
@@ -168,7 +171,7 @@ def _answered(line: Json, op: Json, files: dict[int, FileRow]) -> Iterator[Breac
         )
 
 
-def _at_once(made: Digest) -> Iterator[Breach]:
+def _at_once(made: Reading) -> Iterator[Breach]:
     """Two reclaims of one range: the second starts when the first has ended. A surprise waits for nobody."""
     under_way: dict[tuple[int, int], list[Reclaim]] = {}
     asked = (row for row in made.reclaims if row.kind not in {"surprise", ""} and "ino" in row.target)
@@ -198,5 +201,5 @@ def _vanished(history: History) -> Iterator[Breach]:
 
 
 def nothing_in_order(history: History) -> str:
-    made = history.once(digest.read)
+    made = read(history)
     return "" if made.changes or history.row.get("taken") else "no file was changed"

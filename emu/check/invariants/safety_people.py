@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.check.fatal import swallowed
-from emu.check.invariants import digest
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.reading import read
 from emu.check.invariants.waiting import at_end
 from emu.history.journal import Kind
 from emu.history.oplog import Flag
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Json, Reclaim
+    from emu.check.invariants.reclaims import Reclaim
+    from emu.check.invariants.rows import Json
+    from emu.check.invariants.timeline import Mapped
     from emu.history.journal import JournalFile, Record
 
 UNSIGNALED = 1  # code of a POSTED record: no completion was asked for
@@ -107,7 +109,7 @@ def ends(history: History) -> Iterator[Breach]:
     """S7: a reclaim that has not returned can still be advanced by something that is outstanding."""
     for row in _unreturned(history):
         if not _advance(history, row.number):
-            lines = tuple(sorted(line["n"] for line in row.phases.values()))
+            lines = tuple(sorted(at.n for at in row.phases.values()))
             yield Breach(
                 "S7", f"{row.words()} did not return, and nothing is left that could advance it", lines
             )
@@ -119,7 +121,7 @@ def ends(history: History) -> Iterator[Breach]:
 
 
 def _unreturned(history: History) -> list[Reclaim]:
-    made = history.once(digest.read)
+    made = read(history)
     life = made.steps[-1].life if made.steps else 0
     return [row for row in made.reclaims if row.life == life and row.errno is None]
 
@@ -138,7 +140,7 @@ def _unanswered(history: History) -> list[Json]:
             case "SessionLost":
                 open_ = {name: asked for name, asked in open_.items() if name[0] != line["session"]}
     begun = {line["n"] for line in history.of("Phase") if line["phase"] == "requested"}
-    made = history.once(digest.read)
+    made = read(history)
     steps = {step.lines[0]["n"]: step for step in made.steps}
     return [
         line
@@ -164,7 +166,7 @@ def _advance(history: History, *numbers: int) -> list[str]:
 
 
 def no_end_in_sight(history: History) -> str:
-    made = history.once(digest.read)
+    made = read(history)
     if not made.reclaims and not _unanswered(history):
         return "nobody reclaimed anything"
     waits = _unreturned(history) or _unanswered(history)
@@ -177,16 +179,16 @@ def no_end_in_sight(history: History) -> str:
 
 def bystanders(history: History) -> Iterator[Breach]:
     """S8: no key outside the range is stopped, nobody beside it sees an error; save what the declared unit of loss says."""
-    made = history.once(digest.read)
+    made = read(history)
     loss = history.meta.get("loss", "")
     owner = _owners(history)
     for row in made.reclaims:
-        mine = {owner.get(life.installed["n"]) for life in row.fenced if _concerns(row, life)}
-        for life in row.fenced if row.aperture and loss != "device" else ():
-            excused = loss in {"context", "process"} and owner.get(life.installed["n"]) in mine
+        mine = {owner.get(life.at.n) for life in row.stopped if _concerns(row, life)}
+        for life in row.stopped if row.aperture and loss != "device" else ():
+            excused = loss in {"context", "process"} and owner.get(life.at.n) in mine
             if not _concerns(row, life) and not excused:
                 sentence = f"{row.words()} stopped key {life.key:#x}, which has nothing in the range"
-                yield Breach("S8", sentence, tuple(sorted({life.installed["n"], *row.told})))
+                yield Breach("S8", sentence, tuple(sorted({life.at.n, *row.told})))
     yield from _overwritten(history)
     yield from _of_a_lab(history)
 
@@ -203,7 +205,7 @@ def _overwritten(history: History) -> Iterator[Breach]:
         )
 
 
-def _concerns(row: Reclaim, life: digest.KeyLife) -> bool:
+def _concerns(row: Reclaim, life: Mapped) -> bool:
     return row.aperture == life.aperture and ("device" in row.target or bool(life.blocks & row.range))
 
 
@@ -238,9 +240,9 @@ def _of_a_lab(history: History) -> Iterator[Breach]:
 
 
 def nobody_beside(history: History) -> str:
-    made = history.once(digest.read)
+    made = read(history)
     if history.row or any(
-        not _concerns(row, life) for row in made.reclaims for life in made.keys if life.life == row.life
+        not _concerns(row, life) for row in made.reclaims for life in made.maps if life.at.life == row.life
     ):
         return "" if made.reclaims or history.row else "nobody reclaimed anything"
     return "nobody had anything outside the ranges that were reclaimed"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.check.invariants import digest
-from emu.check.invariants.digest import ALWAYS, blocks_in, blocks_of
 from emu.check.invariants.invariant import Breach
+from emu.check.invariants.reading import read
+from emu.check.invariants.rows import ALWAYS, blocks_in, blocks_of
 from emu.check.invariants.safety_layout import is_clone
 from emu.core.rows import BLOCK, DMABUF
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.check.history import History
-    from emu.check.invariants.digest import Change, Digest, FileRow, Step
+    from emu.check.invariants.reclaims import Change, Step
+    from emu.check.invariants.rows import FileRow
+    from emu.check.invariants.timeline import Reading
 
 
 def zeros(history: History) -> Iterator[Breach]:
     """S9: what becomes readable, and nobody wrote, has been zeroed first: new blocks, tails, edges of holes."""
-    made = history.once(digest.read)
+    made = read(history)
     for change in made.changes:
         aperture = made.aperture_of(change.step.life, change.new.device) if change.new else 0
         if aperture and change.new:
@@ -91,7 +93,7 @@ def _covered(runs: list[list[int]], by: list[list[int]]) -> bool:
     return True
 
 
-def _edges(made: Digest) -> Iterator[Breach]:
+def _edges(made: Reading) -> Iterator[Breach]:
     """The unaligned ends of a hole are zero when its success is told."""
     for row in made.reclaims:
         if not (row.kind in {"punch", "zero"} and row.succeeded and row.after and row.aperture):
@@ -107,7 +109,7 @@ def _edges(made: Digest) -> Iterator[Breach]:
             yield Breach("S9", f"{row.words()} left the edges of its hole as they were", row.told)
 
 
-def _nobody_wrote(history: History, made: Digest) -> Iterator[Breach]:
+def _nobody_wrote(history: History, made: Reading) -> Iterator[Breach]:
     """Files of this history that hold something, in extents that no key was ever registered for and no CPU stored to."""
     if not history.filemap or history.gaps:
         return
@@ -150,7 +152,7 @@ def _registered(history: History) -> dict[str, int]:
     return found | dict.fromkeys(asked.values(), ALWAYS)
 
 
-def _left_over(made: Digest) -> Iterator[Breach]:
+def _left_over(made: Reading) -> Iterator[Breach]:
     """Edges that an earlier life had still to zero are zeroed before anybody is served."""
     for at, step in enumerate(made.steps):
         for line in step.of("Loaded"):
@@ -174,7 +176,7 @@ def _boot(steps: list[Step]) -> list[Step]:
 
 
 def nothing_grew(history: History) -> str:
-    made = history.once(digest.read)
+    made = read(history)
     grew = any(
         c.new and (c.old is None or c.new.blocks - c.old.blocks or c.new.size > c.old.size)
         for c in made.changes

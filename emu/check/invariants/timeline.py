@@ -2,9 +2,10 @@
 
     Mapped        one translation under a key: InstallKey (or Remap) .. Quiesced .. Unmapped .. RemoveKey, or the end of the broker's life
     Registration  a reg_mr: asked, refused or pinned, answered
-    Reclaim       its Phase lines, its range as blocks, what its file was before and behind it
     Asked         a Quiesce or Unmap, and its answers
     Given         memory that went to somebody else: Release, Offline, Online, an applied unplug; and who was still mapped there
+
+Steps and reclaims are in reclaims.py, files in rows.py.
 
 A *step* is what the core does with one event: the event's line up to the next event's. It is the core's critical section: nothing comes
 between its lines. A Loaded line begins a new *life* of the broker: numbers of keys, sessions, cookies and reclaims start again.
@@ -14,16 +15,20 @@ What the engine answered (Quiesced, Unmapped) and what the core said (phases `fe
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.check.invariants.rows import ALWAYS, blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from emu.check.invariants.reclaims import Change, Reclaim, Step
+    from emu.check.invariants.rows import FileRow, Json, Runs
+    from emu.history.oplog import OpRecord
 
-Json = dict[str, Any]
-Runs = list[list[int]]
-BLOCK = 4096
 SYNC, DEFERRED, DYNAMIC, NON_REVOCABLE = range(4)
 
 
@@ -65,11 +70,11 @@ class Registration:
         return self.lo + int(self.op.get("length", 0))
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Mapped:
     """quiesced, unmapped: the engine's answers; fenced, parted: what a Phase line said of the same. next: when the key's number was
     installed again. replaced: a Remap gave the key another translation. died: the life of the broker that it ended with. again: made by a Remap, not by a registration. lost: where a reclaim
-    had begun to fence the key before it was installed.
+    had begun to fence the key before it was installed. seen: a line installed it; not so a key that a reclaim names and nobody installed.
     """
 
     key: int
@@ -89,6 +94,20 @@ class Mapped:
     removed: At | None = None
     died: At | None = None
     next: At | None = None
+    seen: bool = True
+
+    @cached_property
+    def blocks(self) -> set[int]:
+        return blocks_of(self.runs)
+
+    @property
+    def end(self) -> int:
+        """The line behind which nobody reaches anything by it, far behind the end where that did not come."""
+        ends = (self.unmapped, self.removed, self.next if self.replaced else None)
+        return min((at.n for at in ends if at is not None), default=ALWAYS)
+
+    def mapped_at(self, n: int) -> bool:
+        return self.at.n < n < self.end
 
     @property
     def stopped_in(self) -> int | None:
@@ -107,55 +126,6 @@ class Mapped:
         return (self.next is None or epoch < self.next.epoch) and (
             self.died is None or epoch <= self.died.epoch
         )
-
-
-class Taken(NamedTuple):
-    """A step of a reclaim: a Phase line. unseen: how many of its keys the engine had not been seen to let go by then."""
-
-    name: str
-    at: At
-    keys: tuple[int, ...]
-    unseen: int
-
-
-@dataclass(slots=True)
-class Reclaim:
-    """phases: name -> first line of it. before, after: the file's durable row as it was asked for, and at the end; None where unknown.
-
-    definite: its error says that nothing has changed. late: translations over its range at `unmapped`, the core's list or not.
-    left: translations over what it had taken when it returned success. asked: session and request, where its request began it; denied:
-    where that was answered with an error that says nothing has changed.
-    """
-
-    number: int
-    life: int
-    target: Json = field(default_factory=dict)
-    phases: dict[str, At] = field(default_factory=dict)
-    order: list[Taken] = field(default_factory=list)
-    keys: tuple[int, ...] = ()
-    errno: int | None = None
-    definite: bool = True
-    before: list[Any] | None = None
-    start: list[Any] | None = (
-        None  # behind the step in which it began, if it had waited for one that ended there
-    )
-    after: list[Any] | None = None
-    held: list[Mapped] = field(default_factory=list)
-    late: list[Mapped] = field(default_factory=list)
-    left: list[Mapped] = field(default_factory=list)
-    asked: tuple[int, int] | None = None
-    denied: At | None = None
-
-    @property
-    def kind(self) -> str:
-        return str(self.target.get("kind", ""))
-
-    @property
-    def ended(self) -> At | None:
-        return self.phases.get("ended")
-
-    def name(self) -> str:
-        return f"reclaim {self.number}" + (f" ({self.kind})" if self.kind else "")
 
 
 @dataclass(slots=True)
@@ -199,23 +169,69 @@ class Person:
 
 @dataclass
 class Reading:
-    """Everything, in the order of the lines."""
+    """Everything, in the order of the lines up to the first gap: behind one nobody knows who owns what."""
 
+    steps: list[Step] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    files: dict[int, FileRow] = field(default_factory=dict)  # at the end
+    lost: list[tuple[Json, int]] = field(
+        default_factory=list
+    )  # a Loaded line, and an ino that it should have and has not
     maps: list[Mapped] = field(default_factory=list)
     by_number: dict[int, list[Mapped]] = field(default_factory=dict)
     registrations: list[Registration] = field(default_factory=list)
     reclaims: list[Reclaim] = field(default_factory=list)
+    reclaim_at: dict[tuple[int, int], Reclaim] = field(default_factory=dict)  # (life, number) -> it
     asked: list[Asked] = field(default_factory=list)
     given: list[Given] = field(default_factory=list)
+    handed: list[Json] = field(default_factory=list)  # Release, Allocate and Online lines
     people: list[Person] = field(default_factory=list)
     places: dict[int, At] = field(
         default_factory=dict
     )  # n of an event's, Notify's, Reply's or Restore's line
-    apertures: dict[int, int] = field(default_factory=dict)  # the log's number -> the core's
+    apertures: dict[tuple[int, str], int] = field(default_factory=dict)  # (life, device) -> aperture
     last: At = NOWHERE
 
     def at(self, line: Json) -> At:
         return self.places[line["n"]]
+
+    def aperture_of(self, life: int, device: str) -> int:
+        return self.apertures.get((life, device), 0)
+
+    def space_of(self, life: int, device: str) -> int:
+        """The aperture to which DMA to this device's files goes."""
+        return self.aperture_of(life, f"{device}.cache") or self.aperture_of(life, device)
+
+    def volatile(self, row: Reclaim) -> bool:
+        """Whether what it takes are pages of a cache, of which nothing is durable."""
+        return any(
+            aperture == row.aperture and name.endswith(".cache")
+            for (life, name), aperture in self.apertures.items()
+            if life == row.life
+        )
+
+    def step_of(self, n: int) -> Step | None:
+        """The step that has this line; None behind a gap."""
+        at = bisect_right(self.steps, n, key=lambda step: int(step.lines[0]["n"])) - 1
+        return self.steps[at] if at >= 0 and n <= self.steps[at].lines[-1]["n"] else None
+
+    def key_at(self, key: int, epoch: int) -> Mapped | None:
+        """The translation in which an operation that started in this epoch found the key: the last that was installed by then."""
+        known = self.by_number.get(key, ())
+        return next((mapped for mapped in reversed(known) if mapped.seen and mapped.at.epoch <= epoch), None)
+
+    def used(self, key: int, record: OpRecord) -> Mapped | None:
+        """The one under which this record's bytes moved: an operation goes on under the translation that a Remap brings meanwhile."""
+        found = self.key_at(key, record.op_epoch)
+        for later in self.by_number.get(key, ()) if found else ():
+            if (
+                later.again
+                and later.at.epoch <= record.epoch_first
+                and found
+                and later.at.life == found.at.life
+            ):
+                found = later if later.at.n > found.at.n else found
+        return found
 
 
 def meet(one: Iterable[Iterable[int]], other: Iterable[Iterable[int]]) -> bool:
@@ -239,25 +255,6 @@ def covers(reclaim: Reclaim, made: Registration) -> bool:
     else:
         same = bool(made.op.get("path")) and target.get("path") == made.op.get("path")
     return same and int(target.get("lo", 0)) < made.hi and made.lo < int(target.get("hi", 1 << 63))
-
-
-def runs_of(row: list[Any] | None, lo: int, hi: int) -> Runs:
-    """Device bytes of a file's range, by its durable row."""
-    found: Runs = []
-    for at, start, blocks, _since in row[3] if row else ():
-        first, last = max(at * BLOCK, lo), min((at + blocks) * BLOCK, hi)
-        if first < last:
-            found.append([start * BLOCK + first - at * BLOCK, last - first])
-    return found
-
-
-def blocks_within(row: list[Any] | None, lo: int, hi: int) -> set[int]:
-    """Device blocks of which a byte lies in this range of the file."""
-    return {
-        at // BLOCK
-        for run in runs_of(row, lo, hi)
-        for at in range(run[0] // BLOCK * BLOCK, run[0] + run[1], BLOCK)
-    }
 
 
 def _first(one: int | None, other: int | None) -> int | None:

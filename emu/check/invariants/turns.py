@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
-from emu.check.invariants.timeline import Reclaim, Registration, covers
+from emu.check.invariants.reclaims import Reclaim
+from emu.check.invariants.timeline import Registration, covers
 from emu.check.invariants.waiting import doubtful_in, idle_in
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from emu.check.history import History
-    from emu.check.invariants.timeline import At, Reclaim
+    from emu.check.invariants.reclaims import Reclaim
+    from emu.check.invariants.timeline import At
 
 Json = dict[str, Any]
 Name = tuple[str, Any]

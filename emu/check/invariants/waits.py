@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.check.invariants.invariant import Breach, Invariant
 from emu.check.invariants.reading import read
-from emu.check.invariants.timeline import DYNAMIC, SYNC, Mapped, Reclaim, meet
+from emu.check.invariants.timeline import DYNAMIC, SYNC, Mapped, meet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from emu.check.history import History
+    from emu.check.invariants.reclaims import Reclaim
     from emu.check.invariants.timeline import At, Given
     from emu.history.oplog import OpRecord
 
