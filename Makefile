@@ -7,7 +7,7 @@ PROTOCOLS := none ebusy mr-revoke
 # Python sources are used in place (editable install); a change of these needs a build.
 SOURCES := pyproject.toml meson.build meson.options $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint bench mutants native sanitize clean proof long diagrams dev help
+.PHONY: demo test lint bench mutants native sanitize clean proof long fuzz diagrams dev help
 
 help:
 	@echo "make demo       the comparison on live processes, with a report in runs/demo"
@@ -17,6 +17,7 @@ help:
 	@echo "make mutants    every wrong protocol, core and engine must be caught; a minute"
 	@echo "make proof      mutants; every interleaving of two holders and two reclaims; 10,000 random stories of each protocol; most of an hour"
 	@echo "make long       the same interleavings with two MRs each; hours, and 10 GiB of memory a search"
+	@echo "make fuzz       random scripts of the core under every protocol; ten minutes (SECONDS=N)"
 	@echo "make bench      speed beside memcpy and ZeroMQ"
 	@echo "make diagrams   the drawings of the docs made anew"
 	@echo "make dev        everything for work on emu itself;  make native: the C programs;  make clean"
@@ -92,6 +93,10 @@ proof: mutants
 
 long: $(VENV)/.installed
 	@$(BIN)/python tests/check/explorer/prove.py --mrs 2
+
+# Every request, backing and protocol in random order, until the time is over; a finding is told with its seed (tests/core/fuzz.py).
+fuzz: $(VENV)/.installed
+	@$(BIN)/python tests/core/fuzz.py --seconds $(or $(SECONDS),600)
 
 # The drawings of the docs, from the tables that run and the stories that the explorer tells.
 diagrams: $(VENV)/.installed

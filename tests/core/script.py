@@ -1,11 +1,18 @@
-"""A random script of events, from a seed: requests good and bad, answers in any order, lost sessions, failed commits.
+"""A random script of events, from a seed: every request (asks.py), answers in any order and bad ones, lost sessions, faults, failed commits.
 
-`run(seed, steps)` yields a line an event: the event and its effects. Used for determinism, and step by step for properties.
+    Script(seed, policy, names)     names: of the protocols that it may use; all that are installed, unless given
+    script.next()                   the next event;  script.feed(event): what the core makes of it, its answers are kept in `waiting`
+    script.rest()                   everybody hangs up, all answers are given
+    run(seed, steps)                lines: each event and its effects
+
+Used for determinism, step by step for properties (test_properties.py), and for as long as one likes (fuzz.py).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import random
+from pathlib import Path
 
 from emu.core import effects as fx
 from emu.core import events as ev
@@ -13,31 +20,40 @@ from emu.core import requests as rq
 from emu.core.machine import Core
 from emu.protocols import registry
 
-BLOCK = 4096
-PATHS = ("/mnt/a", "/mnt/b", "/mnt/c", "/cold/a", "/mnt/../x", "/nowhere")
-ACCESS = (7, 7, 7, 1, 4, 2, 15, -1)
-BUFFERS = ("x", "x", "y", "a/b")
-PROTOCOLS = ("none", "ebusy", "mr-revoke")
+_spec = importlib.util.spec_from_file_location("asks", Path(__file__).with_name("asks.py"))
+asks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(asks)
+
+BLOCK = asks.BLOCK
+PROTOCOLS = registry.load().protocols
+NAMES = tuple(dict.fromkeys(protocol.name for protocol in PROTOCOLS.values()))
+ENOUGH = 5000  # answers until all must be at rest
 
 
 class Script:
-    """Chooses events for a core. `rng` is all it draws from."""
+    """Chooses events for a core. `rng` is all it draws from. `given`, `closed`: descriptors that the core got, and gave back.
+    `unplugged`: a device was asked to go; in a `calm` script none is. `broken`: the rule that a protocol broke last.
+    """
 
-    def __init__(self, seed, policy="freed-first", protocols=None):
+    def __init__(self, seed, policy="freed-first", names=NAMES):
         self.rng = random.Random(seed)
-        self.core = Core(protocols or registry.load().protocols, policy=policy)
-        self.waiting = []
-        self.sessions = []
-        self.numbers = 0
-        self.open = {}
-        for event in (
-            ev.DeviceAdded("pm0", 24),
-            ev.DeviceAdded("pm1", 8),
-            ev.DeviceAdded("dmabuf", 9),
-            ev.MountAdded("/mnt", "pm0", dax=True, protocol=self.rng.choice(PROTOCOLS)),
-            ev.MountAdded("/cold", "pm1", dax=False, protocol=self.rng.choice(PROTOCOLS)),
-        ):
-            self.feed(event)
+        self.names, self.calm = names, self.rng.random() < 0.6
+        self.core = Core(
+            PROTOCOLS, policy=policy, host_protocol=self.name("host"), anon_protocol=self.name("anon")
+        )
+        self.waiting, self.sessions, self.open, self.numbers = [], [], {}, 0
+        self.given, self.closed = [], []
+        self.unplugged, self.broken = False, None
+        for device, blocks in asks.DEVICES.items():
+            self.feed(ev.DeviceAdded(device, blocks))
+        for path, (device, dax, raw, tmpfs) in asks.MOUNTS.items():
+            name = self.name("dax" if dax else "devdax" if raw else "page-cache")
+            self.feed(ev.MountAdded(path, device, dax, name, raw, tmpfs))
+
+    def name(self, backing):
+        """A protocol that can be had for this backing."""
+        fit = [name for name in self.names if backing in PROTOCOLS[name].backings]
+        return self.rng.choice(fit or ["mr-revoke"])
 
     def number(self):
         self.numbers += 1
@@ -45,6 +61,13 @@ class Script:
 
     def feed(self, event):
         effects = self.core.step(event)
+        if isinstance(event, ev.Requested) and event.host is not None:
+            self.given.append(event.host.handle)
+        self.unplugged |= (
+            isinstance(event, ev.Requested)
+            and isinstance(event.op, rq.FsUnplug)
+            and event.op.target not in asks.FILES
+        )
         for effect in effects:
             self.waiting += self.answers(effect)
             if isinstance(effect, fx.Reply | fx.Fail):
@@ -52,6 +75,10 @@ class Script:
                 del self.open[effect.session, effect.request]
             if isinstance(effect, fx.EndSession):
                 self.open = {name: op for name, op in self.open.items() if name[0] != effect.session}
+            if isinstance(effect, fx.Phase) and effect.phase == "broken":
+                self.broken = str(effect.detail)
+            if isinstance(effect, fx.CloseHandle):
+                self.closed.append(effect.handle)
         return effects
 
     def answers(self, effect):
@@ -61,14 +88,14 @@ class Script:
         if isinstance(effect, fx.Quiesce | fx.Invalidate):
             return [ev.Quiesced(effect.cookie, 5 if bad else 0)]
         if isinstance(effect, fx.Unmap):
-            return [ev.Unmapped(effect.cookie)]
+            return [ev.Unmapped(effect.cookie, 5 if bad else 0)]
         if isinstance(effect, fx.FenceRight):
             return [ev.RightFenced(effect.fence, 5 if bad else 0)]
         if isinstance(effect, fx.ReturnRight):
             return [ev.RightReturned(effect.right)]
         if isinstance(effect, fx.Arm):
             return [ev.TimerFired(effect.timer)]
-        if not hasattr(effect, "token"):
+        if not getattr(effect, "token", 0):
             return []
         value = {}
         if isinstance(effect, fx.MakeCq):
@@ -84,106 +111,67 @@ class Script:
         rng = self.rng
         if self.waiting and rng.random() < 0.55:
             return self.waiting.pop(rng.randrange(len(self.waiting)))
-        if len(self.sessions) < 3 or rng.random() < 0.02:
+        if len(self.sessions) < 3 or rng.random() < 0.01:
             session = self.number()
             self.sessions.append(session)
-            return ev.SessionOpened(session, f"s{session}", door=rng.random() < 0.9, wants=rng.random() < 0.5)
-        if rng.random() < 0.04:
-            return ev.SessionLost(self.sessions.pop(rng.randrange(len(self.sessions))))
-        if rng.random() < 0.02:
-            return ev.WritebackDue()
-        absent = [key for key, row in self.core.books.mrs.items() if row.state == "absent"]
-        if absent and rng.random() < 0.1:
-            return ev.Missed(rng.choice(absent), 1, 0, BLOCK, write=rng.random() < 0.5)
-        session, request = rng.choice(self.sessions), self.number()
-        if not self.core.books.pds_of.has(session):
-            self.open[session, request] = rq.AllocPd()
-            return ev.Requested(session, request, rq.AllocPd())
-        op, host = self.op(session), None
-        if getattr(op, "host", False) or getattr(op, "backing", "") == "host" or rng.random() < 0.01:
-            host = ev.HostFile(
-                self.number(), 1, rng.randrange(2), rng.choice((0, 3, 8)) * BLOCK, rng.random() < 0.9
+            door = rng.random() < 0.9
+            return ev.SessionOpened(
+                session, f"s{session}", door, rng.random() < 0.5, signalable=rng.random() < 0.8
             )
+        if rng.random() < 0.015:
+            return ev.SessionLost(self.sessions.pop(rng.randrange(len(self.sessions))))
+        if rng.random() < 0.1:
+            unasked = self.unasked()
+            if unasked is not None:
+                return unasked
+        return self.request()
+
+    def unasked(self):
+        """What the shell and the engine tell of themselves; None where there is nothing to tell of."""
+        rng, b = self.rng, self.core.books
+        absent = [
+            key
+            for key, row in b.mrs.items()
+            if row.state in {"absent", "parked"} and row.importer == "dynamic"
+        ]
+        hosts = [row.aperture for _host, row in b.hosts.items() if row.opened]
+        drawn = rng.randrange(8)
+        if drawn < 5 and absent:
+            return ev.Missed(rng.choice(absent), self.number(), 0, BLOCK, write=rng.random() < 0.5)
+        if drawn == 3 and hosts:
+            return ev.MemoryFaulted(rng.choice(hosts), 0)
+        if drawn == 4 and hosts:
+            return ev.LeaseBroken(rng.choice(hosts), taken=rng.random() < 0.5)
+        if drawn == 5:
+            return ev.OwnerEnded(rng.choice(self.sessions))
+        if drawn == 6:
+            of = rng.choice((ev.QpReported, ev.CqReported))
+            return of(rng.randrange(self.numbers + 1), 1)
+        return ev.WritebackDue() if drawn == 7 else None
+
+    def request(self):
+        rng, session, request, host = self.rng, self.rng.choice(self.sessions), self.number(), None
+        has = self.core.books.pds_of.has(session)
+        op = asks.draw(self, session) if has else rq.AllocPd()
+        if getattr(op, "host", False) or getattr(op, "backing", "") == "host" or rng.random() < 0.01:
+            blocks = rng.choice((0, 3, 8))
+            host = ev.HostFile(self.number(), 1, rng.randrange(2), blocks * BLOCK, rng.random() < 0.9)
         self.open[session, request] = op
         return ev.Requested(session, request, op, host)
 
-    def handle(self, book, session):
-        """A handle of this session, mostly."""
-        mine = [key for key in book if book[key].session == session]
-        return self.rng.choice(mine) if mine and self.rng.random() < 0.9 else self.rng.randrange(600)
-
-    def size(self):
-        return self.rng.choice(
-            (0, 1, 100, BLOCK, 2 * BLOCK, 3 * BLOCK + 7, 5 * BLOCK, 9 * BLOCK, -1, 1 << 63)
-        )
-
-    def imported(self, pd):
-        """A buffer, by an importer of any class."""
-        importer = self.rng.choice(("sync-revocable", "deferred-unmap", "dynamic", "non-revocable"))
-        bound = 1.0 if importer == "deferred-unmap" else 0.0
-        at = self.rng.choice((0, 0, BLOCK))
-        return rq.RegMr(pd, BLOCK, 7, 0, "dmabuf", self.rng.choice(BUFFERS), at, importer, bound=bound)
-
-    def op(self, session):
-        rng, b = self.rng, self.core.books
-        path, at, size = rng.choice(PATHS), rng.choice((0, 0, BLOCK, 100, 2 * BLOCK)), self.size()
-        pd, host = self.handle(b.pds, session), rng.random() < 0.15
-        backing = rng.choice(("dax", "dax", "dax", "anon", "host"))
-        makers = [
-            rq.AllocPd,
-            lambda: rq.DeallocPd(pd),
-            lambda: rq.RegMr(pd, size, rng.choice(ACCESS), 0, backing, path, at if backing != "anon" else 0),
-            lambda: rq.RegMr(pd, size, 7, 0, "dax", "/mnt/a"),
-            lambda: rq.RegMr(pd, 2 * BLOCK, 7, 0, "dax", "/mnt/b"),
-            lambda: rq.RegMr(pd, 100, 7, 0, "dax", rng.choice(PATHS[:2])),
-            lambda: rq.RegMr(pd, BLOCK, 7, 0, "dax", rng.choice(PATHS[:2]), at),
-            lambda: rq.RegMr(pd, BLOCK, 7, 0, "anon"),
-            lambda: rq.DeregMr(self.handle(b.mrs, session)),
-            lambda: rq.CreateCq(rng.choice((0, 1, 64))),
-            lambda: rq.DestroyCq(self.handle(b.cqs, session)),
-            lambda: rq.CreateQp(pd, self.handle(b.cqs, session), self.handle(b.cqs, session)),
-            lambda: rq.ModifyQp(self.handle(b.qps, session), 1, {"state": 1}),
-            lambda: rq.DestroyQp(self.handle(b.qps, session)),
-            lambda: rq.FsCreate(path, size),
-            lambda: rq.FsCreate(path, 3 * BLOCK),
-            lambda: rq.FsCreate("/mnt/a", 3 * BLOCK),
-            lambda: rq.FsCreate("/mnt/b", 5 * BLOCK),
-            lambda: rq.FsStat(path),
-            rq.FsLs,
-            lambda: rq.FsRead(path, at, size),
-            lambda: rq.FsWrite(path, at, b"x" * rng.choice((0, 1, BLOCK, 3 * BLOCK))),
-            lambda: rq.FsTruncate(path, size, host),
-            lambda: rq.FsTruncate("/mnt/a", rng.choice((0, 100, BLOCK))),
-            lambda: rq.FsPunch(path, at, size, host),
-            lambda: rq.FsUnlink(path),
-            lambda: rq.FsCreate("/cold/a", 3 * BLOCK),
-            lambda: rq.RegMr(pd, BLOCK, 7, 0, "page-cache", "/cold/a", at),
-            lambda: rq.FsTruncate("/cold/a", rng.choice((100, BLOCK, 3 * BLOCK))),
-            lambda: rq.FsWriteback(rng.choice(("/cold/a", path))),
-            lambda: rq.FsPressure(rng.choice(("/cold/a", path))),
-            lambda: rq.FsUnplug(
-                rng.choice(("pm0", "pm1", "/mnt/b", "/mnt/b", "pm9")), rng.random() < 0.5, host
-            ),
-            lambda: rq.FsPlug(rng.choice(("pm0", "pm1"))),
-            lambda: rq.FsPlug("pm0"),
-            lambda: rq.Cancel(rng.choice([n for s, n in self.open if s == session] or [0])),
-            lambda: rq.Acknowledge(self.handle(b.mrs, session)),
-            lambda: rq.SetProtocol(
-                rng.choice(("/mnt", "/cold", "host")), rng.choice((*PROTOCOLS, "", "prayer"))
-            ),
-            rq.QueryBooks,
-            lambda: rq.DmabufCreate(rng.choice(BUFFERS), rng.choice((2, 3, 5)) * BLOCK),
-            lambda: rq.DmabufCreate("x", 2 * BLOCK),
-            lambda: self.imported(pd),
-            lambda: self.imported(pd),
-            lambda: rq.DmabufMove(rng.choice(BUFFERS)),
-            lambda: rq.DmabufRevoke(rng.choice(BUFFERS), rng.random() < 0.3),
-            lambda: rq.DmabufRestore(rng.choice(BUFFERS)),
-            lambda: rq.DmabufDestroy(rng.choice(BUFFERS)),
-            lambda: rq.DmabufStat(rng.choice(BUFFERS)),
-            lambda: rq.SetProtocol("dmabuf", rng.choice(PROTOCOLS)),
-        ]
-        return rng.choice(makers)()
+    def rest(self):
+        """Everybody hangs up, and every answer comes. Whether that comes to an end."""
+        self.rng.random = lambda: 0.5  # no answer is bad any more
+        for session in [None, *self.core.books.sessions]:
+            if session is not None:
+                self.feed(ev.SessionLost(session))
+                self.core.committed()
+            for _answer in range(ENOUGH):
+                if not self.waiting:
+                    break
+                self.feed(self.waiting.pop(0))
+                self.core.committed()
+        return not self.waiting
 
 
 def run(seed, steps):

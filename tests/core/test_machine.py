@@ -218,7 +218,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("script", {script!r})
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
-for line in script.run({seed}, 400):
+for line in script.run({seed}, 700):
     print(line)
 """
 

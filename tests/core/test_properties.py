@@ -6,10 +6,13 @@ import importlib.util
 import itertools
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.core import effects as fx
+from emu.core import events as ev
+from emu.core import requests as rq
 from emu.core.books import Books
 from emu.core.index import Pins, nodes
 from emu.core.memory.pins import pins_over
@@ -19,10 +22,11 @@ from emu.core.storage.allocator import POLICIES
 
 BLOCK = 4096
 
-_spec = importlib.util.spec_from_file_location("script", Path(__file__).with_name("script.py"))
-script_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script_module)
-Script = script_module.Script
+_spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
+fuzz = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fuzz)
+Script, NAMES = fuzz.scripts.Script, fuzz.scripts.NAMES
+indexes, rebuilt, broken, unrest = fuzz.laws.indexes, fuzz.laws.rebuilt, fuzz.laws.broken, fuzz.laws.unrest
 
 
 # ---- extents
@@ -166,70 +170,14 @@ def test_a_query_looks_at_few_nodes_however_many_pins_there_are():
 SEEDS = st.integers(0, 10**9)
 
 
-def rebuilt(books):
-    """All indexes of all books, made anew from the rows."""
-    fresh = Books(books.protocols, books.policy)
-    for book, other in zip(books.all, fresh.all, strict=True):
-        other.refill(dict(book.rows))
-    return [index.snapshot() for book in fresh.all for index in book.indexes]
-
-
-def indexes(books):
-    return [index.snapshot() for book in books.all for index in book.indexes]
-
-
-def places(books, device):
-    """Every block of a device, as often as somebody has it."""
-    aperture = books.devices[device].aperture
-    owned = [
-        block
-        for ino in books.files_on.of(device)
-        for _at, start, count, _since in books.files[ino].extents
-        for block in range(start, start + count)
-    ]
-    return sorted(owned + unowned(books, aperture))
-
-
-def unowned(books, aperture):
-    return [
-        block
-        for book in (books.free, books.limbo, books.quarantine)
-        for _key, run in book.items()
-        if run.aperture == aperture
-        for block in range(run.start, run.start + run.blocks)
-    ]
-
-
-def page_places(books, device):
-    """Every page of a device's cache, as often as somebody has it."""
-    owned = [
-        page
-        for ino in books.pages_on.of(device)
-        for _at, start, count, _since in books.pages[ino].extents
-        for page in range(start, start + count)
-    ]
-    return sorted(owned + unowned(books, books.caches[device].aperture))
-
-
-def blocks_of(layout):
-    return {at + n for at, _device, count, _since in layout for n in range(count)}
-
-
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.sampled_from(POLICIES))
 def test_s6_blocks_add_up_whatever_happens(seed, policy):
     script = Script(seed, policy)
     for step in range(150):
-        script.feed(script.next())
-        for device, row in script.core.books.devices.items():
-            assert places(script.core.books, device) == list(range(row.blocks)), f"step {step}, {device}"
-        for device, row in script.core.books.caches.items():
-            assert page_places(script.core.books, device) == list(range(row.blocks)), f"step {step}, {device}"
-        for ino, held in script.core.books.pages.items():
-            pages, file = blocks_of(held.extents), script.core.books.files[ino]
-            assert blocks_of(held.dirty) <= pages <= blocks_of(file.extents), (
-                "a page lies over a block, and a dirty one is a page"
-            )
+        event = script.next()
+        script.feed(event)
+        assert broken(script) is None, f"step {step}, {event}"
         if script.rng.random() < 0.7:
             script.core.committed()
 
@@ -301,15 +249,28 @@ def test_everything_comes_to_rest_and_every_request_is_answered(seed):
     for _step in range(150):
         script.feed(script.next())
         script.core.committed()
-    for session in script.sessions:
-        script.feed(__import__("emu.core.events", fromlist=["x"]).SessionLost(session))
-        script.core.committed()
-    for _step in range(2000):
-        if not script.waiting:
-            break
-        script.feed(script.waiting.pop(0))
-        script.core.committed()
-    b = script.core.books
-    left = {book.name: len(book) for book in b.all if len(book)}
-    assert set(left) <= {"devices", "mounts", "files", "free", "keys", "counters", "caches", "pages"}, left
-    assert script.open == {}
+    assert unrest(script) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_of_one_protocol_keeps_the_laws(name):
+    """A sample of `make fuzz`."""
+    assert fuzz.play(7, (name,), 150) is None
+
+
+def test_scripts_draw_every_request_backing_and_protocol():
+    asked, backings, protocols = set(), set(), set()
+    for seed in range(8):
+        script = Script(seed)
+        for _step in range(300):
+            event = script.next()
+            if isinstance(event, ev.Requested):
+                asked.add(type(event.op))
+            effects = script.feed(event)
+            script.core.committed()
+            protocols |= {mount.protocol for _path, mount in script.core.books.mounts.items()}
+            if any(isinstance(effect, fx.InstallKey) for effect in effects):
+                backings |= {mr.backing for _key, mr in script.core.books.mrs.items()}
+    assert asked == set(rq.REQUESTS.values())
+    assert backings == {"dax", "page-cache", "anon", "host", "devdax", "dmabuf"}
+    assert protocols == set(NAMES)
