@@ -294,6 +294,15 @@ class Holder(Client):
             self.release(self.files["victim"])
         return {}
 
+    def do_elsewhere(self, **_: Any) -> Command:
+        """The same before the peer has any key, and other memory in its place: a control. target: null where that is refused."""
+        self.do_let_go()
+        try:
+            self.other = self.register("elsewhere")
+        except PyverbsRDMAError:
+            return {"target": None}
+        return {"target": self.target(self.other, "elsewhere")._asdict()}
+
     def do_ask(self, *, ask: Command, retries: int, **_: Any) -> Command:
         """The holder itself wants the memory back from itself."""
         return asked(self.ctx, ask, retries, lambda: self.talk.note("asked"))

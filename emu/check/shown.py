@@ -2,7 +2,7 @@
 
 A check that found nothing says that a promise holds only where it could have been broken: memory that was in use was taken back, and what
 was promised to end did end. A run that was meant to be idle (`dma` false in row.json: a control), or whose memory nobody had registered any more
-(`pinned` false: refused, or its holder had left), is exempt from the first.
+(`pinned` false: refused, or its holder had left), or for which nobody was to ask (`asked` false of its reclaim), is exempt from the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ IDLE = "no reclaim of pinned memory had DMA in flight when it was requested"
 
 def lacking(history: History, judgements: Sequence[Judgement]) -> list[str]:
     """Why it cannot be said that promises held; [] if it can."""
-    idle = history.row.get("dma") is False or history.row.get("pinned") is False
+    row = history.row
+    unasked = row.get("reclaim", {}).get("asked") is False
+    idle = row.get("dma") is False or row.get("pinned") is False or unasked
     found = [] if idle or _met_dma(history) else [IDLE]
     return found + [f"S7 is promised, and {j.untested}" for j in judgements if _owed(j)]
 

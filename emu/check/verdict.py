@@ -10,7 +10,7 @@ reclaim, and what the clients answered (row.json). From these it says
 
 Nothing is concluded from a run that could not have shown it: without DMA in flight at the gate, with a gap in a log, or with
 evidence missing, the outcome is UNKNOWN, and `why` says what was lacking. A run that was meant to be idle (`dma` false in
-row.json: a control) is exempt from the gate rule only.
+row.json: a control), or in which nobody was to ask (`asked` false of its reclaim: another), is exempt from the gate rule only.
 """
 
 from __future__ import annotations
@@ -146,6 +146,11 @@ class _Judge:
     @property
     def succeeded(self) -> bool:
         return bool(self.reclaim["returned"]) and self.reclaim["errno"] is None
+
+    @property
+    def _asked(self) -> bool:
+        """Whether anybody wanted the memory: in a control, nobody may."""
+        return bool(self.reclaim.get("asked", True))
 
     @property
     def _abandoned(self) -> bool:
@@ -312,7 +317,7 @@ class _Judge:
         requested = next((line for line in begun if line["keys"]), next(iter(begun), None))
         if requested:  # the first: a request that was denied, and asked again, met the DMA then
             self.verdict.dma_at_gate = dma_at_gate(self.history, requested)
-        if self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
+        if self._asked and self.row["dma"] and self.row["pinned"] and not self.verdict.dma_at_gate:
             self.unknown.append(NO_DMA_AT_GATE)
 
     # ---- the conclusion
@@ -322,7 +327,7 @@ class _Judge:
         found = {name for name, applies in self._tests().items() if applies}
         if len(found) > 1:
             found.discard("OK")  # nothing but itself
-        if not self.reclaim["returned"] and not self._abandoned and "HANG" not in found:
+        if self._asked and not self.reclaim["returned"] and not self._abandoned and "HANG" not in found:
             waits = safety_people.waits(self.history)
             self.unknown.append(STILL_OPEN if waits else NEVER_ASKED)
         if self.unknown:
@@ -334,6 +339,7 @@ class _Judge:
 
     def _tests(self) -> dict[str, bool]:
         verdict, row = self.verdict, self.row
+        ended = self.succeeded or not self._asked
         hurt = bool(verdict.error_completions) or self._device_lost()
         refused = self.reclaim["returned"] and self.reclaim["errno"] is not None
         denied = refused or bool(self.reclaim.get("denied"))
@@ -348,8 +354,8 @@ class _Judge:
             "STALE": bool(verdict.stale_bytes),
             "DENY": denied,
             "REFUSED": row["refused"] is not None,
-            "OK+ERR": self.succeeded and hurt,
-            "OK": self.succeeded and not hurt and row["refused"] is None,
+            "OK+ERR": ended and hurt,
+            "OK": ended and not hurt and row["refused"] is None,
         }
 
     def _device_lost(self) -> bool:

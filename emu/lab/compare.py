@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from emu.check.promises import declared, files, promised
+from emu.check.promises import declared, files, promised, tells_holders
 from emu.check.verdict import NO_DMA_AT_GATE, Verdict
 from emu.history.runs import machine
 from emu.host.times import time_scale
@@ -27,8 +27,7 @@ from emu.lab.children import Nursery
 from emu.lab.judging import Judges
 from emu.lab.plan import act_of
 from emu.lab.plan.acts import kind_of
-from emu.lab.plan.controls import DENIES_NOTHING, Control, controls_for
-from emu.lab.plan.spec import RowSpec
+from emu.lab.plan.controls import DENIES_NOTHING, PROMPT, Control, controls_for, run_of
 from emu.lab.plan.ways import ways_of
 from emu.lab.process import LabError
 from emu.lab.rows import HARM, RowResult, RunResult
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.lab.kept import Kept
+    from emu.lab.plan.spec import RowSpec
 
 Json = dict[str, Any]
 
@@ -68,14 +68,15 @@ class Options:
 
 @dataclass
 class Comparison:
-    """One comparison under way. Control runs are made once for each (protocol, event, backing)."""
+    """One comparison under way. made: runs by folder, those of controls and first ones of rows: rows share what is the same run."""
 
     options: Options
     slots: asyncio.Semaphore  # runs under way
     stage: asyncio.Semaphore  # of them, those with DMA
     nursery: Nursery = field(default_factory=Nursery)
     judges: Judges = field(init=False)
-    controls: dict[str, asyncio.Task[RunResult]] = field(default_factory=dict)
+    rows: frozenset[str] = frozenset()  # labels of what is compared
+    made: dict[str, asyncio.Task[RunResult]] = field(default_factory=dict)
     done: int = 0
     reused: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -87,10 +88,9 @@ class Comparison:
     async def row(self, spec: RowSpec, total: int) -> RowResult:
         result = RowResult(spec, self.options.seed, time_scale=time_scale())
         if not spec.reason:
-            folder = self.options.out / spec.label
-            runs = [self._run(spec, NOTHING, folder / f"run-{n}", n) for n in range(1, self.options.runs + 1)]
+            runs = [self._run_once(spec, NOTHING, spec.label, n) for n in range(1, self.options.runs + 1)]
             result.runs = list(await asyncio.gather(*runs))
-            await self._other_ways(result, folder)
+            await self._other_ways(result, self.options.out / spec.label)
             await self._control_all(result)
         self.done += 1
         self._tell(result, total)
@@ -122,26 +122,39 @@ class Comparison:
             result.ways[way] = await self._run(spec, NOTHING, folder / f"way-{way}", 1)
 
     async def _control_all(self, result: RowResult) -> None:
-        wanted = controls_for(
-            result.spec, result.seen, str(declared(result.spec.protocol).get("loss", "none"))
-        )
-        await self._carry_out(result, wanted)
+        told = tells_holders(result.spec.protocol)
+        wanted = controls_for(result.spec, result.seen, told=told)
+        await self._carry_out(result, [control for control in wanted if control is not PROMPT], told)
+        if PROMPT in wanted:
+            await self._beside(result, told)
         if result.denied_unpinned and result.spec.protocol != DENIES_NOTHING.protocol:
-            await self._carry_out(result, [DENIES_NOTHING])
+            await self._carry_out(result, [DENIES_NOTHING], told)
 
-    async def _carry_out(self, result: RowResult, wanted: Sequence[Control]) -> None:
-        runs = await asyncio.gather(*(self._control(result.spec, control) for control in wanted))
+    async def _carry_out(self, result: RowResult, wanted: Sequence[Control], told: bool) -> None:
+        runs = await asyncio.gather(*(self._control(result.spec, control, told) for control in wanted))
         for control, run in zip(wanted, runs, strict=True):
             result.controlled(control, run)
 
-    async def _control(self, spec: RowSpec, control: Control) -> RunResult:
-        """A prompt holder's row and a deaf one's share their controls."""
-        label = f"{spec.protocol}-{spec.event}-{spec.backing}-control-{control.name}"
-        if label not in self.controls:
-            alike = RowSpec(control.protocol or spec.protocol, spec.event, spec.backing, "deaf")
-            work = self._run(alike, control, self.options.out / label / "run-1", 1)
-            self.controls[label] = asyncio.create_task(work)
-        return await self.controls[label]
+    async def _control(self, spec: RowSpec, control: Control, told: bool) -> RunResult:
+        alike, label = run_of(spec, control, told=told)
+        return await self._run_once(alike, NOTHING if control is PROMPT else control, label)
+
+    async def _beside(self, result: RowResult, told: bool) -> None:
+        """The row with a prompt holder, where it is one of this comparison's: a control that costs nothing."""
+        _, label = run_of(result.spec, PROMPT, told=told)
+        kept = self.options.kept.rows.get(label) if self.options.kept else None
+        if kept is not None:
+            known = RunResult(Verdict(kept["outcome"], list(kept["outcomes"])), None)
+            result.controlled(PROMPT, known)
+        elif label in self.rows:
+            await self._carry_out(result, [PROMPT], told)
+
+    async def _run_once(self, spec: RowSpec, control: Control, label: str, number: int = 1) -> RunResult:
+        """One run for all who want it."""
+        name = f"{label}/run-{number}"
+        if name not in self.made:
+            self.made[name] = asyncio.create_task(self._run(spec, control, self.options.out / name, number))
+        return await self.made[name]
 
     async def _run(self, spec: RowSpec, control: Control, folder: Path, number: int) -> RunResult:
         tries: list[RunResult] = []
@@ -170,6 +183,7 @@ class Comparison:
             reclaim.get("took_us"),
             denied=reclaim.get("denied"),
             died=run.facts.get("died"),
+            moved=sum(run.facts["peer"]["good"][name] for name in ("write", "read")),
         )
 
 
@@ -225,7 +239,10 @@ def _failed(error: Exception, folder: Path) -> RunResult:
 async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
     """Carry everything out; the result is what `emu compare --json` writes."""
     specs = list(specs)
-    comparison = Comparison(options, asyncio.Semaphore(options.jobs), asyncio.Semaphore(max(1, cores() // 2)))
+    comparison = Comparison(
+        options, asyncio.Semaphore(options.jobs), asyncio.Semaphore(max(1, cores() // 2)),
+        rows=frozenset(spec.label for spec in specs if not spec.reason),
+    )  # fmt: skip
     rows: dict[str, Json] = {}
     waiting = iter(specs)
     several = options.jobs + cores()  # while some are under way, others are judged
@@ -233,7 +250,7 @@ async def compare(specs: Iterable[RowSpec], options: Options) -> Json:
     try:
         await asyncio.gather(*workers)
     finally:
-        await _end([*workers, *comparison.controls.values()])
+        await _end([*workers, *comparison.made.values()])
         await comparison.judges.end()
         await comparison.nursery.close()
     return _result(comparison, rows, specs)

@@ -26,17 +26,22 @@ async def meet(run: Run) -> None:
     run.met = {"holder": holder["qps"], "peer": peer["qps"], **holder["known"]}
     run.facts |= {"refused": holder["refused"], "pinned": holder["victim"] is not None and run.control.pinned}
     await run.clients["holder"].ask("connect", qps=peer["qps"])
+    target = holder["victim"] if run.control.pinned else await _elsewhere(run)
     await run.clients["peer"].ask(
         "connect",
         qps=holder["qps"],
-        victim=holder["victim"],
+        victim=target,
         bystander=holder["bystander"],
         access=run.act.access,
     )
     if "fill" in run.act.first:
         await run.clients["taker"].ask("fill", device=VICTIM_DEVICE, path=f"{VICTIM_MOUNT}/ballast")
-    if not run.control.pinned:
-        await run.clients["holder"].ask("let_go")
+
+
+async def _elsewhere(run: Run) -> Json | None:
+    """The holder gives the victim back, and registers other memory, which the peer gets in its place."""
+    target: Json | None = (await run.clients["holder"].ask("elsewhere"))["target"]
+    return target
 
 
 def _observers(run: Run) -> list[str]:

@@ -46,17 +46,17 @@ class Places:
         return str(self.files["victim"]["path"])
 
 
-def places(spec: RowSpec, host: Path) -> Places:
-    """host: folder for host files."""
+def places(spec: RowSpec, host: Path, *, elsewhere: bool = False) -> Places:
+    """host: folder for host files. elsewhere: other memory as large as the victim, for a control whose victim nobody holds."""
     act, kind = act_of(spec), KINDS[spec.backing]
     first = {"file": VICTIM_MOUNT, "host": str(host), "raw": VICTIM_MOUNT}.get(kind, "")
     other = OTHER_MOUNT if kind == "raw" or (kind == "file" and act.device) else first
     memory = BACKINGS[spec.backing].memory
     device = {"device": VICTIM_DEVICE, "pages": VICTIM_DEVICE, "host": "host"}.get(memory, "")
-    return Places(_files(kind, first, other, act), MOUNTS.get(spec.backing, VICTIM_MOUNT), device)
+    return Places(_files(kind, first, other, act, elsewhere), MOUNTS.get(spec.backing, VICTIM_MOUNT), device)
 
 
-def _files(kind: str, first: str, other: str, act: Act) -> dict[str, Json]:
+def _files(kind: str, first: str, other: str, act: Act, elsewhere: bool) -> dict[str, Json]:
     def memory(role: str, place: str, size: int, length: int, offset: int = 0) -> Json:
         path = place if kind == "raw" else f"{place}/{role}" if place else role
         return {"kind": kind, "path": path, "size": size, "length": length, "offset": offset}
@@ -71,6 +71,7 @@ def _files(kind: str, first: str, other: str, act: Act) -> dict[str, Json]:
         "victim": {**memory("victim", first, SIZE, SIZE), "clone": f"{first}/clone"},
         "bystander": memory("bystander", other, BESIDE, BESIDE),
         "spare": spare,
+        **({"elsewhere": memory("elsewhere", other, SIZE, SIZE, 2 * SIZE if kind == "raw" else 0)} if elsewhere else {}),
     }  # fmt: skip
 
 

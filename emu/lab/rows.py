@@ -3,7 +3,7 @@
 Several runs of a row are several verdicts. The row shows the worst of them, with that run's figures and evidence; `outcomes` lists all
 that any run showed, `reclaim_us` is over all runs. Harm that was seen was seen; where none was, one unknown run makes the row unknown,
 since that run may have been the one. A control that does not end as it must means that the row measured the emulator, not the
-protocol: the row is then unknown too.
+protocol: the row is then unknown too. So it is with what a row accuses a protocol of, and none of its controls flips: `unflipped`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from emu.check.promises import is_breach
 from emu.check.verdict import PRECEDENCE, Verdict
 from emu.lab.claims import agrees, claim_for
-from emu.lab.plan.controls import CONTROLS
+from emu.lab.plan.controls import ACCUSES, CONTROLS, FLIPPED
 from emu.lab.plan.ways import peer_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ OF_A_WAY = (
 )  # fmt: skip
 NEEDS_FOR_P99 = 100
 NO_WAYS: Mapping[str, Sequence[str]] = MappingProxyType({})
+NOTES = {
+    "let-go": "the control let-go ended in HANG too: it is no holder that is waited for",
+    "no-pin": "the control no-pin ended in DENY too: pinned or not, it is refused",
+}
 HARM = PRECEDENCE[: PRECEDENCE.index("DENY")]  # what counts although another run is unknown
 WORST_FIRST = (*HARM, "UNKNOWN", *(name for name in PRECEDENCE if name not in {*HARM, "UNKNOWN"}))
 
@@ -60,16 +64,18 @@ class RunResult:
     failed_tries: tuple[str, ...] = ()
     denied: int | None = None  # answers that were refusals; None: the last one tells
     died: Json | None = None  # the holder, when it died under the event: {"since_us", "within"}
+    moved: int | None = None  # operations of the peer, on what it was given, that went well
 
 
 @dataclass
 class RowResult:
-    """controls: the outcome of each; objections: what else speaks against one of them, by its name."""
+    """controls: the outcome of each; ended: all outcomes of it; objections: what speaks against one of them, by its name."""
 
     spec: RowSpec
     seed: int
     runs: list[RunResult] = field(default_factory=list)
     controls: dict[str, str] = field(default_factory=dict)
+    ended: dict[str, list[str]] = field(default_factory=dict)
     objections: dict[str, str] = field(default_factory=dict)
     time_scale: float = 1.0  # of the protocol's timers in these runs
     failed_tries: list[str] = field(default_factory=list)  # of its controls
@@ -78,7 +84,8 @@ class RowResult:
     def controlled(self, control: Control, run: RunResult) -> None:
         """One control's run, which is good for what it showed."""
         self.controls[control.name] = run.verdict.outcome
-        if objection := control.objection(run.verdict):
+        self.ended[control.name] = run.verdict.outcomes
+        if objection := control.objection(run.verdict, self.seen, run.moved):
             self.objections[control.name] = objection
         self.failed_tries += [f"control {control.name}: {why}" for why in run.failed_tries]
 
@@ -94,43 +101,49 @@ class RowResult:
 
     @property
     def outcomes(self) -> list[str]:
-        """The same, and UNKNOWN behind it when a control shows that it may mean nothing."""
-        doubtful = ["UNKNOWN"] if self.unflipped and "UNKNOWN" not in self.seen else []
+        """The same, and UNKNOWN behind it when controls show that it may mean nothing."""
+        doubtful = ["UNKNOWN"] if self.doubts and "UNKNOWN" not in self.seen else []
         return self.seen + doubtful
 
     @property
-    def unflipped(self) -> dict[str, str]:
-        """Controls that did not end as they must, each with a sentence. UNKNOWN, and the row's own outcome, is never a flip."""
-        found = {}
-        for name, outcome in self.controls.items():
-            sentence = CONTROLS[name].misses(outcome)
-            if name == "no-pin" and self._denied_to_all:
-                continue
-            if outcome == self.seen[0] != "HANG":
-                sentence = f"the control {name} ended in {outcome} too"
-            if sentence := self.objections.get(name) or sentence:
-                found[name] = sentence
-        return found
+    def flipped(self) -> dict[str, list[str]]:
+        """What was seen, and the controls that did not show it."""
+        return {name: self._flip(name) for name in self.seen if name in FLIPPED}
+
+    def _flip(self, outcome: str) -> list[str]:
+        return [
+            name
+            for name, end in self.controls.items()
+            if outcome in CONTROLS[name].flips
+            and not {outcome, "UNKNOWN"} & set(self.ended.get(name, [end]))
+            and name not in self.objections
+        ]
+
+    @property
+    def unflipped(self) -> list[str]:
+        """What the row accuses its protocol of, and no control flips."""
+        return [name for name, controls in self.flipped.items() if name in ACCUSES and not controls]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against this row: controls that show nothing, or the same; outcomes that none flips."""
+        excused = {name for name in ("no-pin", "let-go") if self._excused(name)}
+        objections = [sentence for name, sentence in self.objections.items() if name not in excused]
+        return objections + [f"no control flips {name}" for name in self.unflipped if not objections]
+
+    def _excused(self, control: str) -> bool:
+        """A denial that needs no pin is one all the same, once another protocol has answered the same request with success; and a hang that
+        letting go does not break, once the request returns where nobody holds anything.
+        """
+        outcome = {"no-pin": "DENY", "let-go": "HANG"}[control]
+        return self.controls.get(control) == outcome and bool(self._flip(outcome))
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is unknown, each reason once."""
+        """Why it is unknown, or what else must be known of it, each once."""
         whys = [why for run in self.runs for why in run.verdict.why]
-        return list(
-            dict.fromkeys([*whys, *self.unflipped.values(), *self._waits_for_nobody, *self._denied_to_all])
-        )
-
-    @property
-    def _waits_for_nobody(self) -> list[str]:
-        """A hang that letting go does not break is a hang all the same: its history shows that nothing was outstanding."""
-        found = self.controls.get("let-go") == "HANG"
-        return ["the control let-go ended in HANG too: it is no holder that is waited for"] if found else []
-
-    @property
-    def _denied_to_all(self) -> list[str]:
-        """A denial that needs no pin is one all the same, once another protocol has answered the same request with success."""
-        found = self.denied_unpinned and self.controls.get("none") == "OK"
-        return ["the control no-pin ended in DENY too: pinned or not, it is refused"] if found else []
+        notes = [words for name, words in NOTES.items() if self._excused(name)]
+        return list(dict.fromkeys([*whys, *self.doubts, *notes]))
 
     @property
     def denied_unpinned(self) -> bool:
@@ -161,7 +174,7 @@ class RowResult:
     def _measured(self, promises: Sequence[str], by_way: Mapping[str, Sequence[str]]) -> Json:
         worst, verdict = self.worst, self.worst.verdict
         return {
-            "outcome": "UNKNOWN" if self.unflipped else verdict.outcome,
+            "outcome": "UNKNOWN" if self.doubts else verdict.outcome,
             "outcomes": self.outcomes,
             "reason": "; ".join(self.reasons) or None,
             "errno": worst.errno,
@@ -179,6 +192,8 @@ class RowResult:
             "breaches": breaches(self.runs, promises) + self._of_ways(by_way),
             "unchecked": unchecked(self.runs, promises),
             "controls": self.controls,
+            "flipped": self.flipped,
+            "unflipped": self.unflipped,
             "unknown_runs": sum(
                 run.verdict.outcome == "UNKNOWN" for run in (*self.runs, *self.ways.values())
             ),
@@ -211,7 +226,7 @@ class RowResult:
         return {
             "outcome": "N/A", "outcomes": ["N/A"], "reason": self.spec.reason, "errno": None, **empty, "error_completions": {}, "phases_us": {},
             "reclaim_us": None, "returned": None, "denied": None, "retries": None, "space_debt_byte_s": None,
-            "goodput_ratio": None, "time_scale": None, "violated": [], "breaches": [], "unchecked": [], "controls": {}, "unknown_runs": 0, "failed_tries": [], "evidence": None,
+            "goodput_ratio": None, "time_scale": None, "violated": [], "breaches": [], "unchecked": [], "controls": {}, "flipped": {}, "unflipped": [], "unknown_runs": 0, "failed_tries": [], "evidence": None,
             "peer": None, "holder_died": None, "ways": {},
         }  # fmt: skip
 

@@ -87,7 +87,7 @@ class Run:
 
     @cached_property
     def places(self) -> Places:
-        return places(self.spec, self.folder.resolve() / "host")
+        return places(self.spec, self.folder.resolve() / "host", elsewhere=not self.control.pinned)
 
     @property
     def peer_hears(self) -> bool:
@@ -172,7 +172,8 @@ class Run:
         for memory, name in survey.memories(self):
             keep(memory, self.folder / name)
         self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
-        if self.facts["reclaim"]["returned"] or self.facts["reclaim"].get("abandoned"):
+        reclaim = self.facts["reclaim"]
+        if reclaim["returned"] or reclaim.get("abandoned") or not self.control.asked:
             await inherit_no_more(self)
             await self._dismiss()
             await self._stop_broker()

@@ -21,6 +21,7 @@ from emu.lab.meeting import ASKER, TAKER
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
 from emu.lab.patience import stuck
 from emu.lab.places import filled_in
+from emu.lab.plan.controls import IDLE
 from emu.lab.plan.geometry import ROUND, SIZE
 from emu.lab.process import PATIENCE, LabError, Process, Refused
 
@@ -46,7 +47,10 @@ async def play(run: Run) -> None:
     await _go_on(run, random.Random(run.seed).randint(0, ROUND))
     await _leave(run)
     reclaim = await _reclaim(run)
-    if reclaim["returned"] or reclaim.get("abandoned"):
+    if not run.control.asked:
+        await THEN[run.act.then if run.act.then in IDLE else ""](run, False)
+        await _go_on(run)
+    elif reclaim["returned"] or reclaim.get("abandoned"):
         await THEN[run.act.then](run, bool(reclaim["returned"]) and reclaim["errno"] is None)
         await _go_on(run)
     recovered = await _recovered(run, holder, peer)
@@ -140,6 +144,15 @@ async def inherit_no_more(run: Run) -> None:
 
 async def _reclaim(run: Run) -> Json:
     """The answer to the act's request; that nothing comes any more is an answer too."""
+    if not run.control.asked:
+        await _go_on(run)
+        return {
+            **_unanswered("nobody asked", time.monotonic_ns()),
+            "asked": False,
+            "began": None,
+            "given_up": None,
+            "tries": 0,
+        }
     if run.manner.stop and not run.act.leaves:
         run.clients["holder"].signal(signal.SIGSTOP)
     began = time.monotonic_ns()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from emu.report import diagrams, drill, everyrow, latency, leastbad, rates
 from emu.report.parts import POLICY, SHADE, chip, figure, scroll
 from emu.report.table import columns, groups
-from emu.report.words import MEANING, agreement, count, findings, measured, span
+from emu.report.words import MEANING, agreement, controlled, count, findings, measured, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,8 +174,9 @@ def _short(row: Json) -> str:
 
 def _findings(rows: Sequence[Json]) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(rows))
-    return f"<h2>Claimed and measured</h2><p>{escape(agreement(rows))}</p>" + (
-        f"<ul>{items}</ul>" if items else ""
+    return (
+        f"<h2>Claimed and measured</h2><p>{escape(agreement(rows))}</p><p>{escape(controlled(rows))}</p>"
+        + (f"<ul>{items}</ul>" if items else "")
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emu.report.words import MEANING, agreement, count, findings, span
+from emu.report.words import MEANING, agreement, controlled, count, findings, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,4 +88,5 @@ def _legend(rows: Sequence[Json]) -> str:
 
 
 def _said(rows: Sequence[Json]) -> str:
-    return "\n".join([agreement(rows), *(f"- {sentence}" for sentence in findings(rows))])
+    lines = [agreement(rows), *(f"- {sentence}" for sentence in findings(rows)), controlled(rows)]
+    return "\n".join(line for line in lines if line)

@@ -24,6 +24,7 @@ MEANING = {
     "UNKNOWN": "this run could not show it",
     "N/A": "the pair makes no sense",
 }
+ACCUSED = frozenset({"CORRUPT", "FAULT", "KILL", "HANG", "LEAK", "LOST", "STALE", "DENY"})
 
 
 def count(number: float | None) -> str:
@@ -164,3 +165,13 @@ def agreement(rows: Sequence[Json]) -> str:
     own = [row["agrees"] for row in judged if row["claimed_by"] == "inferred"]
     apart = f"; {sum(own)} of {len(own)} that we inferred ourselves" if own else ""
     return f"{sum(said)} of {len(said)} rows about which somebody made a claim agree with it{apart}."
+
+
+def controlled(rows: Sequence[Json]) -> str:
+    """Whether what rows accuse protocols of is flipped by their controls, in one sentence, with the rows of which it is not; empty where nothing is accused."""
+    accused = [row for row in rows if row.get("flipped") and any(name in ACCUSED for name in row["flipped"])]
+    bad = [row for row in accused if row["unflipped"]]
+    if bad:
+        listed = "; ".join(f"{name(row)}: {', '.join(row['unflipped'])}" for row in bad)
+        return f"Controls: {len(bad)} of {len(accused)} rows have an outcome that no control flips: {listed}."
+    return f"Controls: each bad outcome of {len(accused)} rows is flipped by a control." if accused else ""

@@ -43,7 +43,10 @@ def lab(monkeypatch, tmp_path):
             self.spec, self.seed, self.control = spec, seed, control
             ended[folder] = self
             folder.mkdir(parents=True, exist_ok=True)
-            self.facts = {"reclaim": {"returned": True, "errno": None, "began": 0, "ended": 5000}}
+            self.facts = {
+                "peer": {"good": {"write": 9, "read": 9}},
+                "reclaim": {"returned": True, "errno": None, "began": 0, "ended": 5000},
+            }
             made.made.append((*self.key, seed))
 
         async def carry_out(self):
@@ -124,11 +127,11 @@ def test_what_is_no_chance_is_not_tried_again_and_stays_in_the_row(lab, end, why
 
 
 def test_a_control_that_breaks_makes_its_row_unknown(lab):
-    lab.script = {("punch", ""): ["OK+ERR"], ("punch", "no-dma"): ["broken", "OK"]}
+    lab.script = {("punch", ""): ["OK+ERR"], ("truncate", "no-mover"): ["broken", "OK"]}
     (row,) = lab.row("mr-revoke punch dax")
     found = row.as_json(())
     assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["OK+ERR", "UNKNOWN"])
-    assert found["failed_tries"] == ["control no-dma: the run failed: the peer ended"]
+    assert found["failed_tries"] == ["control no-mover: the run failed: the peer ended"]
     assert exit_code([found]) == 2
 
 
@@ -136,20 +139,36 @@ def test_controls_run_although_one_of_several_runs_showed_nothing(lab):
     lab.comparison.options = replace(lab.comparison.options, runs=2)
     lab.script = {("punch", ""): ["broken", "OK+ERR"]}
     (row,) = lab.row("mr-revoke punch dax")
-    assert (row.outcomes, row.controls) == (["OK+ERR", "UNKNOWN"], {"no-dma": "OK"})
+    assert (row.outcomes, row.controls) == (["OK+ERR", "UNKNOWN"], {"no-mover": "OK"})
     assert row.as_json(())["outcome"] == "UNKNOWN"
 
 
-def test_rows_of_both_holders_share_their_controls(lab):
-    lab.script = {("punch", ""): ["OK+ERR"]}
-    deaf, prompt = lab.row("mr-revoke punch dax deaf", "mr-revoke punch dax prompt")
-    assert deaf.controls == prompt.controls == {"no-dma": "OK"}
-    assert sum(control == "no-dma" for _, control, _ in lab.made) == 1
+def test_rows_of_all_holders_and_events_share_the_run_without_a_mover(lab):
+    lab.script = {("punch", ""): ["OK+ERR"], ("zero", ""): ["OK+ERR"]}
+    rows = lab.row("mr-revoke punch dax deaf", "mr-revoke punch dax slow", "mr-revoke zero dax prompt")
+    assert all(row.controls == {"no-mover": "OK"} for row in rows)
+    assert [made[:2] for made in lab.made if made[1]] == [("truncate", "no-mover")]
+
+
+def test_a_prompt_holders_row_is_the_control_of_a_deaf_ones_and_is_run_once(lab):
+    lab.script = {("punch", ""): ["KILL", "OK"]}
+    specs = [RowSpec("lease-signal", "punch", "dax", holder) for holder in ("deaf", "prompt")]
+    lab.comparison.rows = frozenset(spec.label for spec in specs)
+    deaf, prompt = lab.row(*("lease-signal punch dax " + spec.holder for spec in specs))
+    assert (deaf.controls, prompt.outcomes) == ({"no-pin": "OK", "prompt": "OK"}, ["OK"])
+    assert sum(not control for _, control, _ in lab.made) == 2
+
+
+def test_no_row_is_made_to_be_a_control(lab):
+    lab.script = {("punch", ""): ["KILL"]}
+    (deaf,) = lab.row("lease-signal punch dax deaf")
+    assert deaf.controls == {"no-pin": "OK"}
 
 
 def test_the_same_seed_makes_the_same_runs(lab):
     lab.row("none truncate dax")
     first, lab.made[:] = list(lab.made), []
+    lab.comparison.made.clear()
     lab.row("none truncate dax")
     assert lab.made == first
 

@@ -1,5 +1,6 @@
 """The rows of a comparison: every pair is run or has a reason, geometry is sound, and controls must flip what they are for."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,17 @@ from emu.lab.plan import (
     rows,
 )
 from emu.lab.plan.backings import BACKINGS
-from emu.lab.plan.controls import controls_for
+from emu.lab.plan.controls import (
+    CONTROLS,
+    DENIES_NOTHING,
+    NO_DMA,
+    NO_MOVER,
+    NO_PIN,
+    PROMPT,
+    Control,
+    controls_for,
+    run_of,
+)
 from emu.lab.plan.events import EVENTS
 from emu.lab.plan.geometry import BESIDE_HOLE, BLOCK, CELL, PUNCH_AT, PUNCH_END, SIZE, WHOLE
 from emu.lab.plan.manners import MANNERS
@@ -126,32 +137,75 @@ def test_a_minutes_worth_names_what_there_is():
 
 
 @pytest.mark.parametrize(
-    ("event", "backing", "outcomes", "loss", "expected"),
+    ("event", "backing", "holder", "outcomes", "expected"),
     [
-        ("truncate", "dax", ["CORRUPT", "LOST"], "none", ["no-dma", "fifo"]),
-        ("surprise-unplug", "dax", ["CORRUPT", "FAULT"], "none", ["no-dma"]),
-        ("truncate", "page-cache", ["CORRUPT"], "none", ["no-dma"]),
-        ("truncate", "dax", ["DENY"], "none", ["no-pin"]),
-        ("truncate", "host", ["OK+ERR"], "mr", ["no-dma"]),
-        ("truncate", "dax", ["OK+ERR"], "context", ["no-pin"]),
-        ("truncate", "dax", ["KILL", "OK+ERR"], "process", ["no-pin"]),
-        ("truncate", "dax", ["LEAK", "LOST"], "none", ["no-pin"]),
-        ("truncate", "dax", ["HANG"], "none", ["let-go"]),
-        ("self-write", "dax", ["HANG"], "none", ["no-pin"]),
-        ("truncate", "dax", ["LOST"], "none", ["no-dma"]),
-        ("collapse", "dax", ["CORRUPT"], "none", ["no-dma", "fifo"]),
-        ("truncate", "dax", ["OK"], "none", []),
+        ("truncate", "dax", "deaf", ["CORRUPT", "LOST"], ["no-mover", "no-dma", "fifo", "prompt"]),
+        ("truncate", "dax", "slow", ["CORRUPT", "LOST"], ["no-mover"]),
+        ("surprise-unplug", "dax", "prompt", ["CORRUPT", "FAULT"], ["no-mover", "no-dma"]),
+        ("collapse", "dax", "prompt", ["CORRUPT"], ["no-mover", "no-dma", "fifo"]),
+        ("truncate", "page-cache", "prompt", ["CORRUPT"], ["no-mover", "no-dma"]),
+        ("truncate", "dax", "prompt", ["DENY"], ["no-pin"]),
+        ("truncate", "host", "prompt", ["OK+ERR"], ["no-mover"]),
+        ("exit", "dax", "prompt", ["OK+ERR"], ["no-dma"]),
+        ("truncate", "dax", "deaf", ["KILL", "OK+ERR"], ["no-mover", "no-pin", "prompt"]),
+        ("rnic-unplug", "dax", "prompt", ["KILL", "OK+ERR"], ["no-mover"]),
+        ("truncate", "dax", "stopped", ["LEAK", "LOST"], ["no-mover", "no-pin"]),
+        ("truncate", "dax", "prompt", ["HANG"], ["no-pin", "let-go"]),
+        ("truncate", "dax", "stopped", ["HANG"], ["no-pin"]),
+        ("self-write", "dax", "prompt", ["HANG"], ["no-pin"]),
+        ("truncate", "dax", "prompt", ["OK"], []),
+        ("truncate", "dax", "prompt", ["REFUSED"], []),
     ],
 )
-def test_controls_follow_from_the_outcome(event, backing, outcomes, loss, expected):
-    spec = RowSpec("p", event, backing, "deaf")
-    assert [control.name for control in controls_for(spec, outcomes, loss)] == expected
+def test_controls_follow_from_the_outcome(event, backing, holder, outcomes, expected):
+    spec = RowSpec("p", event, backing, holder)
+    assert [control.name for control in controls_for(spec, outcomes)] == expected
 
 
 @pytest.mark.parametrize("outcome", ["CORRUPT", "HANG", "KILL", "LEAK", "LOST", "DENY", "STALE", "FAULT"])
-def test_every_outcome_that_accuses_has_a_control(outcome):
+def test_every_outcome_that_accuses_has_a_control_of_the_comparisons_own(outcome):
     for event, backing, _act in ACTS:
-        assert controls_for(RowSpec("p", event, backing, "deaf"), [outcome]), (event, backing)
+        for holder in names.HOLDERS:
+            made = controls_for(RowSpec("p", event, backing, holder), [outcome])
+            assert any(outcome in control.flips and control.must for control in made), (event, backing)
+
+
+PLAIN = Control("")
+DIFFERENCE = {
+    "no-mover": {"asked"}, "no-pin": {"pinned"}, "no-dma": {"dma"}, "fifo": {"options"}, "let-go": {"lets_go"}, "prompt": set(),
+    "none": {"pinned", "protocol"},
+}  # fmt: skip
+JUDGING = {"name", "flips", "brings", "must", "into_freed"}
+
+
+@pytest.mark.parametrize("control", CONTROLS.values(), ids=list(CONTROLS))
+def test_a_control_differs_in_one_thing(control):
+    ways = {field.name for field in fields(Control)} - JUDGING
+    assert {way for way in ways if getattr(control, way) != getattr(PLAIN, way)} == DIFFERENCE[control.name]
+
+
+def test_rows_share_the_runs_of_their_controls():
+    def made(event, holder, control):
+        return run_of(RowSpec("p", event, "dax", holder), control)
+
+    assert made("truncate", "slow", NO_PIN) == made("truncate", "deaf", NO_PIN)
+    assert made("truncate", "slow", NO_MOVER) == made("punch", "prompt", NO_MOVER)
+    assert made("truncate", "deaf", NO_MOVER) != made("cow-write", "deaf", NO_MOVER)
+    assert made("truncate", "prompt", NO_DMA) != made("truncate", "deaf", NO_DMA)
+    assert run_of(RowSpec("p", "truncate", "dax", "prompt"), NO_DMA, told=False) == made(
+        "truncate", "deaf", NO_DMA
+    )
+    assert made("truncate", "deaf", PROMPT)[1] == RowSpec("p", "truncate", "dax", "prompt").label
+    assert made("unplug", "deaf", DENIES_NOTHING) == run_of(RowSpec("none", "unplug", "dax", "deaf"), NO_PIN)
+
+
+def test_without_a_pin_there_is_other_memory_for_the_peer():
+    for event, backing, act in ACTS:
+        files = places(RowSpec("p", event, backing, "deaf"), HOST, elsewhere=True).files
+        victim, other = files["victim"], files["elsewhere"]
+        assert other["length"] == victim["length"], (event, backing)
+        assert (other["path"], other["offset"]) != (victim["path"], victim["offset"]) or backing == "anon"
+        assert not act.device or other["path"].startswith("/other"), (event, backing)
 
 
 @pytest.mark.parametrize("event", ["punch", "zero"])

@@ -1,11 +1,12 @@
 """From runs to rows: the worst run is shown, controls must flip, promises decide what a breach is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from emu.check.verdict import Verdict
-from emu.lab.plan.controls import CONTROLS, FIFO, NO_DMA
+from emu.lab.plan.controls import DENIES_NOTHING, FIFO, LET_GO, NO_DMA, NO_MOVER, NO_PIN, PROMPT
 from emu.lab.plan.spec import RowSpec
 from emu.lab.rows import RowResult, RunResult, breaches, exit_code, spread
 
@@ -16,8 +17,19 @@ def run(*outcomes, us=10.0, errno=None, **fields):
     return RunResult(Verdict(outcomes[0], list(outcomes), **fields), Path("x"), errno, True, None, us)
 
 
-def row(*runs, controls=None, promises=(), spec=SPEC):
-    return RowResult(spec, 1, list(runs), controls or {}).as_json(promises)
+FLIPPED = {"no-mover": "OK", "no-pin": "OK", "no-dma": "OK"}
+
+
+def row(*runs, controls=FLIPPED, promises=(), spec=SPEC):
+    return RowResult(spec, 1, list(runs), dict(controls)).as_json(promises)
+
+
+def controlled(seen, *controls):
+    """A row that showed this, and the runs of its controls."""
+    result = RowResult(SPEC, 1, [run(*seen)])
+    for control, end in controls:
+        result.controlled(control, end)
+    return result.as_json(())
 
 
 def test_the_worst_run_is_the_rows():
@@ -31,53 +43,83 @@ def test_the_worst_run_is_the_rows():
 
 
 def test_a_control_that_does_not_flip_makes_the_row_unknown():
-    found = row(run("CORRUPT"), controls={"no-dma": "CORRUPT", "fifo": "LOST"})
+    found = controlled(["CORRUPT"], (NO_DMA, run("CORRUPT")), (FIFO, run("LOST", freed_bytes=64)))
     assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["CORRUPT", "UNKNOWN"])
+    assert (found["flipped"], found["unflipped"]) == ({"CORRUPT": ["fifo"]}, [])
     assert found["reason"] == "the control no-dma ended in CORRUPT too"
 
 
-@pytest.mark.parametrize("control", [name for name in CONTROLS if name != "let-go"])
-@pytest.mark.parametrize("end", ["UNKNOWN", "HANG", "KILL", "REFUSED"])
-def test_a_control_that_does_not_end_as_it_must_is_no_flip(control, end):
-    found = row(run("CORRUPT"), controls={control: end})
-    assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", ["CORRUPT", "UNKNOWN"])
-    assert found["reason"].startswith(f"the control {control} ended in {end}, and counts only if it ends in ")
+@pytest.mark.parametrize("seen", ["CORRUPT", "FAULT", "KILL", "HANG", "LEAK", "LOST", "STALE", "DENY"])
+def test_what_no_control_flips_is_said(seen):
+    found = row(run(seen), controls={})
+    assert (found["outcome"], found["unflipped"], found["reason"]) == (
+        "UNKNOWN",
+        [seen],
+        f"no control flips {seen}",
+    )
+    assert row(run(seen))["unflipped"] == []
+
+
+def test_each_outcome_has_to_be_flipped():
+    found = controlled(["CORRUPT", "LEAK"], (NO_DMA, run("LEAK")))
+    assert (found["flipped"], found["unflipped"]) == ({"CORRUPT": ["no-dma"], "LEAK": []}, ["LEAK"])
+    assert found["outcome"] == "UNKNOWN"
+    both = controlled(["CORRUPT", "LEAK"], (NO_DMA, run("LEAK")), (NO_PIN, run("OK")))
+    assert (both["outcome"], both["unflipped"], both["reason"]) == ("CORRUPT", [], None)
+
+
+@pytest.mark.parametrize("control", [NO_DMA, NO_PIN, NO_MOVER])
+@pytest.mark.parametrize("end", ["UNKNOWN", "HANG", "KILL", "LEAK"])
+def test_a_control_that_shows_nothing_or_other_harm_is_no_flip(control, end):
+    found = controlled(["CORRUPT"], (control, run(end)))
+    assert (found["outcome"], found["unflipped"]) == ("UNKNOWN", ["CORRUPT"])
+    assert found["reason"].startswith(f"the control {control.name} ended in {end}")
     assert exit_code([found]) == 2
 
 
-def test_a_hang_that_letting_go_does_not_break_is_a_hang_and_says_so():
-    found = row(run("HANG"), controls={"let-go": "HANG"})
+@pytest.mark.parametrize(("control", "flips"), [(NO_PIN, False), (NO_MOVER, False), (NO_DMA, True)])
+def test_dma_goes_on_in_a_control_that_is_about_something_else(control, flips):
+    found = controlled(["CORRUPT"], (control, replace(run("OK"), moved=0)))
+    assert (found["unflipped"] == []) is flips
+
+
+def test_a_hang_that_letting_go_does_not_break_needs_one_that_is_broken_without_a_pin():
+    found = controlled(["HANG"], (LET_GO, run("HANG")), (NO_PIN, run("OK")))
     assert (found["outcome"], found["reason"]) == (
         "HANG",
         "the control let-go ended in HANG too: it is no holder that is waited for",
     )
-    assert row(run("HANG"), controls={"let-go": "OK+ERR"})["reason"] is None
+    hangs = controlled(["HANG"], (LET_GO, run("HANG")), (NO_PIN, run("HANG")))
+    assert (hangs["outcome"], hangs["unflipped"]) == ("UNKNOWN", ["HANG"])
+    assert controlled(["HANG"], (LET_GO, run("OK+ERR")))["reason"] is None
 
 
 def test_a_denial_that_needs_no_pin_counts_where_another_protocol_is_not_denied():
-    found = row(run("DENY"), controls={"no-pin": "DENY", "none": "OK"})
+    denied = (NO_PIN, run("DENY"))
+    found = controlled(["DENY"], denied, (DENIES_NOTHING, run("OK")))
     assert (found["outcome"], found["reason"]) == (
         "DENY",
         "the control no-pin ended in DENY too: pinned or not, it is refused",
     )
-    assert row(run("DENY"), controls={"no-pin": "DENY"})["outcome"] == "UNKNOWN"
-    assert row(run("DENY"), controls={"no-pin": "DENY", "none": "DENY"})["outcome"] == "UNKNOWN"
+    assert controlled(["DENY"], denied)["outcome"] == "UNKNOWN"
+    assert controlled(["DENY"], denied, (DENIES_NOTHING, run("DENY")))["outcome"] == "UNKNOWN"
 
 
-def controlled(control, end):
-    result = RowResult(SPEC, 1, [run("CORRUPT")])
-    result.controlled(control, end)
-    return result.as_json(())
+@pytest.mark.parametrize("end", ["CORRUPT", "UNKNOWN", "KILL"])
+def test_a_row_beside_it_flips_what_it_did_not_show_and_accuses_nobody(end):
+    found = controlled(["KILL"], (NO_PIN, run("OK")), (PROMPT, run(end)))
+    assert found["outcome"] == "KILL"
+    assert found["flipped"]["KILL"] == (["no-pin", "prompt"] if end == "CORRUPT" else ["no-pin"])
 
 
 def test_first_in_first_out_must_show_dma_in_freed_blocks():
-    assert controlled(FIFO, run("LOST", freed_bytes=64))["outcome"] == "CORRUPT"
-    idle = controlled(FIFO, run("LOST", freed_bytes=0))
+    assert controlled(["CORRUPT"], (FIFO, run("LOST", freed_bytes=64)))["outcome"] == "CORRUPT"
+    idle = controlled(["CORRUPT"], (FIFO, run("LOST", freed_bytes=0)))
     assert (idle["outcome"], "not by DMA into freed blocks" in idle["reason"]) == ("UNKNOWN", True)
 
 
 def test_a_control_that_failed_is_told_with_its_reason():
-    found = controlled(NO_DMA, run("UNKNOWN", why=["the run failed: no broker came up"]))
+    found = controlled(["CORRUPT"], (NO_DMA, run("UNKNOWN", why=["the run failed: no broker came up"])))
     assert (found["outcome"], found["controls"]) == ("UNKNOWN", {"no-dma": "UNKNOWN"})
     assert found["reason"].endswith("(the run failed: no broker came up)")
 
@@ -85,7 +127,7 @@ def test_a_control_that_failed_is_told_with_its_reason():
 @pytest.mark.parametrize("good", ["OK", "OK+ERR", "DENY"])
 def test_one_unknown_run_makes_a_row_without_harm_unknown(good):
     lost = run("UNKNOWN", why=["the run failed: peer ended"])
-    found = row(run(good), lost, run(good), controls={})
+    found = row(run(good), lost, run(good))
     assert (found["outcome"], found["outcomes"]) == ("UNKNOWN", [good, "UNKNOWN"])
     assert (found["reason"], found["unknown_runs"]) == ("the run failed: peer ended", 1)
     assert exit_code([found]) == 2

@@ -61,7 +61,24 @@ def test_none_corrupts_another_file_and_its_controls_flip(outcome):
     assert found["foreign_bytes"] > 0
     assert found["foreign_dma_bytes"] > 0
     assert found["dma_at_gate"] > 0
-    assert found["controls"] == {"no-dma": "OK", "fifo": "LOST"}
+    assert found["controls"] == {"no-mover": "OK", "no-dma": "OK", "fifo": "LOST"}
+
+
+def test_every_accusation_has_a_control_that_flips_it(outcome):
+    accused = [row for row in outcome.result["rows"] if row["flipped"]]
+    assert len(accused) >= 5
+    for found in accused:
+        assert found["unflipped"] == [], found
+        assert all(found["flipped"].values()), found
+    assert "is flipped by a control." in outcome.stdout
+
+
+def test_without_a_mover_and_without_a_pin_dma_goes_on(outcome):
+    for folder in ("none-truncate-dax-control-no-mover", "ebusy-truncate-dax-control-no-pin"):
+        facts = json.loads((outcome.folder / folder / "run-1" / "row.json").read_text())
+        assert facts["dma"] is True
+        assert facts["peer"]["good"]["write"] > 0
+        assert facts["peer"]["good"]["read"] > 0
 
 
 def test_ebusy_denies_and_leaves_the_file_alone(outcome):
@@ -288,7 +305,11 @@ def of(done, protocol, holder):
 
 def test_a_hang_is_broken_by_letting_go(manners):
     found = of(manners, "wait", "deaf")
-    assert (found["outcome"], found["returned"], found["controls"]) == ("HANG", 0, {"let-go": "OK+ERR"})
+    assert (found["outcome"], found["returned"], found["controls"]) == (
+        "HANG",
+        0,
+        {"no-pin": "OK", "let-go": "OK+ERR"},
+    )
     assert found["agrees"] is True
     assert found["blocked_us"] > 1e6
 

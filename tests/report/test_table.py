@@ -1,7 +1,7 @@
 """The terminal's table: every row is in it, and what is surprising is said."""
 
 from emu.report.table import render
-from emu.report.words import agreement, findings
+from emu.report.words import agreement, controlled, findings
 
 
 def test_the_matrix_has_a_block_for_each_backing_and_holder(result):
@@ -77,3 +77,13 @@ def test_an_empty_result_still_prints(result):
 
 def test_the_text_is_plain_ascii(result):
     render(result).encode("ascii")
+
+
+def test_the_last_line_tells_of_the_controls(result, make, seen):
+    assert render(result).endswith("is flipped by a control.")
+    wrong = make(seen("CORRUPT", foreign_bytes=64), protocol="none", controls={"no-dma": "CORRUPT"})
+    last = render(wrong).splitlines()[-1]
+    assert last == (
+        "Controls: 1 of 1 rows have an outcome that no control flips: none + truncate (dax, deaf holder): CORRUPT."
+    )
+    assert controlled(make(seen("OK"))["rows"]) == ""

@@ -78,6 +78,9 @@ def _row(history: History) -> Iterator[Refusal]:
 
 def _reclaim(history: History) -> Iterator[str]:
     row = history.row
+    if row["reclaim"].get("asked") is False:
+        yield from _nobody(history, row["event"])
+        return
     asked = _asked(history, row)
     if asked is None:
         if row["reclaim"]["returned"]:
@@ -86,6 +89,14 @@ def _reclaim(history: History) -> Iterator[str]:
     if row["event"] in REQUESTS and row["backing"] in FILES and not _same_event(row["event"], asked["op"]):
         yield f"its event is {row['event']}: the broker was asked for {asked['op']['type']}"
     yield from _times(history, row["reclaim"], asked)
+
+
+def _nobody(history: History, event: str) -> Iterator[str]:
+    """A control in which nobody was to ask. (That there is a clone belongs to the scene of a cow-write.)"""
+    for line in history.of("Requested"):
+        kind = line["op"]["type"]
+        if kind in TAKING and (kind, event) != ("FsReflink", "cow-write"):
+            yield f"nobody is said to have asked: the broker was asked for {kind}"
 
 
 def _asked(history: History, row: Json) -> Json | None:
