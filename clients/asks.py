@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PIECE = 64 << 10
 RECLAIMERS = 2
+LOOK = 0.001  # seconds between two looks at whether a buffer is there
 BETWEEN = 0.05  # seconds between two tries
 
 
@@ -68,6 +69,18 @@ def _revoke_twice(ctx: Context, name: str) -> None:
         second.result()
 
 
+def _gone(ctx: Context, name: str) -> None:
+    """Until the buffer is nobody's any more: whoever needs the memory of an exporter that has ended waits for its importers."""
+    while True:
+        try:
+            ctx.dmabuf.stat(name)
+        except PyverbsRDMAError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return
+        time.sleep(LOOK)
+
+
 CALLS: Mapping[str, Callable[..., Any]] = {
     "truncate": lambda ctx, path, size: ctx.fs.truncate(path, size),
     "punch": lambda ctx, path, offset, length: ctx.fs.punch(path, offset, length),
@@ -84,6 +97,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "buf_move": lambda ctx, name: ctx.dmabuf.move(name),
     "buf_revoke": lambda ctx, name, permanent: ctx.dmabuf.revoke(name, permanent=permanent),
     "buf_storm": _storm,
+    "buf_gone": _gone,
 }
 
 

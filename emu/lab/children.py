@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 MODULES = (
     "emu.cli.broker", "emu.clients.holder", "emu.clients.peer", "emu.clients.taker", "emu.clients.reclaimer", "emu.clients.unplugger",
-    "emu.clients.defragmenter", "emu.clients.heir",
+    "emu.clients.defragmenter", "emu.clients.heir", "emu.clients.exporter",
 )  # fmt: skip
 MESSAGE = 1 << 16
 

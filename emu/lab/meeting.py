@@ -57,8 +57,9 @@ async def _prepare(run: Run) -> None:
             with open(file["path"], "ab") as made:  # noqa: PTH123, ASYNC230 - a path of the plan; nobody waits for it
                 os.ftruncate(made.fileno(), file["size"])
     if run.spec.backing == "dmabuf":
-        for file in files.values():
-            await run.asker.ask("export", buffer=file["path"], size=file["size"])
+        for role, file in files.items():
+            exporter = run.clients["exporter"] if run.act.apart and role == "victim" else run.asker
+            await exporter.ask("export", buffer=file["path"], size=file["size"])
 
 
 async def _start_holder(run: Run, directory: str) -> Json:

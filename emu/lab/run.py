@@ -146,7 +146,10 @@ class Run:
                 raise failure
 
     def _guests(self) -> tuple[str, ...]:
-        return ("heir",) if self.act.leaves == "hands-over" else ()
+        return (
+            *(("heir",) if self.act.leaves == "hands-over" else ()),
+            *(("exporter",) if self.act.apart else ()),
+        )
 
     async def _start_broker(self) -> None:
         file = file_of(self.spec.protocol)

@@ -194,6 +194,8 @@ async def _provoke(run: Run) -> None:
     """What the manner, or a control, does once the request has been asked."""
     holder = run.clients["holder"]
     inherited = run.control.lets_go and run.act.leaves == "hands-over"
+    if run.act.apart and await run.asker.heard("asked"):
+        run.clients["exporter"].signal(signal.SIGKILL)
     if not (run.manner.told or run.manner.kill or run.control.lets_go) or (run.act.leaves and not inherited):
         return
     if not await run.asker.heard("asked"):

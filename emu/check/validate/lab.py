@@ -83,7 +83,7 @@ def _reclaim(history: History) -> Iterator[str]:
         return
     asked = _asked(history, row)
     if asked is None:
-        if row["reclaim"]["returned"]:
+        if row["reclaim"]["returned"] and not exporter_ended(history):
             yield "its reclaim returned, and nobody asked for one"
         return
     if row["event"] in REQUESTS and row["backing"] in FILES and not _same_event(row["event"], asked["op"]):
@@ -97,6 +97,12 @@ def _nobody(history: History, event: str) -> Iterator[str]:
         kind = line["op"]["type"]
         if kind in TAKING and (kind, event) != ("FsReflink", "cow-write"):
             yield f"nobody is said to have asked: the broker was asked for {kind}"
+
+
+def exporter_ended(history: History) -> bool:
+    """Its end is a surprise, told by no request."""
+    exporters = {line["session"] for line in history.of("SessionOpened") if line["name"] == "exporter"}
+    return any(line["session"] in exporters for line in history.of("SessionLost"))
 
 
 def _asked(history: History, row: Json) -> Json | None:

@@ -130,8 +130,11 @@ def full(
     protocols, events = list(protocols), list(events)
     for backing in backings:
         for protocol in protocols:
-            every = backing == "dax" and not refuses(protocol, backing)
+            somebody = not refuses(protocol, backing)
             for event in events:
-                somebody = [] if refuses(protocol, backing) else _ends(event)
-                fitting = MANNERS if every else ["prompt", *somebody]
+                fitting = (
+                    MANNERS
+                    if somebody and backing == "dax"
+                    else ["prompt", *(_ends(event) if somebody else ())]
+                )
                 yield from rows([protocol], [event], [backing], holders or fitting)

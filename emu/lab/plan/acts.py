@@ -30,7 +30,8 @@ class Act:
     access: `rw`, or `r` where a registration for writing would be the event itself. spares: what is registered again once the
     victim was taken is still there: the victim's first quarter; else it is another file. device: the whole device goes, so the bystander
     and the spare file are on another. before: what is true of the file where nothing is done. frees: ranges of the file that
-    hold no memory behind a success. gate: what is asked for is pinned, so DMA must be in flight then; pressure passes over what is pinned. alone: there is no bystander, since what happens is everybody's.
+    hold no memory behind a success. gate: what is asked for is pinned, so DMA must be in flight then; pressure passes over what is pinned. alone: there is no bystander, since what happens is everybody's. apart: the victim's exporter is a process of its own, which is killed when
+    the request has been asked: that it is gone is the event.
     """
 
     ask: Json
@@ -44,6 +45,7 @@ class Act:
     spares: bool = False
     device: bool = False
     alone: bool = False
+    apart: bool = False
     frees: tuple[tuple[int, int], ...] = ()
     gate: bool = True
     before: Json = field(default_factory=lambda: BEFORE)
@@ -51,6 +53,7 @@ class Act:
 
 KIND_OF = {
     "stamp": "cow-write", "pressure": "memory-pressure", "buf_move": "move", "buf_revoke": "revoke", "buf_storm": "revoke",
+    "buf_gone": "surprise",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from emu.lab import names
 from emu.lab.plan.acts import GONE, HOLED, OPEN, SAME, SHORT, SPOILT, ZEROED, Act, ask
-from emu.lab.plan.geometry import PUNCH_AT, PUNCH_END, QUARTER, SIZE, WHOLE
+from emu.lab.plan.geometry import BLOCK, PUNCH_AT, PUNCH_END, QUARTER, SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +22,8 @@ NO_FILE = {
     "dmabuf": "a dma-buf has a fixed size and no layout: its exporter takes the whole of it, by moving or revoking it",
 }
 HOST_LAYOUT = (
-    "a host file's extents are its filesystem's: the broker's mapping follows offsets of the file, not blocks, so nothing "
-    "that DMA uses moves"
+    "the kernel moves the blocks of a host file by itself, having unmapped its pages, and the broker's mapping finds the new ones at the same offsets: "
+    "no stale block can be reached, and nothing tells a broker of it before (a lease is not broken by fallocate), so no protocol has a say"
 )
 HOST_SHARING = (
     "the blocks of a host file are its filesystem's to share: what DMA reaches are pages of this file alone"
@@ -34,6 +34,7 @@ NIC_WAITS = (
     "this kernel does not take a NIC away from under a context: the removal waits until the process closes its device, "
     "and this node's NIC goes as on 7.3"
 )
+SPOT = (QUARTER, QUARTER + BLOCK)  # what fails
 TRUNCATE = ask("truncate", path="{victim}", size=QUARTER)
 UNPLUG = ask("unplug", target="{device}", surprise=False)
 PRESSURE_ANON = ask("pressure", target="anon")
@@ -184,11 +185,13 @@ EVENTS = {
         ),
         Event(
             "surprise-unplug", "the device is gone: a fact, told and not asked", "surprise",
-            _on(Act({**UNPLUG, "surprise": True}, GONE, by="unplugger", then="plug", device=True), "dax", "page-cache", "devdax"),
+            {
+                **_on(Act({**UNPLUG, "surprise": True}, GONE, by="unplugger", then="plug", device=True), "dax", "page-cache", "devdax"),
+                "dmabuf": Act(ask("buf_gone", name="{buffer}"), by="unplugger", apart=True),
+            },
             {
                 "anon": "a client's anonymous memory is on no device of the node's",
                 "host": "the device below a host file belongs to the host",
-                "dmabuf": "an exporter that dies takes its descriptor along, not the memory: importers hold references to that",
             },
         ),
         Event(
@@ -211,13 +214,17 @@ EVENTS = {
         ),
         Event(
             "poison", "one block fails: it must be unmapped, and that be told", "poison",
-            {"dax": Act(ask("poison", path="{victim}", offset=QUARTER), SPOILT, (QUARTER, QUARTER + 4096), spares=True, before=SPOILT)},
             {
-                "anon": "what fails is a block of a pmem device; DRAM of a client is not modelled to fail",
-                "page-cache": "what fails is a block below the cache: the filesystem meets it at its next read or write-back, DMA never does",
-                "devdax": "a failed block of a raw device has no file through which it could be named",
+                "dax": Act(ask("poison", path="{victim}", offset=QUARTER), SPOILT, SPOT, spares=True, before=SPOILT),
+                "devdax": Act(ask("poison", path="{mount}", offset=QUARTER), OPEN, SPOT),
+            },
+            {
+                "anon": "emu's request names a block of a pmem device. A DRAM page that fails under a pin is left where it is by Linux, its owner killed: that "
+                "is no reclaim that a protocol could answer, and this node's DRAM does not fail",
+                "page-cache": "emu's request names a block of a pmem device, and that one lies below the cache: the filesystem meets it at its next read or "
+                "write-back, DMA never does. The cached page itself is DRAM, which does not fail on this node",
                 "host": "memory of the host fails for the host: its kernel kills or signals the broker, and nobody can be asked",
-                "dmabuf": "what fails is a block of a pmem device; DRAM of an exporter is not modelled to fail",
+                "dmabuf": "emu's request names a block of a pmem device; an exporter whose memory failed would move or revoke the buffer, which are events",
             },
             ("fs.poison",),
         ),
