@@ -83,3 +83,35 @@ int emu_stamp_read(const void *cell, struct emu_stamp *out)
 	*out = (struct emu_stamp){ c.work_request, c.offset, c.writer, c.ino, c.layout, c.ns };
 	return 1;
 }
+
+static int among(uint64_t ino, const uint64_t *inos, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		if (inos[i] == ino)
+			return 1;
+	return 0;
+}
+
+uint64_t emu_stamp_foreign(const void *memory, uint64_t cells, uint64_t ino, uint64_t since, const uint64_t *kin,
+			   uint64_t kins, uint64_t *found)
+{
+	const uint8_t *p = memory;
+	struct emu_stamp stamp;
+	uint64_t count = 0;
+
+	for (uint64_t i = 0; i < cells; i++, p += EMU_STAMP_CELL)
+		if (emu_stamp_read(p, &stamp) && (stamp.ino != ino || stamp.layout < since) && !among(stamp.ino, kin, kins))
+			found[count++] = i;
+	return count;
+}
+
+uint64_t emu_stamp_in_place(const void *memory, uint64_t cells, uint64_t ino, uint64_t offset)
+{
+	const uint8_t *p = memory;
+	struct emu_stamp stamp;
+	uint64_t count = 0;
+
+	for (uint64_t i = 0; i < cells; i++, p += EMU_STAMP_CELL, offset += EMU_STAMP_CELL)
+		count += emu_stamp_read(p, &stamp) && stamp.ino == ino && stamp.offset == offset;
+	return count;
+}

@@ -9,6 +9,8 @@ int main(void)
 {
 	struct emu_stamp stamp = { .work_request = 3, .offset = 4096, .writer = 1, .ino = 2, .layout = 4, .ns = 5 }, got;
 	static unsigned char buffer[1000];
+	const uint64_t kin[] = { 7, 2 };
+	uint64_t found[10];
 	uint32_t crc;
 
 	memset(buffer, 0xee, sizeof(buffer));
@@ -27,6 +29,15 @@ int main(void)
 	CHECK_EQ(buffer[660], 0xee);
 	memcpy(&crc, buffer + 40, 4);
 	CHECK_EQ(crc, 0xafa3b701u); /* zlib.crc32 of these 40 bytes */
+	CHECK_EQ(emu_stamp_foreign(buffer, 10, 2, 4, NULL, 0, found), 0);
+	CHECK_EQ(emu_stamp_foreign(buffer, 10, 2, 5, NULL, 0, found), 10); /* older than the block is the file's */
+	CHECK_EQ(emu_stamp_foreign(buffer, 10, 3, 0, kin, 1, found), 10);
+	CHECK_EQ(found[9], 9);
+	CHECK_EQ(emu_stamp_foreign(buffer, 10, 3, 0, kin, 2, found), 0);
+	CHECK_EQ(emu_stamp_foreign(buffer, 10, 2 + (1ull << 32), 0, NULL, 0, found), 10);
+	CHECK_EQ(emu_stamp_in_place(buffer, 11, 2, 4096), 10); /* the eleventh is none */
+	CHECK_EQ(emu_stamp_in_place(buffer, 10, 3, 4096), 0);
+	CHECK_EQ(emu_stamp_in_place(buffer + 64, 9, 2, 4096), 0);
 	for (int i = 0; i < 64; i++) {
 		buffer[i] ^= 1;
 		CHECK(!emu_stamp_read(buffer, &got));

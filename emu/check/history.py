@@ -164,7 +164,11 @@ class History:
 
     def records(self) -> Iterator[tuple[int, OpRecord]]:
         """(thread, record) of all logs, thread by thread."""
-        return ((log.thread, record) for log in self.logs for record in log.records)
+        return iter(self._records)
+
+    @cached_property
+    def _records(self) -> list[tuple[int, OpRecord]]:
+        return [(log.thread, record) for log in self.logs for record in log.records]
 
 
 def over_pages(history: History) -> tuple[Any, Json]:

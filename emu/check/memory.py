@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from emu.history.stamp import CELL, MAGIC, cells_in_free, decode, foreign_cells, is_foreign, scan
+from emu.engine.ring import stamp_foreign, stamp_in_place
+from emu.history.stamp import CELL, MAGIC, decode, free_runs, is_foreign, kin_of, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 BLOCK = 4096
+NOBODY = 1 << 32  # no stamp's inode number
 
 
 def foreign_by_file(image: Any, filemap: Json) -> dict[str, int]:
     """Distinct stamped bytes that lie in memory which has changed hands since they were meant for it, by the file that owns it now
     ("" for nobody): a lower bound.
     """
-    found = {cell.position: cell.path for cell in foreign_cells(image, filemap)}
-    if filemap.get(
-        "replaced"
-    ):  # a namespace that was plugged in later: nobody may have written to its free blocks
-        found |= {cell.position: cell.path for cell in cells_in_free(image, filemap)}
+    found: dict[int, str] = {}
+    for file in filemap["files"]:
+        kin = sorted(kin_of(file, filemap))
+        for _, at, size, since in file["extents"]:
+            found |= dict.fromkeys(stamp_foreign(image, at, at + size, file["ino"], since, kin), file["path"])
+    if filemap.get("replaced"):  # a namespace that came later: nobody may have written to its free blocks
+        for at, size in free_runs(filemap.get("device_bytes", len(image)), filemap):
+            found |= dict.fromkeys(stamp_foreign(image, at, at + size, NOBODY, 0), "")
     return {path: CELL * count for path, count in sorted(Counter(found.values()).items())}
 
 
@@ -84,10 +89,10 @@ def misplaced_cells(image: Any, file: Json, ranges: Iterable[tuple[int, int]]) -
     """
     wrong = 0
     for start, end in ranges:
-        wrong += sum(
-            not _in_place(image, at, file["ino"], offset)
-            for offset, at in _cells_of(file["extents"], start, end)
-        )
+        for offset, position, size, _ in file["extents"]:
+            first, last = max(start, offset), min(end, offset + size)
+            cells = max(0, -(-(last - first) // CELL))
+            wrong += cells - stamp_in_place(image, position + first - offset, cells, file["ino"], first)
         wrong += holes(file, start, end) // CELL
     return wrong
 
@@ -132,11 +137,6 @@ def _cells_of(extents: list[list[int]], start: int, end: int) -> Iterable[tuple[
         first, last = max(start, offset), min(end, offset + size)
         for at in range(first, last, CELL):
             yield at, position + at - offset
-
-
-def _in_place(image: Any, at: int, ino: int, offset: int) -> bool:
-    cell = decode(image[at : at + CELL])
-    return cell is not None and (cell.ino, cell.offset) == (ino, offset)
 
 
 def stamped(image: Any) -> int:

@@ -37,9 +37,8 @@ def nowhere(history: History) -> Nowhere:
     missing: dict[tuple[int, int], int] = {}
     found = {True: 0, False: 0}
     for journal in history.journals.values():
-        good = {(record.qp_num, record.wr_id) for record in journal.of(Kind.POLLED) if not record.code}
         for record in journal.of(Kind.POSTED):
-            if record.ino == ino and record.time > ended and (record.qp_num, record.wr_id) in good:
+            if record.ino == ino and record.time > ended and (record.qp_num, record.wr_id) in journal.good:
                 place = (record.offset, record.offset + record.length)
                 if place not in missing:
                     missing[place] = holes(file, *place)

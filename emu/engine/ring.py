@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_SGE: int = lib.EMU_MAX_SGE
+CELL: int = lib.EMU_STAMP_CELL
 _SLICE = (
     0.05  # seconds: a signal, or a close, that came just before the sleep is seen after this at the latest
 )
@@ -349,3 +350,27 @@ def stamp_fill(
     stamp = ffi.new("struct emu_stamp *", (work_request, offset, writer, ino, layout, namespace))
     target = ffi.from_buffer(view, require_writable=True)
     lib.emu_stamp_fill(target, len(target), stamp)
+
+
+def stamp_foreign(
+    memory: Any, start: int, end: int, ino: int, since: int, kin: Sequence[int] = ()
+) -> list[int]:
+    """Positions in memory[start:end], at multiples of a cell, of whole cells that were written under a translation from before the memory was
+    file `ino`'s, in its layout `since`, and by none of its kin.
+    """
+    start = -(-start // CELL) * CELL
+    cells = max(0, min(end, len(memory)) - start) // CELL
+    if not cells:
+        return []
+    source, found = ffi.from_buffer(memory), ffi.new("uint64_t[]", cells)
+    count = lib.emu_stamp_foreign(source + start, cells, ino, since, list(kin), len(kin), found)
+    return [start + CELL * number for number in ffi.unpack(found, count)]
+
+
+def stamp_in_place(memory: Any, start: int, cells: int, ino: int, offset: int) -> int:
+    """How many of the cells that lie in memory[start:], one behind the other, are what was meant for `offset` of file `ino` and on."""
+    cells = min(cells, max(0, len(memory) - start) // CELL)
+    if not cells:
+        return 0
+    count: int = lib.emu_stamp_in_place(ffi.from_buffer(memory) + start, cells, ino, offset)
+    return count

@@ -19,6 +19,7 @@ import struct
 import time
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -66,6 +67,7 @@ class Record(NamedTuple):
 
 
 assert RECORD == 64
+_as_record = partial(tuple.__new__, Record)  # of a tuple that has as many fields
 
 
 class JournalError(ValueError):
@@ -140,7 +142,24 @@ class JournalFile:
     records: tuple[Record, ...]
 
     def of(self, kind: Kind) -> Iterator[Record]:
-        return (record for record in self.records if record.kind == kind)
+        return iter(self._by_kind.get(kind, ()))
+
+    @cached_property
+    def lengths(self) -> dict[tuple[int, int], int]:
+        """(queue pair, request) -> its bytes, of what was posted."""
+        return {(r.qp_num, r.wr_id): r.length for r in self.of(Kind.POSTED)}
+
+    @cached_property
+    def good(self) -> frozenset[tuple[int, int]]:
+        """(queue pair, request) of completions with success."""
+        return frozenset((r.qp_num, r.wr_id) for r in self.of(Kind.POLLED) if not r.code)
+
+    @cached_property
+    def _by_kind(self) -> dict[int, list[Record]]:
+        found: dict[int, list[Record]] = {}
+        for record in self.records:
+            found.setdefault(record.kind, []).append(record)
+        return found
 
 
 def write_journal(path: str | Path, journal: JournalFile) -> None:
@@ -154,17 +173,33 @@ def write_journal(path: str | Path, journal: JournalFile) -> None:
 def read_journal(path: str | Path) -> JournalFile:
     """Read a journal, of a living client too. Raises JournalError, OSError."""
     with open(path, "rb") as file:  # noqa: PTH123 - a path or a string
-        raw = file.read()
+        return _read(file.fileno(), path)
+
+
+def _read(fd: int, path: str | Path) -> JournalFile:
+    raw = os.pread(fd, HEADER, 0)
     if len(raw) < HEADER or not raw.startswith(MAGIC):
         raise JournalError(f"{path} is no client journal: it does not begin with {MAGIC!r}")
     _, version, size, capacity, written, name = _HEAD.unpack_from(raw)
-    if (version, size) != (VERSION, RECORD) or len(raw) < HEADER + capacity * RECORD:
+    if (version, size) != (VERSION, RECORD) or os.fstat(fd).st_size < HEADER + capacity * RECORD:
         raise JournalError(
             f"{path} is a client journal of version {version}, records of {size} bytes; known: {VERSION}, {RECORD}"
         )
     first = max(0, written - capacity)
-    records = (
-        Record(*_RECORD.unpack_from(raw, HEADER + index % capacity * RECORD))
-        for index in range(first, written)
-    )
-    return JournalFile(name.rstrip(b"\0").decode(errors="replace"), written, first, tuple(records))
+    found = [
+        record
+        for start, end in ring_pieces(first, written, capacity)
+        for record in map(
+            _as_record,
+            _RECORD.iter_unpack(os.pread(fd, (end - start) * RECORD, HEADER + start * RECORD)),
+        )
+    ]
+    return JournalFile(name.rstrip(b"\0").decode(errors="replace"), written, first, tuple(found))
+
+
+def ring_pieces(first: int, written: int, capacity: int) -> list[tuple[int, int]]:
+    """Places of entries first..written of a ring, as [start, end) without a break, in order."""
+    if first >= written:
+        return []
+    start, end = first % capacity, (written - 1) % capacity + 1
+    return [(start, end)] if start < end else [(start, capacity), (0, end)]

@@ -11,8 +11,11 @@ import mmap
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from emu.history.journal import ring_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +82,9 @@ class OpRecord(NamedTuple):
     op_time: int
 
 
+_as_record = partial(tuple.__new__, OpRecord)  # of a tuple that has as many fields
+
+
 class OplogError(ValueError):
     """Not an operation log, or one of another version."""
 
@@ -118,8 +124,11 @@ def _read(raw: mmap.mmap, path: str) -> OpLog:
         )
     first = max(0, written - capacity)
     found = [
-        OpRecord(*_RECORD.unpack_from(raw, HEADER + index % capacity * RECORD))
-        for index in range(first, written)
+        record
+        for start, end in ring_pieces(first, written, capacity)
+        for record in map(
+            _as_record, _RECORD.iter_unpack(raw[HEADER + start * RECORD : HEADER + end * RECORD])
+        )
     ]
     # What the engine wrote while we read has overwritten the oldest ones.
     (now,) = struct.unpack_from("<Q", raw, _WRITTEN_AT)

@@ -12,6 +12,7 @@ history says that nothing can.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from emu.lab.process import LabError, Process
 from emu.lab.scene import inherit_no_more, play
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from emu.lab.children import Nursery
@@ -43,17 +45,33 @@ if TYPE_CHECKING:
     from emu.lab.plan.spec import RowSpec
 
 Json = dict[str, Any]
+ZEROS = bytes(BLOCK)
 
 
 def keep(memory: Path, copy: Path) -> None:
     """Copy what is not zero; the rest is a hole that reads as zero."""
     with memory.open("rb") as source, copy.open("wb") as target:
-        while block := source.read(BLOCK):
-            if block.count(0) < len(block):
-                target.write(block)
-            else:
-                target.seek(len(block), os.SEEK_CUR)
+        for start, end in _pieces(source.fileno()):
+            source.seek(start)
+            for at in range(start, end, BLOCK):
+                if (block := source.read(min(BLOCK, end - at))) != ZEROS:
+                    target.seek(at)
+                    target.write(block)
         target.truncate(memory.stat().st_size)
+
+
+def _pieces(fd: int) -> Iterator[tuple[int, int]]:
+    """[start, end) of what is no hole of a file."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # there is nothing more
+                raise
+            return
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
 
 
 @dataclass

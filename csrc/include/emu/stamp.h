@@ -32,4 +32,12 @@ void emu_stamp_fill(void *to, uint64_t bytes, const struct emu_stamp *stamp);
 /* Is this a cell, whole and with a good checksum? 1, and *out says what it says, or 0. `cell` need not be aligned. */
 int emu_stamp_read(const void *cell, struct emu_stamp *out);
 
+/* Of `cells` cells one behind the other: those that were written under a translation from before the memory became file
+ * `ino`'s, in its layout `since`, and by none of its kin (files that it shares blocks with). Their numbers go to found[],
+ * which has room for all; how many. */
+uint64_t emu_stamp_foreign(const void *memory, uint64_t cells, uint64_t ino, uint64_t since, const uint64_t *kin,
+			   uint64_t kins, uint64_t *found);
+/* Of `cells` cells one behind the other, the first meant for `offset` of file `ino`: how many are there, whole. */
+uint64_t emu_stamp_in_place(const void *memory, uint64_t cells, uint64_t ino, uint64_t offset);
+
 #endif

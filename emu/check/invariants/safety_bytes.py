@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from emu.check.invariants.timeline import Mapped, Reading
     from emu.history.oplog import OpRecord
 
-FOREIGN = Flag.SRC_FOREIGN | Flag.DST_FOREIGN
-CHANGED = Flag.SRC_FREED | Flag.DST_FREED | FOREIGN
-GONE = Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_ABSENT | Flag.DST_ABSENT
-ABSENT = Flag.SRC_ABSENT | Flag.DST_ABSENT
-MISSED = Flag.DST_FREED | Flag.DST_FOREIGN | Flag.DST_ABSENT
+# Plain integers: an IntFlag's operators cost more than the rules do.
+FOREIGN = int(Flag.SRC_FOREIGN | Flag.DST_FOREIGN)
+CHANGED = int(Flag.SRC_FREED | Flag.DST_FREED) | FOREIGN
+GONE = int(Flag.SRC_FREED | Flag.DST_FREED | Flag.SRC_ABSENT | Flag.DST_ABSENT)
+ABSENT = int(Flag.SRC_ABSENT | Flag.DST_ABSENT)
+MISSED = int(Flag.DST_FREED | Flag.DST_FOREIGN | Flag.DST_ABSENT)
+READ_AMISS = int(Flag.SRC_FOREIGN | Flag.SRC_FREED | Flag.SRC_ABSENT)
 SHOWN = 8  # records that a breach names
 
 
@@ -56,7 +58,7 @@ def foreign(history: History) -> Iterator[Breach]:
         if record.bytes and has_changed(record):
             found.setdefault(used_key(record, CHANGED), []).append(Moved(thread, record))
     for key, moved in found.items():
-        moved.sort(key=lambda one: not Flag(one.record.flags) & FOREIGN)  # the worst is told first
+        moved.sort(key=lambda one: not one.record.flags & FOREIGN)  # the worst is told first
         count = sum(one.record.bytes for one in moved)
         sentence = f"the engine moved {count} bytes under key {key:#x} in memory that had been freed, or changed hands"
         yield Breach("S1", sentence, causes(made, key, moved[0].record), named(moved))
@@ -75,7 +77,7 @@ def _foreign_memory(history: History) -> Iterator[Breach]:
 
 def has_changed(record: OpRecord) -> bool:
     """The generation is not that of the translation: by the engine's flag, or by those that a single quantum carries."""
-    if Flag(record.flags) & CHANGED:
+    if record.flags & CHANGED:
         return True
     last, before = max(record.gen_first, record.gen_last), record.gen_translated
     nobodys = before % 2  # odd: it was free already when it was translated
@@ -96,7 +98,7 @@ def reached_afterwards(history: History) -> Iterator[Breach]:
         if row.succeeded:
             yield from _translations(made, row)
             epoch = row.phases["returned"].epoch
-            moved = [one for one in _under(history, made, row) if Flag(one.record.flags) & GONE]
+            moved = [one for one in _under(history, made, row) if one.record.flags & GONE]
             until = _replaced(history, row)
             late = [
                 one for one in moved if started_after(one.record, epoch) and one.record.epoch_last < until
@@ -181,7 +183,7 @@ def _behind(history: History, made: Reading, row: Reclaim) -> list[Moved]:
 
 def _silent(record: OpRecord, detached: int) -> bool:
     written = record.opcode != READ and record.status == SUCCESS and record.epoch_first >= detached
-    return written and bool(Flag(record.flags) & MISSED)
+    return written and bool(record.flags & MISSED)
 
 
 def taken_away(history: History, made: Reading, row: Reclaim) -> Iterator[Moved]:
@@ -244,14 +246,18 @@ def _written_blocks(record: OpRecord) -> set[int]:
 
 def acknowledged(history: History) -> dict[int, int]:
     """Queue pair -> bytes whose requests its owner saw succeed; a queue pair whose journal is not whole is left out."""
+    return history.once(_acknowledged)
+
+
+def _acknowledged(history: History) -> dict[int, int]:
     found: Counter[int] = Counter()
     for journal in history.journals.values():
         if journal.missing:
             continue
-        length = {(r.qp_num, r.wr_id): r.length for r in journal.of(Kind.POSTED)}
-        found.update(dict.fromkeys((qp for qp, _ in length), 0))
-        for done in {(r.qp_num, r.wr_id) for r in journal.of(Kind.POLLED) if not r.code}:
-            found[done[0]] += length.get(done, 0)
+        length = journal.lengths
+        found.update(dict.fromkeys({qp for qp, _ in length}, 0))
+        for done in journal.good & length.keys():
+            found[done[0]] += length[done]
     return found
 
 
@@ -294,10 +300,10 @@ def nothing_acknowledged(history: History) -> str:
 # ---- what belongs together
 
 
-def used_key(record: OpRecord, mask: Flag) -> int:
+def used_key(record: OpRecord, mask: int) -> int:
     """The key under which the side with these flags was reached: the remote side of a one-sided operation, else the local one."""
-    remote = Flag.SRC_FOREIGN | Flag.SRC_FREED | Flag.SRC_ABSENT if record.opcode == READ else MISSED
-    flags = Flag(record.flags) & mask
+    remote = READ_AMISS if record.opcode == READ else MISSED
+    flags = record.flags & mask
     return record.rkey if record.rkey and (flags & remote or not flags) else record.lkey
 
 
@@ -307,7 +313,7 @@ def _under(history: History, made: Reading, row: Reclaim) -> list[Moved]:
     found = []
     device = row.device or not row.known
     for thread, record in history.once(_telling):
-        if Flag(record.flags) & ABSENT and not device:
+        if record.flags & ABSENT and not device:
             continue
         for key in {record.rkey, record.lkey} - {0}:
             life = made.used(key, record)
@@ -322,7 +328,7 @@ def _under(history: History, made: Reading, row: Reclaim) -> list[Moved]:
 
 def _telling(history: History) -> list[tuple[int, OpRecord]]:
     """Records of bytes that met memory which was not theirs any more."""
-    wrong = int(FOREIGN | GONE)
+    wrong = FOREIGN | GONE
     return [(thread, record) for thread, record in history.records() if record.bytes and record.flags & wrong]
 
 

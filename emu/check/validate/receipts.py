@@ -86,7 +86,7 @@ def _behind_the_log(history: History, journal: JournalFile) -> Iterator[str]:
     """At each moment: what was acknowledged had begun to move, and what had moved had been posted. By queue pair."""
     if not history.logs:
         return
-    lengths = {(r.qp_num, r.wr_id): r.length for r in journal.of(Kind.POSTED)}
+    lengths = journal.lengths
     for qp in sorted({r.qp_num for r in journal.of(Kind.POSTED)}):
         posted = [(r.time, r.length) for r in journal.of(Kind.POSTED) if r.qp_num == qp]
         good = [
@@ -168,7 +168,7 @@ def _moved(history: History, journal: JournalFile) -> Iterator[str]:
     """Bytes that were acknowledged have moved; what has moved with success had been posted. By queue pair."""
     if not history.logs:
         return
-    length = {(r.qp_num, r.wr_id): r.length for r in journal.of(Kind.POSTED)}
+    length = journal.lengths
     posted: Counter[int] = Counter()
     for (qp, _), size in length.items():
         posted[qp] += size

@@ -18,7 +18,7 @@ from emu.history.oplog import Kind as OpKind
 from emu.history.stamp import CELL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from emu.check.history import History
     from emu.history.journal import Record
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 WRITES = (0, 1)
+OTHER = ~int(Flag.EPOCH_MOVED)  # than flags that are no matter here
 HANDLED = frozenset({"Allocate", "Share", "Poison", "Release", "Blank", "Zero", "Store"})
 REPLACED = frozenset({"Offline", "Online"})
 Where = tuple[int, int]  # of the log: thread, seq
@@ -85,6 +86,10 @@ class _Reading:
             int, set[tuple[int, int]]
         ] = {}  # block -> (queue pair, key) of whatever may have written there
         self.spoilt: set[int] = set()
+        self.summed: set[tuple[tuple[int, int], int]] = (
+            set()
+        )  # whose sums, under which line, are among the users
+        self.under: dict[int, set[int]] = {}  # line that installed a key -> its blocks
         for thread, record in history.records():
             if record.bytes:
                 self._record(thread, record)
@@ -94,19 +99,25 @@ class _Reading:
         life = self._life(key, record.op_epoch)
         if life is None:
             return
-        sum_, flags = record.kind != OpKind.QUANTUM, record.flags & ~Flag.EPOCH_MOVED
-        runs = life["extents"] if sum_ else [[record.dst_offset, record.bytes]]
-        blocks = {block for at, size in runs for block in range(at // BLOCK, -(-(at + size) // BLOCK))}
-        for block in blocks:
-            self.users.setdefault(block, set()).add((record.qp_num, key))
-            if (
-                not sum_
-                and record.dst_offset <= block * BLOCK
-                and (block + 1) * BLOCK <= record.dst_offset + record.bytes
-            ):
+        sum_, flags = record.kind != OpKind.QUANTUM, record.flags & OTHER
+        blocks = self._under(life) if sum_ else _blocks([[record.dst_offset, record.bytes]])
+        user = record.qp_num, key
+        if not sum_ or (user, life["n"]) not in self.summed:
+            for block in blocks:
+                self.users.setdefault(block, set()).add(user)
+        if sum_:
+            self.summed.add((user, life["n"]))
+        else:
+            for block in range(-(-record.dst_offset // BLOCK), (record.dst_offset + record.bytes) // BLOCK):
                 self.whole.setdefault(block, []).append(((thread, record.seq), record))
         if flags or record.opcode not in WRITES:
             self.spoilt |= blocks
+
+    def _under(self, life: Json) -> set[int]:
+        """All blocks of a key: its sums come by the thousand."""
+        if life["n"] not in self.under:
+            self.under[life["n"]] = _blocks(life["extents"])
+        return self.under[life["n"]]
 
     def _life(self, key: int, epoch: int) -> Json | None:
         return next((line for line in reversed(self.keys.get(key, [])) if line["epoch"] <= epoch), None)
@@ -132,6 +143,10 @@ class _Reading:
         return None
 
 
+def _blocks(runs: Iterable[list[int]]) -> set[int]:
+    return {block for at, size in runs for block in range(at // BLOCK, -(-(at + size) // BLOCK))}
+
+
 def _lives(history: History, aperture: int) -> dict[int, list[Json]]:
     """Key -> lines that installed it over this device. A key that was once somebody else's too is told by its epoch."""
     found: dict[int, list[Json]] = {}
@@ -148,11 +163,11 @@ def _posts(history: History) -> tuple[dict[tuple[int, int], Post], dict[tuple[in
     meant: dict[tuple[int, int], set[int]] = {}
     twice = set()
     for journal in history.journals.values():
-        good = {(r.qp_num, r.wr_id) for r in journal.of(Kind.POLLED) if not r.code}
         for note in journal.of(Kind.POSTED):
             name = note.qp_num, note.wr_id
-            twice |= {name} & posts.keys()
-            posts[name] = Post(note, name in good)
+            if name in posts:
+                twice.add(name)
+            posts[name] = Post(note, name in journal.good)
             stamped = (
                 note.ino if note.opcode in WRITES and not (note.length % CELL or note.offset % CELL) else 0
             )
