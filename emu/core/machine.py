@@ -31,7 +31,7 @@ from emu.core.memory import (
     registration,
     teardown,
 )
-from emu.core.reclaims import actions, fencing, reclaim, rights, taking
+from emu.core.reclaims import fencing, reclaim, rights, stopping, taking
 from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, PSEUDO, Mount
 from emu.core.storage import allocator, files, layout, leases, mounts, poison, writeback
 
@@ -82,7 +82,7 @@ class Core:
         try:
             EVENTS[type(event)](b, event)
             reclaim.pins_went(b)
-            actions.retarget_waits(b)
+            stopping.retarget_waits(b)
             reclaim.settle(b, requested)
             while b.then:
                 go_on(b, *b.then.pop(0))
@@ -223,7 +223,7 @@ def quiesced(b: Books, event: events.Quiesced) -> None:
         return  # its reclaim has ended without it
     b.cookies.drop(event.cookie)
     if cookie.reclaim:
-        actions.quiesced(b, cookie.reclaim, event.errno, cookie.keys)
+        stopping.quiesced(b, cookie.reclaim, event.errno, cookie.keys)
     else:
         teardown.quiesced(b, cookie.teardown, event.errno)
 
@@ -234,7 +234,7 @@ def unmapped(b: Books, event: events.Unmapped) -> None:
         return
     b.cookies.drop(event.cookie)
     if cookie.reclaim:
-        actions.unmapped(b, cookie.reclaim, event.errno, cookie.keys)
+        stopping.unmapped(b, cookie.reclaim, event.errno, cookie.keys)
     else:
         teardown.unmapped(b, cookie.teardown, event.errno)
 
@@ -328,7 +328,7 @@ ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
     "map_buffer": imports.mapped,
     "host_applied": reclaim.host_applied,
     "remapped": faults.remapped,
-    "retargeted": actions.retargeted,
+    "retargeted": stopping.retargeted,
     "zeroed": reclaim.zeroed,
     "flushed": writeback.flushed,
     "plugged": devices.plugged,

@@ -10,7 +10,7 @@ from emu.core import effects as do
 from emu.core.machine import Core
 from emu.core.memory import keys, parking, registration, teardown
 from emu.core.memory.pins import pins_over
-from emu.core.reclaims import actions, fencing, reclaim, rights, scope, taking
+from emu.core.reclaims import actions, ending, fencing, reclaim, rights, scope, stopping, taking
 from emu.core.rows import BLOCK
 from emu.core.storage import allocator, extents, files, orphans
 
@@ -41,11 +41,11 @@ def _quiesce_confirmed(b: Books, number: int, action: Action) -> bool:
     row = b.reclaims[number]
     if row.cookie:
         b.cookies.drop(row.cookie)
-        actions.quiesced(b, number, 0)
+        stopping.quiesced(b, number, 0)
     return False
 
 
-actions_do_quiesce = actions.do_quiesce
+actions_do_quiesce = stopping.do_quiesce
 UnconfirmedFence = mutated(Patch(actions.DOING, "quiesce", _quiesce_confirmed))
 
 
@@ -57,10 +57,10 @@ def _unmapped_freed(b: Books, number: int, refusal: int) -> None:
     b.reclaims.put(number, row)
     if not refusal:
         teardown.unpin(b, row.keys)
-        actions._unmap_answered(b, number)  # noqa: SLF001 - the mutant is that function but for one look
+        stopping._unmap_answered(b, number)  # noqa: SLF001 - the mutant is that function but for one look
 
 
-CallbackOnFreed = mutated(Patch(actions, "unmapped", _unmapped_freed))
+CallbackOnFreed = mutated(Patch(stopping, "unmapped", _unmapped_freed))
 
 
 # ---- a key is issued again as soon as its MR was revoked
@@ -176,7 +176,7 @@ def _any_answer(b: Books, event: events.Quiesced) -> None:
         machine_quiesced(b, event)
         return
     b.cookies.drop(b.reclaims[waiting].cookie)
-    actions.quiesced(b, waiting, event.errno)
+    stopping.quiesced(b, waiting, event.errno)
 
 
 machine_quiesced = machine.quiesced
@@ -215,7 +215,7 @@ def _unmap_and_open(b: Books, number: int, action: Action) -> bool:
     return do_unmap(b, number, action)
 
 
-do_unmap = actions.do_unmap
+do_unmap = stopping.do_unmap
 GateTooEarly = mutated(Patch(actions.DOING, "unmap", _unmap_and_open))
 
 
@@ -258,8 +258,8 @@ def _end_and_restore(b: Books, number: int) -> None:
     end(b, number)
 
 
-end = actions.end
-RevokeTakenBack = mutated(Patch(actions, "end", _end_and_restore), Patch(reclaim, "end", _end_and_restore))
+end = ending.end
+RevokeTakenBack = mutated(Patch(ending, "end", _end_and_restore), Patch(reclaim, "end", _end_and_restore))
 
 
 # ---- a dead session is forgotten while its MRs are still being taken down
@@ -279,7 +279,7 @@ SessionForgotten = mutated(Patch(sessions, "sweep", _sweep_at_once))
 def _lost_with_timers(b: Books, session: int) -> None:
     for number, row in b.reclaims.items():
         if row.session == session and row.timer:
-            actions.do_disarm(b, number, do_nothing)
+            ending.do_disarm(b, number, do_nothing)
     session_lost(b, session)
 
 
@@ -325,8 +325,8 @@ def _unmap_refused_is_done(b: Books, number: int, _refusal: int, keys: tuple[int
     actions_unmapped(b, number, 0, keys)
 
 
-actions_unmapped = actions.unmapped
-UnmapRefusalIsDone = mutated(Patch(actions, "unmapped", _unmap_refused_is_done))
+actions_unmapped = stopping.unmapped
+UnmapRefusalIsDone = mutated(Patch(stopping, "unmapped", _unmap_refused_is_done))
 
 
 # ---- blocks of a file are no file's any more, and are found nowhere else

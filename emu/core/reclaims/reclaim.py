@@ -19,8 +19,9 @@ from emu.core.asking import fail
 from emu.core.decision import END, START, Action, Decision, Facts
 from emu.core.errors import ProtocolBroke, errno_name
 from emu.core.memory import parking
-from emu.core.reclaims import actions, scope
-from emu.core.reclaims.actions import DOING, end
+from emu.core.reclaims import scope, stopping
+from emu.core.reclaims.actions import DOING
+from emu.core.reclaims.ending import end
 from emu.core.storage import allocator
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def timer_fired(b: Books, event: TimerFired) -> None:
         return  # disarmed while it rang
     b.timers.drop(event.timer)
     if b.reclaims[number].again == event.timer:
-        actions.ask_again(b, number)
+        stopping.ask_again(b, number)
         return
     b.reclaims.put(number, b.reclaims[number]._replace(timer=0))
     b.agenda.append((number, "deadline"))
@@ -275,7 +276,7 @@ def pins_went(b: Books) -> None:
         if _was_pinned(b, row) and not row.queued and not changed and not scope.pinned(b, row):
             b.agenda.append((number, "unpinned"))
         if row.waiting:
-            actions.importer_unmapped(b, number)
+            stopping.importer_unmapped(b, number)
     b.went.clear()
     b.idle = True
 

@@ -14,7 +14,7 @@ from emu.core.asking import check_range, check_span, refuse, reply
 from emu.core.effects import Offline
 from emu.core.errors import shown
 from emu.core.memory import importers, parking, registration
-from emu.core.reclaims import actions, reclaim
+from emu.core.reclaims import reclaim, stopping
 from emu.core.rows import FOREVER, HOST, Reclaim
 from emu.core.storage import files, leases, pages, sharing
 
@@ -146,5 +146,5 @@ def acknowledge(b: Books, event: Requested, op: Acknowledge) -> None:
         b.mrs.put(op.handle, mr._replace(acked=True))
     for number in met:
         b.agenda.append((number, "acknowledged"))
-        actions.importer_unmapped(b, number)
+        stopping.importer_unmapped(b, number)
     reply(b, event)
