@@ -73,24 +73,26 @@ def questions(protocol: Protocol) -> Iterator[tuple[str, str, str]]:
 
 
 def reached(protocol: Protocol, phase: str, event: str) -> list[str]:
-    answers = [answer for facts in FACTS for answer in (answer_of(protocol, phase, event, facts),)]
-    return [answer.phase for answer in answers if type(answer) is Decision and type(answer.phase) is str]
+    found = answers(protocol, phase, event)
+    return [answer.phase for answer in found if type(answer) is Decision and type(answer.phase) is str]
 
 
 def ask(protocol: Protocol, phase: str, event: str) -> None:
     """Twice, as whoever drives it will."""
+    for _answer in answers(protocol, phase, event):
+        pass
+
+
+def answers(protocol: Protocol, phase: str, event: str) -> Iterator[Any]:
+    """Up to the first that it raises in place of: a fault that whoever drives it names. Eating up the memory is told here."""
     for facts in FACTS:
-        answer_of(protocol, phase, event, facts)
-
-
-def answer_of(protocol: Protocol, phase: str, event: str, facts: Facts) -> Any:
-    """Raising is a fault that whoever drives it names; eating up the memory is told here."""
-    try:
-        return protocol.decide(phase, event, facts)
-    except MemoryError:
-        raise
-    except BaseException:  # noqa: BLE001 - a stranger's code may raise anything
-        return None
+        try:
+            answer = protocol.decide(phase, event, facts)
+        except MemoryError:
+            raise
+        except BaseException:  # noqa: BLE001 - a stranger's code may raise anything
+            return
+        yield answer
 
 
 if __name__ == "__main__":
