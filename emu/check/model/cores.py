@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from emu.check.model.engine import TRANSLATE, renamed
-from emu.check.model.judge import judge_step
+from emu.check.model.judge_step import judge_step
 from emu.check.model.naming import Form, Order, Renaming, Snapshot, as_is, is_dead
 from emu.check.model.state import Frozen
 from emu.core import effects as do
