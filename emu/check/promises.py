@@ -5,6 +5,7 @@ Protocols of strangers, given by file on the command line, count as installed on
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from emu.core.decision import CONTRACT
@@ -41,6 +42,13 @@ def file_of(protocol: str) -> str:
 def files() -> list[str]:
     """Of all strangers."""
     return [stranger.file for stranger in STRANGERS.values()]
+
+
+def sources() -> dict[str, str]:
+    """Of all strangers: by name, the digest of the file's text."""
+    return {
+        name: hashlib.sha256(stranger.source.encode()).hexdigest() for name, stranger in STRANGERS.items()
+    }
 
 
 def installed() -> list[str]:

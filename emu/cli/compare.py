@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.check.promises import introduce
+from emu import __version__
+from emu.check.promises import introduce, sources
 from emu.check.stranger import Unusable, introduced
 from emu.cli import CommandError, check_targets, store
+from emu.history.runs import FORMATS
 from emu.host.files import lock
 from emu.host.times import time_scale
 from emu.lab import names, rates
@@ -27,9 +29,10 @@ from emu.lab.compare import Options, compare, cores
 from emu.lab.kept import RESULT, Kept, put
 from emu.lab.plan import QUICK, backings_here, events_here, full, protocols_here, quick, rows
 from emu.lab.rows import exit_code
+from emu.lab.teller import Teller
 from emu.report import drill
 from emu.report.html import page
-from emu.report.schema import problems
+from emu.report.schema import is_row, problems
 from emu.report.table import render
 
 if TYPE_CHECKING:
@@ -78,7 +81,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="rows that are worked at together (default: one for each core); DMA goes on in fewer",
+        help="runs that are carried out together (default: one for each core); DMA goes on in fewer, and others are judged meanwhile",
     )
     parser.add_argument(
         "--sweep",
@@ -108,13 +111,21 @@ def run(args: argparse.Namespace) -> int:
             "schema": 1,
             **{name: value for name, value in settings.items() if name != "jobs"},
             "time_scale": time_scale(),
+            "emu": __version__,
+            "formats": FORMATS,
+            "protocol_files": sources(),
             "rows": [spec.label for spec in specs],
         }
-        kept = Kept.begin(out, question, specs)
+        kept = Kept.begin(out, question, specs, is_row)
+        _say_anew(out, kept.other)
+        teller = Teller(sys.stderr)
         options = Options(
-            out=out, **settings, progress=partial(print, file=sys.stderr, flush=True), kept=kept, so_far=partial(_so_far, args),
+            out=out, **settings, progress=teller.line, status=teller.status, kept=kept, so_far=partial(_so_far, args),
         )  # fmt: skip
-        result = _interruptible(compare(specs, options))
+        try:
+            result = _interruptible(compare(specs, options))
+        finally:
+            teller.end()
         if args.sweep or args.full:
             result |= _measured(specs, out)
             rates.tell(result)
@@ -137,8 +148,19 @@ def _measured(specs: Sequence[RowSpec], out: Path) -> dict[str, Any]:
 def _so_far(args: argparse.Namespace, result: dict[str, Any]) -> None:
     """Whoever ends us finds what there was, in the evidence folder and where the result was wanted."""
     put(Path(args.out) / RESULT, result)
-    if args.json and args.json != "-":
-        store("compare", args.json, _raw(result), ours=Path(args.out))
+    for name, text in ((args.json, _raw), (args.html, page)):
+        if name and name != "-" and not (Path(name).exists() and not Path(name).is_file()):
+            place = Path(name).resolve()
+            beside = place.with_name(f".{place.name}.new")
+            store("compare", str(beside), text(result), ours=Path(args.out))
+            beside.replace(place)
+
+
+def _say_anew(out: Path, other: Sequence[str]) -> None:
+    """Rows that are there, and are of no use."""
+    if other:
+        words = ", ".join(name.replace("_", " ") for name in other)
+        print(f"{out}: what was not finished there differs in {words}: all is measured anew", file=sys.stderr)
 
 
 def _older(name: str | None) -> dict[str, Any] | None:

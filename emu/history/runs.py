@@ -20,6 +20,7 @@ import emu
 from emu.history import journal, oplog
 
 META = "meta.json"
+FORMATS = {"events": 1, "oplog": oplog.VERSION, "journal": journal.VERSION}
 KEEP = 16  # run folders of one node; the oldest go
 
 
@@ -62,7 +63,7 @@ def new_run(runs: Path, options: dict[str, Any], declared: dict[str, Any] | None
         "schema": 1,
         "source": "live",
         "emu": emu.__version__,
-        "formats": {"events": 1, "oplog": oplog.VERSION, "journal": journal.VERSION},
+        "formats": FORMATS,
         "declared": declared,
         "pid": os.getpid(),
         "argv": sys.argv,

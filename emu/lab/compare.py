@@ -11,6 +11,7 @@ is unknown. Whatever was tried in vain is told in the row (`failed_tries`) and k
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import shutil
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 SO_FAR_EVERY = 5.0  # seconds
+SO_FAR_SHARE = 0.02  # of the time, at most, goes into writing what there is
 TRIES = 4  # of a run: the first, and three more while no DMA was at the gate
 NOTHING = Control("")
 
@@ -61,7 +63,8 @@ class Options:
     runs: int = 1
     jobs: int = 2
     quick: bool = True
-    progress: Callable[[str], None] = print
+    progress: Callable[[str], None] = print  # a row is finished
+    status: Callable[[str], None] = lambda _line: None  # how far it is
     kept: Kept | None = None
     so_far: Callable[[Json], None] = lambda _result: None  # called from time to time with the result as it is
 
@@ -109,6 +112,20 @@ class Comparison:
         self.options.progress(
             f"[{self.done}/{total}] {name}: {outcome}{ways}{controls}  ({seconds:.0f} s{_estimate(left)})"
         )
+
+    async def show(self, result: Json, total: int) -> None:
+        """The result as it is, now and then; a large one less often."""
+        seconds = time.monotonic() - self.began
+        each = seconds / max(1, self.done - self.reused)
+        left = each * (total - self.done)
+        self.options.status(f"{self.done} of {total} rows, {each:.1f} s a row{_estimate(left)}")
+        if time.monotonic() < self.next_so_far:
+            return
+        self.next_so_far = math.inf  # until it is written
+        began = time.monotonic()
+        await asyncio.to_thread(self.options.so_far, result)
+        now = time.monotonic()
+        self.next_so_far = now + max(SO_FAR_EVERY, (now - began) / SO_FAR_SHARE)
 
     def again(self, spec: RowSpec, row: Json, total: int) -> None:
         """A row that an earlier start has found."""
@@ -272,9 +289,7 @@ async def _work(
         else:
             comparison.again(spec, known, len(specs))
         rows[spec.label] = known
-        if time.monotonic() >= comparison.next_so_far:
-            options.so_far(_result(comparison, rows, specs))
-            comparison.next_so_far = time.monotonic() + SO_FAR_EVERY
+        await comparison.show(_result(comparison, rows, specs), len(specs))
 
 
 def _promised(spec: RowSpec) -> tuple[str, ...]:

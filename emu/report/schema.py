@@ -44,6 +44,12 @@ def problems(result: Any) -> list[str]:
     return list(_check(result, root, root, "$"))
 
 
+def is_row(value: Any) -> bool:
+    """Whether it fits into the rows of a result."""
+    root = schema()
+    return not any(_check(value, root["properties"]["rows"]["items"], root, "$"))
+
+
 def _check(value: Any, rule: Json, root: Json, where: str) -> Iterator[str]:
     unknown = rule.keys() - WORDS
     if unknown:

@@ -6,10 +6,11 @@ import pytest
 
 from emu.lab.kept import Kept
 from emu.lab.plan.spec import RowSpec
+from emu.report.schema import is_row
 
 SPECS = [RowSpec("none", "truncate", "dax", "deaf"), RowSpec("ebusy", "truncate", "dax", "deaf")]
-QUESTION = {"schema": 1, "seed": 1}
-ROW = {"outcome": "OK"}
+QUESTION = {"schema": 1, "seed": 1, "emu": "1.0"}
+ROW = {"protocol": "none", "event": "truncate", "backing": "dax", "holder": "deaf", "outcome": "OK"}
 
 
 def begun(folder, question=QUESTION):
@@ -53,3 +54,37 @@ def test_files_are_whole_or_not_there(tmp_path):
     begun(tmp_path).row(SPECS[0].label, ROW)
     assert json.loads((tmp_path / SPECS[0].label / "result.json").read_text()) == ROW
     assert not list(tmp_path.rglob("*.new"))
+
+
+@pytest.mark.parametrize(
+    "other", [{"emu": "1.1"}, {"protocol_files": {"mine": "digest"}}, {"formats": {"oplog": 2}}]
+)
+def test_rows_of_another_emu_or_of_another_text_are_not_mixed_in_and_that_is_said(tmp_path, other):
+    begun(tmp_path).row(SPECS[0].label, ROW)
+    (tmp_path / "rates.json").write_text("{}")
+    again = begun(tmp_path, {**QUESTION, **other})
+    assert (again.rows, again.other) == ({}, tuple(other))
+    assert not (tmp_path / "rates.json").exists()
+
+
+def test_going_on_and_beginning_differ_in_nothing(tmp_path):
+    assert begun(tmp_path).other == ()
+    (tmp_path / "rates.json").write_text("{}")
+    kept = begun(tmp_path)
+    assert kept.other == ()
+    assert (tmp_path / "rates.json").exists()
+    kept.finish()
+    assert begun(tmp_path, {**QUESTION, "seed": 2}).other == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"outcome": "UNKNOWN"}, {"unknown_runs": 1}, {"protocol": "ebusy"}, {"holder": "slow"}]
+)
+def test_rows_that_failed_or_are_anothers_are_measured_again(tmp_path, wrong):
+    begun(tmp_path).row(SPECS[0].label, {**ROW, **wrong})
+    assert begun(tmp_path).rows == {}
+
+
+def test_a_row_that_does_not_fit_the_schema_is_measured_again(tmp_path):
+    begun(tmp_path).row(SPECS[0].label, ROW)
+    assert Kept.begin(tmp_path, QUESTION, SPECS, is_row).rows == {}
