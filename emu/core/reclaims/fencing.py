@@ -54,6 +54,8 @@ def _failed(b: Books, number: int) -> tuple[int, ...]:
 def _take_back(b: Books, keys: tuple[int, ...]) -> None:
     for key in keys:
         mr = b.mrs[key]
+        if mr.state == "pinned":
+            b.went.append((key, mr))
         # without a key there is no translation yet: taking it back is all there is to do
         b.mrs.put(key, mr._replace(revoked=True, state="unmapped" if mr.state == "pinned" else mr.state))
     b.idle = True

@@ -97,9 +97,12 @@ def _wake(b: Books) -> None:
 def settle(b: Books, requested: Callable[[Books, Requested], None]) -> None:
     """Tell everything on the agenda, and what comes of it, and start who waited, until all reclaims are at rest."""
     told: dict[int, int] = {}
-    while b.wanted or b.agenda or b.ended:
+    while b.wanted or b.agenda or b.ended or b.went:
         if b.wanted:
             begin(b, b.wanted.pop(0))
+            continue
+        if not b.agenda and b.went:  # of a registration that a decision took back before it had a key
+            pins_went(b)
             continue
         if not b.agenda:
             b.ended = False

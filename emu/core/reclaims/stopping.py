@@ -32,6 +32,8 @@ def do_quiesce(b: Books, number: int, action: Action) -> bool:
     switches = b.protocols[row.protocol].switches
     for key in keys:
         retargeting.overtake(b, key)
+        if b.mrs[key].state == "pinned":
+            b.went.append((key, b.mrs[key]))
         b.mrs.put(key, _taken(b.mrs[key], switches))
     b.idle = True
     parked = tuple(key for key in keys if b.mrs[key].state == "parked")

@@ -529,3 +529,19 @@ def test_on_linux_6_18_who_asked_to_be_told_of_moves_denies_none(make_node, op, 
     else:
         node.ask(op)
     assert node.books.mrs[keys[0]].state == "absent"
+
+
+@pytest.mark.parametrize("protocol", ["kill-context", "recall-fence", "mr-revoke"])
+def test_an_import_under_way_that_is_taken_back_is_no_pin_that_anybody_waits_for(exported, protocol):
+    """Its exporter ends before the import has a key: the reclaim ends, and the buffer goes."""
+    node = exported(protocol)
+    request = node.send(imported(node), IMPORTER)
+    node.lose(EXPORTER)
+    node.go()
+    while timers := list(node.books.timers):
+        node.step(ev.TimerFired(timers[0]))
+        node.go()
+    assert isinstance(node.answer(request), fx.Fail)
+    assert not len(node.books.reclaims)
+    assert not len(node.books.buffers)
+    assert counts(node) == (POOL, 0, 0)
