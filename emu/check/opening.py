@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from emu.core import effects, events, requests
-from emu.core.rows import BOOKS, DURABLE
+from emu.core.fields import BOOKS, DURABLE
 from emu.history.events import event_files
 from emu.history.journal import JournalError, read_journal
 from emu.history.journal import Kind as JournalKind

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from emu.core import rows
+from emu.core.fields import BOOKS
 from emu.core.index import Grouped, Pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from emu.core import rows
     from emu.core.decision import Deciding
     from emu.core.effects import Effect
     from emu.core.requests import Request
@@ -125,7 +126,7 @@ class Books:
         self.timers: Book[int, int] = Book("timers", self.log)
         self.keys: Book[int, int] = Book("keys", self.log)
         self.counters: Book[str, int] = Book("counters", self.log)
-        self.all: tuple[Book[Any, Any], ...] = tuple(getattr(self, name) for name in rows.BOOKS)
+        self.all: tuple[Book[Any, Any], ...] = tuple(getattr(self, name) for name in BOOKS)
         self._index()
         self.out: list[Effect] = []
         self.agenda: list[tuple[int, str]] = []  # (reclaim, event) to be told before the step ends

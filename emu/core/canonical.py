@@ -1,6 +1,6 @@
 """The canonical form of the books: equal bytes mean that the same future lies ahead.
 
-Identities are renamed in order of appearance, ghosts are dropped, values stay (rows.py declares which is which). Rows come in
+Identities are renamed in order of appearance, ghosts are dropped, values stay (fields.py declares which is which). Rows come in
 the order of their keys: numbers are given in order of creation, so two histories that made the same things in the same order
 give the same bytes, whatever the numbers were.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.core.rows import BOOKS, FIELDS, GHOST, VALUE
+from emu.core.fields import BOOKS, FIELDS, GHOST, VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

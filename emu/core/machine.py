@@ -20,6 +20,7 @@ from emu.core.books import Books
 from emu.core.canonical import Names, canonical_rows
 from emu.core.effects import CloseHandle, Fail
 from emu.core.errors import CoreError, Refused
+from emu.core.fields import BOOKS, DURABLE, DURABLE_COUNTERS
 from emu.core.memory import (
     backings,
     buffers,
@@ -32,7 +33,7 @@ from emu.core.memory import (
     teardown,
 )
 from emu.core.reclaims import fencing, reclaim, rights, stopping, taking
-from emu.core.rows import BOOKS, DURABLE, DURABLE_COUNTERS, PSEUDO, Mount
+from emu.core.rows import PSEUDO, Mount
 from emu.core.storage import allocator, files, layout, leases, mounts, poison, writeback
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from emu.core import effects as fx
 from emu.core import events as ev
-from emu.core import queues, rows
+from emu.core import fields, queues, rows
 from emu.core import requests as rq
 from emu.core.canonical import Names
 from emu.core.errors import CoreError, ProtocolBroke, Refused
@@ -155,15 +155,15 @@ def test_errors_survive_pickling_with_their_fields():
 
 
 def test_every_field_of_every_row_is_declared():
-    for name, (row_class, _key) in rows.BOOKS.items():
+    for name, (row_class, _key) in fields.BOOKS.items():
         if row_class is not int:
-            assert tuple(rows.FIELDS[row_class]) == row_class._fields, (
-                f"declare the fields of {name} in rows.FIELDS"
+            assert tuple(fields.FIELDS[row_class]) == row_class._fields, (
+                f"declare the fields of {name} in fields.FIELDS"
             )
 
 
 def test_every_book_is_declared_and_no_other(node):
-    assert [book.name for book in node.books.all] == list(rows.BOOKS)
+    assert [book.name for book in node.books.all] == list(fields.BOOKS)
 
 
 def test_histories_that_differ_in_numbers_alone_have_one_form(make_node):

@@ -16,7 +16,7 @@ from emu.check.model.fabric import keys_of
 from emu.check.model.fabric import renamed as renamed_fabric
 from emu.check.model.state import Answer, Holder, Key, State
 from emu.core.canonical import PLANS
-from emu.core.rows import BOOKS, VALUE
+from emu.core.fields import BOOKS, VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -22,7 +22,8 @@ from emu.check.simulator.receipts import Receipts
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
-from emu.core.rows import DURABLE, File
+from emu.core.fields import DURABLE
+from emu.core.rows import File
 from emu.history.events import fields_of, plain
 from emu.history.oplog import Flag, OpLog, OpRecord
 from emu.history.oplog import Kind as LogKind
