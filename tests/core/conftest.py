@@ -7,9 +7,11 @@ import pytest
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
+from emu.core.decision import END, EVENTS, START
 from emu.core.errors import errno_name
 from emu.core.machine import Core
 from emu.protocols import registry
+from emu.protocols.contract import Protocol, go, reply
 
 BLOCK = 4096
 PROTOCOLS = registry.load().protocols
@@ -161,6 +163,18 @@ class Node:
 @pytest.fixture
 def make_node():
     return Node
+
+
+@pytest.fixture
+def own_node():
+    """A node whose mounts have this table's protocol, named `own`."""
+
+    def make(table, **more):
+        table = {(START, "surprise"): go(reply(), to=END), **table}
+        protocol = Protocol("own", "a test's", "a test", table, ignored={"*": tuple(EVENTS)}, **more)
+        return Node("own", protocols={**PROTOCOLS, "own": protocol})
+
+    return make
 
 
 @pytest.fixture
