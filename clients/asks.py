@@ -8,6 +8,8 @@ A request is asked, timed, and, where it is refused, asked again as often as was
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -81,6 +83,23 @@ def _gone(ctx: Context, name: str) -> None:
         time.sleep(LOOK)
 
 
+def _interrupted(number: int, _frame: object) -> None:
+    raise InterruptedError(errno.EINTR, f"signal {number}")
+
+
+def _open_truncated(_ctx: Context, path: str) -> None:
+    """As any program does that knows nothing of emu. The kernel makes it wait for whoever has a lease; SIGUSR1 interrupts it."""
+    signal.signal(signal.SIGUSR1, _interrupted)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+    except OSError as error:
+        raise PyverbsRDMAError(
+            f"open {path} with O_TRUNC: {error.strerror}", error.errno or errno.EIO
+        ) from None
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 CALLS: Mapping[str, Callable[..., Any]] = {
     "truncate": lambda ctx, path, size: ctx.fs.truncate(path, size),
     "punch": lambda ctx, path, offset, length: ctx.fs.punch(path, offset, length),
@@ -98,6 +117,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "buf_revoke": lambda ctx, name, permanent: ctx.dmabuf.revoke(name, permanent=permanent),
     "buf_storm": _storm,
     "buf_gone": _gone,
+    "open_trunc": _open_truncated,
 }
 
 

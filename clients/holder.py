@@ -113,7 +113,9 @@ class Holder(Client):
         """Register the memory and stamp it, so that every cell of it says where it belongs before anybody writes."""
         file = self.files[name]
         self.prepare(file)
-        mr = MR(self.pd, file["length"], access, offset=file["offset"], **self._where(file))
+        mr = MR(
+            self.pd, file["length"], access, offset=file["offset"], **self._where(file), **self._guard(file)
+        )
         if access != READ_ONLY:
             self.stamp(mr, file["offset"])
         return mr
@@ -122,6 +124,11 @@ class Holder(Client):
     def _where(file: Command) -> dict[str, str]:
         words = {"file": "file", "host": "path", "raw": "device", "buffer": "dmabuf"}
         return {words[file["kind"]]: file["path"]} if file["kind"] in words else {}
+
+    @staticmethod
+    def _guard(file: Command) -> dict[str, bool]:
+        """A file of the host that other programs may want to truncate."""
+        return {"guard": True} if file.get("guard") else {}
 
     def prepare(self, file: Command) -> None:
         """What the protocol wants before a registration."""

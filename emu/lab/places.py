@@ -68,7 +68,7 @@ def _files(kind: str, first: str, other: str, act: Act, elsewhere: bool) -> dict
         else memory("spare", other, QUARTER, QUARTER, SIZE if kind == "raw" else 0)
     )
     return {
-        "victim": {**memory("victim", first, SIZE, SIZE), "clone": f"{first}/clone"},
+        "victim": {**memory("victim", first, SIZE, SIZE), "clone": f"{first}/clone", "guard": act.foreign},
         "bystander": memory("bystander", other, BESIDE, BESIDE),
         "spare": spare,
         **({"elsewhere": memory("elsewhere", other, SIZE, SIZE, 2 * SIZE if kind == "raw" else 0)} if elsewhere else {}),

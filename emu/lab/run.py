@@ -190,8 +190,8 @@ class Run:
 
     async def _end(self) -> None:
         """DMA is over: keep the memory. Everybody leaves, the broker writes out its logs, the evidence is complete."""
-        for memory, name in survey.memories(self):
-            keep(memory, self.folder / name)
+        if not self.act.foreign:
+            self._keep()
         self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
         reclaim = self.facts["reclaim"]
         if reclaim["returned"] or reclaim.get("abandoned") or not self.control.asked:
@@ -199,14 +199,22 @@ class Run:
             await self._dismiss()
             await self._stop_broker()
         else:  # its history ends with the reclaim under way: whoever left now would interrupt it, or let it go on
+            if self.act.foreign:  # and the kernel lets it go on without the broker
+                await self.asker.kill()
             await self._stop_broker()
             await self._dismiss()
+        if self.act.foreign:  # while it was guarded, whoever opened it would have waited
+            self._keep()
         for found in (self.folder / "history" / "1").iterdir():
             keep(found, self.folder / found.name)
         shutil.rmtree(self.folder / "history")
         if "died" in self.facts:
             self.facts["died"] = survey.died(self.folder, self.facts["died"])
         survey.write(self.folder / "row.json", survey.row(self))
+
+    def _keep(self) -> None:
+        for memory, name in survey.memories(self):
+            keep(memory, self.folder / name)
 
     async def _dismiss(self) -> None:
         for process in self.clients.values():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from emu.host.times import patience
 from emu.lab.meeting import ASKER, TAKER
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
-from emu.lab.patience import stuck
+from emu.lab.patience import stuck, waited_for
 from emu.lab.places import filled_in
 from emu.lab.plan.controls import IDLE
 from emu.lab.plan.geometry import ROUND, SIZE
@@ -159,11 +159,16 @@ async def _reclaim(run: Run) -> Json:
     carrying = asyncio.create_task(_peer_is_done(run))
     asked = asyncio.create_task(
         run.asker.ask(
-            "ask", limit=None, ask=filled_in(run.act.ask, run.places.files, ASKER), retries=run.manner.retries
+            "ask",
+            limit=None,
+            ask=filled_in(run.act.ask, run.places.files, ASKER),
+            retries=0 if run.act.foreign else run.manner.retries,
         )
     )
     try:
         await asyncio.gather(_provoke(run), _answer_or_stuck(run, asked))
+        if run.act.foreign and not asked.done():
+            await _interrupt(run, asked)
         if not asked.done():
             return _unanswered("nothing can advance it any more", began)
         if run.asker.killed:
@@ -239,6 +244,13 @@ async def _taken(run: Run) -> None:
         await asyncio.sleep(AGAIN)
 
 
+async def _interrupt(run: Run, asked: asyncio.Task[Json]) -> None:
+    """Who asks the kernel hears of no refusal. Where the broker has refused, and owes it nothing, it is interrupted: its answer is EINTR."""
+    if not await asyncio.to_thread(waited_for, run.folder / "history" / "1"):
+        run.asker.signal(signal.SIGUSR1)
+        await asyncio.wait((asked,), timeout=patience(LOST_FOR_GOOD))
+
+
 async def _killed(process: Process) -> bool:
     """Whether somebody who says nothing any more was ended by a signal that the lab did not send; its end may be told a little later."""
     if process.talks:
@@ -250,7 +262,7 @@ async def _killed(process: Process) -> bool:
 
 async def _answer_or_stuck(run: Run, asked: asyncio.Task[Json]) -> None:
     """Until it is answered, or who asked was killed for it; or nothing that the history knows of can advance it, and no manner is about to."""
-    waiter = asyncio.create_task(stuck(run.folder / "history" / "1"))
+    waiter = asyncio.create_task(stuck(run.folder / "history" / "1", foreign=run.act.foreign))
     try:
         await asyncio.wait((asked, waiter), return_when=asyncio.FIRST_COMPLETED)
         if asked.done():

@@ -97,6 +97,7 @@ def row(run: Run) -> Json:
         "dma": run.control.dma,
         "peer_manner": peer_of(run.spec),
         "way": run.spec.way,
+        "foreign": run.act.foreign,
         "victim": {"path": "victim" if on_host else f"{VICTIM_MOUNT}/victim", "ino": run.met["ino"]},
         "before": before,
         "expected": {**expected, **({"size": SIZE} if on_host else {}), "layout": run.met["layout"]},

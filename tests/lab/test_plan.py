@@ -1,6 +1,6 @@
 """The rows of a comparison: every pair is run or has a reason, geometry is sound, and controls must flip what they are for."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,7 @@ from emu.lab.plan.events import EVENTS
 from emu.lab.plan.geometry import BESIDE_HOLE, BLOCK, CELL, PUNCH_AT, PUNCH_END, SIZE, WHOLE
 from emu.lab.plan.manners import MANNERS
 from emu.lab.plan.spec import RowSpec
+from emu.lab.plan.ways import ways_of
 from emu.protocols.contract import Protocol, apply, go, notify, reply
 from emu.protocols.registry import Registry
 
@@ -256,3 +257,22 @@ def test_every_request_can_be_asked_for():
 def test_a_nic_that_a_kernel_does_not_take_away_makes_no_row_of_it(kernel, here):
     reason = not_applicable(kernel, "rnic-unplug", "anon")
     assert (reason == "") == here, reason
+
+
+def test_a_program_that_knows_nothing_of_emu_truncates_a_host_file_too():
+    (spec,) = rows(["mr-revoke"], ["truncate"], ["host"], ["prompt"])
+    assert ways_of(spec) == ["o-trunc"]
+    act = act_of(replace(spec, way="o-trunc"))
+    assert (act.foreign, act.ask["op"], act_of(spec).foreign) == (True, "open_trunc", False)
+    assert places(replace(spec, way="o-trunc"), HOST).files["victim"]["guard"], (
+        "or nobody would be told of it"
+    )
+
+
+def test_only_rows_that_are_run_have_other_ways():
+    for spec in full(["recall-fence", "none"], events_here(), backings_here()):
+        ways = ways_of(spec)
+        assert not (ways and spec.reason)
+        assert ("peer-deaf" in ways) == (
+            not spec.reason and spec.protocol == "recall-fence" and spec.holder in {"prompt", "deaf"}
+        )

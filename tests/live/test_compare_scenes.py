@@ -50,3 +50,11 @@ def test_what_an_exporter_that_is_killed_had_given_and_what_fails_below_a_raw_de
     for row in found.values():
         assert (row["outcome"], row["violated"], row["model"]) == ("OK+ERR", [], "allowed")
         assert row["dma_at_gate"] > 0
+
+
+def test_a_program_that_opens_with_o_trunc_waits_for_the_protocol(tmp_path):
+    (row,) = rows(tmp_path, "ebusy", "truncate", "host", "deaf").values()
+    assert (row["outcome"], row["errno"]) == ("DENY", "EBUSY")
+    foreign = row["ways"]["o-trunc"]
+    assert (foreign["outcomes"], foreign["errno"], foreign["violated"]) == (["DENY"], "EINTR", [])
+    assert foreign["dma_at_gate"] > 0

@@ -83,7 +83,7 @@ def _reclaim(history: History) -> Iterator[str]:
         return
     asked = _asked(history, row)
     if asked is None:
-        if row["reclaim"]["returned"] and not exporter_ended(history):
+        if row["reclaim"]["returned"] and not unasked(history):
             yield "its reclaim returned, and nobody asked for one"
         return
     if row["event"] in REQUESTS and row["backing"] in FILES and not _same_event(row["event"], asked["op"]):
@@ -99,10 +99,12 @@ def _nobody(history: History, event: str) -> Iterator[str]:
             yield f"nobody is said to have asked: the broker was asked for {kind}"
 
 
-def exporter_ended(history: History) -> bool:
-    """Its end is a surprise, told by no request."""
+def unasked(history: History) -> bool:
+    """What no request tells: an exporter's end, a foreign program at a guarded file, or at one that nobody could register."""
     exporters = {line["session"] for line in history.of("SessionOpened") if line["name"] == "exporter"}
-    return any(line["session"] in exporters for line in history.of("SessionLost"))
+    ended = any(line["session"] in exporters for line in history.of("SessionLost"))
+    alone = bool(history.row.get("foreign")) and history.row["refused"] is not None
+    return ended or alone or bool(history.of("LeaseBroken"))
 
 
 def _asked(history: History, row: Json) -> Json | None:

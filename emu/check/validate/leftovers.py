@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emu.check.validate.lab import TAKING, exporter_ended
+from emu.check.validate.lab import TAKING, unasked
 from emu.check.validate.refusal import Refusal
 from emu.check.validate.stored import stored
 from emu.core.errors import errno_name
@@ -81,7 +81,7 @@ def _row(history: History) -> Iterator[str]:
         for line in history.of("Reply", "Fail")
         if (line["session"], line["request"]) in asked
     }
-    if not answers and exporter_ended(history):
+    if not answers and unasked(history):
         return  # nobody was asked for that, and nobody was answered
     if reclaim.get("errno") not in answers:
         yield f"the reclaim's errno is {reclaim.get('errno')}: the broker answered {sorted(map(str, answers))}"

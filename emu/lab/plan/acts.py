@@ -31,7 +31,7 @@ class Act:
     victim was taken is still there: the victim's first quarter; else it is another file. device: the whole device goes, so the bystander
     and the spare file are on another. before: what is true of the file where nothing is done. frees: ranges of the file that
     hold no memory behind a success. gate: what is asked for is pinned, so DMA must be in flight then; pressure passes over what is pinned. alone: there is no bystander, since what happens is everybody's. apart: the victim's exporter is a process of its own, which is killed when
-    the request has been asked: that it is gone is the event.
+    the request has been asked: that it is gone is the event. foreign: the program asks the kernel, which asks the broker, whose guard is on the file.
     """
 
     ask: Json
@@ -46,6 +46,7 @@ class Act:
     device: bool = False
     alone: bool = False
     apart: bool = False
+    foreign: bool = False
     frees: tuple[tuple[int, int], ...] = ()
     gate: bool = True
     before: Json = field(default_factory=lambda: BEFORE)
@@ -54,6 +55,7 @@ class Act:
 KIND_OF = {
     "stamp": "cow-write", "pressure": "memory-pressure", "buf_move": "move", "buf_revoke": "revoke", "buf_storm": "revoke",
     "buf_gone": "surprise",
+    "open_trunc": "foreign",
 }  # fmt: skip
 
 

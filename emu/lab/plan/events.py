@@ -94,6 +94,7 @@ EVENTS = {
         Event(
             "truncate", "the file is made shorter, and another file gets the blocks", "truncate",
             {**_on(SHRUNK, "dax", "page-cache"), "host": _replaced(SHRUNK, then="retake")}, NO_FILE,
+            ways={"host": {"o-trunc": Act(ask("open_trunc", path="{victim}"), OPEN, then="retake", foreign=True)}},
         ),
         Event(
             "punch", "a hole in the middle of the file, from the middle of one block to the middle of another", "punch",
