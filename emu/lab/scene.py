@@ -229,11 +229,14 @@ async def _die(run: Run) -> None:
     """The holder dies of the notice, by itself; where it is given none, once the broker has taken the request."""
     holder = run.clients["holder"]
     await _taken(run)
-    if not await holder.heard("dies", NOTICE_WITHIN if run.holders_hear else 0.0):
-        holder.signal(signal.SIGKILL)
+    died = await holder.heard("dies", NOTICE_WITHIN if run.holders_hear else 0.0)
+    if not died and not holder.talks:
+        return  # the protocol was faster
     killed = time.monotonic_ns()
-    died = next((note["t"] for note in holder.notes if note["note"] == "dies"), killed)
-    run.facts |= {"left": ["holder"], "died": died}
+    if not died:
+        holder.signal(signal.SIGKILL)
+    at = next((note["t"] for note in holder.notes if note["note"] == "dies"), killed)
+    run.facts |= {"left": ["holder"], "died": at}
 
 
 async def _taken(run: Run) -> None:
