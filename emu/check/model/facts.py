@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from emu.core.rows import BLOCK
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -50,7 +52,10 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
         for row in rows
         if row.fenced
         for key in row.keys
-        if key in mrs and (mrs[key].revoked or mrs[key].state == "parked") and key not in again | draining
+        if key in mrs
+        and (mrs[key].revoked or mrs[key].state == "parked")
+        and key not in again | draining
+        and not _switched(row, mrs[key], books["devices"]["pm0"].aperture, blocks)
     }
     return Facts(
         owner,
@@ -73,6 +78,12 @@ def facts_of(books: Books, blocks: int, of: Callable[[str, int], int]) -> Facts:
 def _parked(mrs: Any, key: int) -> bool:
     """By the last reclaim that asked: it may have lived since an earlier one was answered."""
     return key in mrs and mrs[key].state == "parked"
+
+
+def _switched(row: Any, mr: Any, aperture: int, blocks: int) -> bool:
+    """It leads to a scratch page by now, which was what the reclaim had quiesced it for: it has lived since. Whoever quiesces it again has his own answer."""
+    away = mr.aperture != aperture or any(at >= blocks * BLOCK for at, _size in mr.runs)
+    return bool(row.switching and away)
 
 
 def _shared(files: Collection[Any]) -> frozenset[int]:
