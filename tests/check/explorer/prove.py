@@ -1,12 +1,15 @@
-"""The explorer's part of `make proof` and `make long`: every protocol and event at two holders, two reclaims, a crash, and deadlines.
+"""The explorer's part of `make proof` and `make long`: every protocol and event with two reclaims, a crash, and deadlines.
 
-    python tests/check/explorer/prove.py [--mrs 2] [--jobs N] [--pin]
+    python tests/check/explorer/prove.py                    what is pinned: two holders, and one where two do not close
+    python tests/check/explorer/prove.py --protocols X ... [--events E ...] [--holders 1 | --mrs 2] [--max-states N] [--pin]
+    python tests/check/explorer/prove.py --stale            pins that were made of another protocol or core; explores nothing
     python tests/check/explorer/prove.py --agreement        every protocol and event, small, with and without each reduction
     python tests/check/explorer/prove.py --table            the figures as docs/explorer.md has them
 
-Compares states, moves, depth, verdict, breaches and costs with tests/check/explorer/pins.json, and writes docs/proof/explorer.json, from which
-docs/explorer.md quotes. Exit 1 if anything differs from its pin or does not hold; times and rates are reported, and decide nothing.
-`--pin` writes the pins and docs' table anew: say in the commit why they have changed. `--protocols NAME ...` does a part of it.
+Compares states, moves, depth, verdict, breaches and costs with tests/check/explorer/pins.json (pinning.py), and writes docs/proof/explorer.json, from
+which docs/explorer.md quotes. Exit 1 if anything differs from its pin or does not hold; times and rates are reported, and decide nothing.
+`--pin` pins what was explored, and writes docs' tables anew: say in the commit why they have changed. A search with two holders that hit
+its bound is pinned as unknown, with the bound; from then on a proof explores that protocol and event with one holder.
 """
 
 from __future__ import annotations
@@ -19,114 +22,81 @@ import sys
 import time
 from pathlib import Path
 
-from emu.check.explorer.coverage import named
-from emu.check.explorer.parallel import Job, run_all
-from emu.check.explorer.search import KINDS, events_of, explore, setup_of, unreached
-from emu.check.promises import installed
-from emu.protocols import registry
+from figures import FIGURES, figures_of, left_of, quote, sums, tables
+from pinning import ONE, TWO, World, better, digests, merge, part_of, pin_of, same, stale
 
-ROOT = Path(__file__).parents[3]
-PINS = ROOT / "tests/check/explorer/pins.json"
-FIGURES = ROOT / "docs/proof/explorer.json"
-DOCS = ROOT / "docs/explorer.md"
-PINNED = ("states", "transitions", "depth", "verdict")
+from emu.check.explorer.parallel import Job, run_all
+from emu.check.explorer.search import KINDS, setup_of
+from emu.check.promises import installed
+
+PINS = Path(__file__).with_name("pins.json")
 ENOUGH = 60_000_000  # states: two MRs each need more than the command's bound
 MEMORY = 10 << 30  # bytes of a search with two MRs each; one that needs more is unknown
 
 
-def jobs_of(mrs, protocols):
-    return [
-        Job(
-            name,
-            event,
-            setup_of(event, holders=2, mrs=mrs, reclaims=2),
-            max_states=ENOUGH,
-            max_memory=MEMORY * (mrs > 1),
-        )
-        for name in protocols
-        for event in KINDS
-    ]
+def job_of(world, name, event, states=ENOUGH):
+    setup = setup_of(event, holders=world.holders, mrs=world.mrs, reclaims=2)
+    return Job(name, event, setup, max_states=states, max_memory=MEMORY * (world.mrs > 1))
 
 
-def pin_of(row):
-    found = {name: row[name] for name in PINNED}
-    lists = {word: sorted(f["invariant"] for f in row[word]) for word in ("breaches", "costs")}
-    return {**found, **lists}
+def jobs_of(world, protocols, events=tuple(KINDS), states=ENOUGH):
+    return [job_of(world, name, event, states) for name in protocols for event in events]
 
 
-def pinned_of(figures):
-    """The pin among figures."""
-    return {key: figures[key] for key in (*PINNED, "breaches", "costs")}
+def planned(pins):
+    """World -> its jobs: what closes with two holders, and with one what is not known to."""
+    plan = {TWO: [], ONE: []}
+    for name in installed():
+        for event in KINDS:
+            pin = pins.get(TWO.key, {}).get(f"{name} {event}")
+            world = TWO if pin and pin["verdict"] != "unknown" else ONE
+            plan[world].append(job_of(world, name, event))
+    return plan
 
 
-def figures_of(row):
-    names = (
-        "reclaims",
-        "states_per_second",
-        "seconds",
-        "cpu_seconds",
-        "memory",
-        "reductions",
-        "checked",
-        "missing",
-    )
-    stories = {f["invariant"]: len(f["story"]) for f in (*row["breaches"], *row["costs"])}
-    return {**pin_of(row), **{name: row[name] for name in names}, "shortest_stories": stories}
-
-
-def prove(mrs, protocols, processes, keep):
-    """All searches; what is known so far is kept after each, beside what is known of other protocols."""
-    began, results = time.monotonic(), {}
-    figures = {name: row for name, row in known(mrs).items() if name.split()[0] not in protocols}
-    for result in run_all(jobs_of(mrs, protocols), processes):
-        row = result.as_row()
+def prove(world, jobs, processes, pins, results):
+    """All searches of a world; what is known is kept after each. Differences from the pins."""
+    of = {name: digests(name) for name in sorted({job.protocol for job in jobs})}
+    for job, result in zip(jobs, run_all(jobs, processes), strict=True):
+        row, name = told(result, job), f"{result.protocol} {result.event}"
         results.setdefault(result.protocol, []).append(result)
-        figures[f"{result.protocol} {result.event}"] = figures_of(row)
-        spent = round(time.monotonic() - began)
-        keep({**summary(mrs, processes, spent, figures), "never_executed": left_of(results), "rows": figures})
+        keep(FIGURES, world, name, figures_of(row, of[result.protocol]))
         print(
-            f"{result.protocol} {result.event}: {row['verdict']}, {row['states']:,} states, depth {row['depth']}, "
-            f"{row['seconds']:.0f} s, {row['states_per_second']:,}/s, {row['states'] / row['cpu_seconds']:,.0f}/s of CPU",
+            f"{name}: {row['verdict']}, {row['states']:,} states, depth {row['depth']}, {row['seconds']:.0f} s, "
+            f"{row['states_per_second']:,}/s, {row['states'] / max(row['cpu_seconds'], 0.001):,.0f}/s of CPU",
             flush=True,
         )
+        pin = pin_of(row, of[result.protocol])
+        if pins is not None:
+            merge(pins, world.key, lambda part, at=name, new=pin: {**part, at: better(part.get(at), new)})
+        yield from differences(world, name, row, pin)
 
 
-def known(mrs):
-    """Rows of an earlier proof."""
-    return json.loads(FIGURES.read_text()).get(f"{mrs} MR", {}).get("rows", {}) if FIGURES.exists() else {}
+def keep(path, world, name, figures):
+    """Beside what is known of others."""
+
+    def changed(part):
+        known = part.get("rows", {})
+        rows = {**known, name: better(known.get(name), figures)}
+        return {**sums(world, rows), "rows": rows}
+
+    merge(path, world.key, changed)
 
 
-def summary(mrs, processes, spent, figures):
-    states, cpu = (sum(row[name] for row in figures.values()) for name in ("states", "cpu_seconds"))
-    return {
-        "holders": 2, "mrs": mrs, "reclaims": 2, "crashes": 1, "seconds": spent, "processes": processes,
-        "states": states, "cpu_seconds": round(cpu), "states_per_cpu_second": round(states / cpu),
-    }  # fmt: skip
+def told(result, job):
+    """A row that says how large the bound was."""
+    values = {"--max-states": f"{job.max_states:,}", "--max-memory": f"{job.max_memory >> 20:,} MiB"}
+    row = result.as_row()
+    return {**row, "bound_hit": f"{row['bound_hit']} {values.get(row['bound_hit'], '')}".strip()}
 
 
-def left_of(results):
-    """Rows of each protocol's table that no event has executed; of those whose events are all there."""
-    return {
-        name: [named(row) for row in unreached(registry.load().get(name), [*found, *others(name)])]
-        for name, found in results.items()
-        if len(found) == len(KINDS)
-    }
-
-
-def others(name):
-    """Events beside the five that a protocol's rows ask for, small."""
-    protocol = registry.load().get(name)
-    return [explore(protocol, event) for event in events_of(protocol) if event not in KINDS]
-
-
-def differences(whole, pins):
-    for name, row in whole["rows"].items():
-        mine = pinned_of(row)
-        if row["verdict"] != "holds":
-            yield f"{name}: {row['verdict']} {row['breaches'] or row['missing']}"
-        if mine != pins.get(name):
-            yield f"{name}: {mine}, and pinned is {pins.get(name)}"
-    yield from (f"{name}: never executed: {rows}" for name, rows in whole["never_executed"].items() if rows)
+def differences(world, name, row, pin):
+    pinned = part_of(PINS, world.key).get(name)
+    if row["verdict"] != "holds" and not (row["bound_hit"] and same(pin, pinned)):
+        yield f"{name}: {row['verdict']} {row['bound_hit'] or row['breaches'] or row['missing']}"
+    if not same(pin, pinned):
+        old = stale({name: pinned}).get(name) if pinned else None
+        yield f"{name}: {pin}, and pinned is {pinned}" + (f", of another {' and '.join(old)}" if old else "")
 
 
 def disagreements(processes):
@@ -153,74 +123,62 @@ def said_by(result):
     return result.code, [(f.invariant, len(f.story), bool(f.loop)) for f in (*result.breaches, *result.costs)]
 
 
-def table(figures):
-    """Markdown."""
-    lines = [
-        "| protocol | event, beside | states | moves | depth | verdict | costs | states/s of CPU |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in figures["rows"].items():
-        protocol, _event = name.split()
-        rate = f"{row['states'] / row['cpu_seconds']:,.0f}" if row.get("cpu_seconds") else "-"
-        lines.append(
-            f"| `{protocol}` | {', '.join(row['reclaims'])} | {row['states']:,} | {row['transitions']:,} | {row['depth']} | "
-            f"{row['verdict']} | {', '.join(row['costs']) or '-'} | {rate} |"
-        )
-    return "\n".join(lines)
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--holders", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--mrs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--protocols", nargs="*", choices=installed(), default=[])
+    parser.add_argument("--events", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--max-states", type=int, default=ENOUGH)
+    parser.add_argument("--pin", action="store_true")
+    parser.add_argument("--stale", action="store_true")
+    parser.add_argument("--agreement", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    return parser.parse_args()
 
 
-def quote(figures):
-    """The table of docs/explorer.md anew."""
-    lines = DOCS.read_text().split("\n")
-    rows = [
-        at
-        for at, line in enumerate(lines)
-        if line.startswith(("| protocol | event, beside", "|---|---|---|---|---|", "| `"))
-    ]
-    first = lines.index(next(line for line in lines if line.startswith("| protocol | event, beside")))
-    last = max(at for at in rows if at >= first and all(other in rows for other in range(first, at + 1)))
-    DOCS.write_text("\n".join([*lines[:first], *table(figures).split("\n"), *lines[last + 1 :]]))
+def plan_of(args):
+    world = World(args.holders, args.mrs)
+    if world == TWO and not args.protocols:
+        return planned(json.loads(PINS.read_text()))
+    return {world: jobs_of(world, args.protocols or installed(), args.events, args.max_states)}
+
+
+def explored(args):
+    """Differences, printed by the caller."""
+    results, began, found = {}, time.monotonic(), []
+    for world, jobs in plan_of(args).items():
+        found += prove(world, jobs, args.jobs, PINS if args.pin else None, results)
+    if args.pin:
+        quote()
+    found += [f"{name}: never executed: {rows}" for name, rows in left_of(results).items() if rows]
+    states = sum(result.states for several in results.values() for result in several)
+    return [*found, f"{states:,} states in {time.monotonic() - began:.0f} s"]
+
+
+def stale_ones():
+    for world in (TWO, ONE, World(2, 2)):
+        for name, words in stale(part_of(PINS, world.key)).items():
+            yield f"{world.key}: {name}: of another {' and '.join(words)}"
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--mrs", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--protocols", nargs="*")
-    parser.add_argument("--pin", action="store_true")
-    parser.add_argument("--agreement", action="store_true")
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
-    key = f"{args.mrs} MR"
+    args = arguments()
+    if args.table:
+        print(*tables(), sep="\n\n")
+        return 0
+    if args.stale:
+        found = list(stale_ones())
+        print(*found, sep="\n")
+        return 1 if found else 0
     if args.agreement:
         found = list(disagreements(args.jobs))
         print(*found, sep="\n")
         return 1 if found else 0
-    if args.table:
-        print(table(json.loads(FIGURES.read_text())[key]))
-        return 0
-    kept = []
-
-    def keep(whole):
-        kept.append(whole)
-        stored(FIGURES, key, whole)
-        if args.pin:
-            stored(PINS, key, {name: pinned_of(row) for name, row in whole["rows"].items()})
-
-    prove(args.mrs, args.protocols or installed(), args.jobs, keep)
-    whole = kept[-1]
-    if args.pin and args.mrs == 1:
-        quote(whole)
-    found = list(differences(whole, json.loads(PINS.read_text()).get(key, {})))
-    print(*found, f"{whole['states']:,} states in {whole['seconds']} s", sep="\n")
+    *found, said = explored(args)
+    print(*found, said, sep="\n")
     return 1 if found else 0
-
-
-def stored(path, key, part):
-    """One part of a file anew, the others as they are."""
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**kept, "schema": 1, key: part}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
