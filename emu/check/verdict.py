@@ -95,7 +95,6 @@ class Verdict:
     notified_before_loss: float | None = None
     recovery_us: float | None = None
     blocked_us: float | None = None
-    blocked_bytes: int | None = None
     enospc_failures: int | None = None
     enospc_wait_us: float | None = None
     space_debt_byte_s: float | None = None
@@ -280,13 +279,12 @@ class _Judge:
         ]
 
     def _blocked(self) -> None:
-        """How long, and how many bytes, whoever wanted the memory had to wait for: up to success, or to where that was given up."""
+        """How long whoever wanted the memory had to wait for it: up to success, or to where that was given up."""
         reclaim = self.reclaim
         begun = reclaim.get("began")
         end = reclaim.get("ended") or reclaim.get("given_up")
         if begun is not None and end is not None:
             self.verdict.blocked_us = max(0, end - begun) / 1000
-        self.verdict.blocked_bytes = self.row.get("at_stake")
         if not self.history.gaps:
             self.verdict.space_debt_byte_s = space_debt_byte_s(self.history)
         need = self.row.get("need")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.check.promises import is_breach
 from emu.check.verdict import PRECEDENCE, Verdict
-from emu.lab.claims import agrees, claim_for
+from emu.lab.claims import agrees, claim_for, source_of
 from emu.lab.plan.controls import ACCUSES, CONTROLS, FLIPPED
 from emu.lab.plan.ways import peer_of
 
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 FROM_VERDICT = (
     "foreign_bytes", "leaked_bytes", "foreign_dma_bytes", "freed_bytes", "lost_bytes", "stale_bytes", "absent_bytes",
     "absent_before_answer_bytes", "dma_bytes", "dma_at_gate", "error_completions", "qps_lost", "collateral", "killed",
-    "innocent_killed", "notified", "notified_before_loss", "recovery_us", "blocked_us", "blocked_bytes", "enospc_failures",
+    "innocent_killed", "notified", "notified_before_loss", "recovery_us", "blocked_us", "enospc_failures",
     "enospc_wait_us", "phases_us", "model",
 )  # fmt: skip
 OF_A_WAY = (
@@ -161,7 +161,11 @@ class RowResult:
             "seed": self.seed,
             "runs": len(self.runs),
         }
-        claimed = {"claimed": claim.text if claim else None, "claimed_by": claim.by if claim else None}
+        claimed = {
+            "claimed": claim.text if claim else None,
+            "claimed_by": claim.by if claim else None,
+            "claimed_in": source_of(claim),
+        }
         if not self.runs:
             return row | self._not_applicable() | claimed | {"agrees": None}
         return (

@@ -58,7 +58,8 @@ def _parts(row: Json, title: str, back: str) -> tuple[str, ...]:
 def _claim(row: Json) -> str:
     if row["claimed"] is None:
         return "<p>Nobody claims anything about this pair.</p>"
-    return f"<p>Claimed: {escape(row['claimed'])} ({escape(row['claimed_by'])}); {escape(agreement_of(row))}.</p>"
+    where = f", {row['claimed_in']}" if row.get("claimed_in") else ""
+    return f"<p>Claimed: {escape(row['claimed'])} ({escape(row['claimed_by'] + where)}); {escape(agreement_of(row))}.</p>"
 
 
 def _broken(row: Json) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from emu.lab import names
-from emu.lab.claims import CLAIMS, COLUMNS, Claim, agrees, claim_for
+from emu.lab.claims import CLAIMS, COLUMNS, THREAD, Claim, agrees, claim_for, source_of
 
 KINDS = {"any", "all", "cannot", "open"}
 EVERY = [(column, claim) for row in CLAIMS.values() for column, claim in row.items()]
@@ -83,3 +83,27 @@ def test_nobody_claims_anything_of_these(event):
 )
 def test_agreement(claim, outcomes, expected):
     assert agrees(claim, outcomes) is expected
+
+
+def test_what_somebody_wrote_has_a_source():
+    assert source_of(claim_for("none", "truncate")) == THREAD
+    assert "pinned-revocable" in source_of(claim_for("mr-revoke", "truncate"))
+    assert source_of(claim_for("layout-lease", "punch")).count(";") == 1
+    assert source_of(claim_for("none", "collapse")) is source_of(None) is None
+
+
+def test_the_peer_of_somebody_who_is_gone_is_nobodys_objection():
+    for protocol in ("odp", "retarget", "mr-revoke", "wait"):
+        assert agrees(claim_for(protocol, "exit"), ["OK+ERR"]) is True
+    assert agrees(claim_for("odp", "fd-pass"), ["OK+ERR"]) is False
+    assert agrees(claim_for("mr-revoke", "fd-pass"), ["OK+ERR"]) is True
+
+
+def test_a_refusal_is_claimed_where_it_is_what_makes_it_safe():
+    assert agrees(claim_for("refuse", "truncate"), ["REFUSED"]) is True
+    assert agrees(claim_for("refuse", "truncate"), ["OK"]) is False
+
+
+def test_a_fence_is_claimed_alike_in_need_and_without():
+    assert claim_for("recall-fence", "enospc").outcomes == claim_for("recall-fence", "truncate").outcomes
+    assert claim_for("wait-fair", "truncate") is None

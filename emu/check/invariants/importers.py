@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from emu.check.invariants.timeline import At, Mapped, Registration
     from emu.history.oplog import OpRecord
 
-SLACK = 250_000_000  # nanoseconds: the owner's timer rings late on a machine under load
+SLACK = 250_000_000  # nanoseconds: the owner's timer rings late on a machine under load; scaled as its timers are,
+LEAST_SLACK = 25_000_000  # but a machine is late by so much, however short they are
 
 CLASSES = {
     "sync-revocable": 0,
@@ -47,7 +48,7 @@ def bound_broken(history: History) -> Iterator[Breach]:
     for mapped, until in _bounded(history):
         fence = mapped.quiesced
         done = mapped.unmapped or mapped.died or reading.last
-        if fence is not None and done.t > until + SLACK and not _overdue(history, mapped):
+        if fence is not None and done.t > until + _slack(history) and not _overdue(history, mapped):
             sentence = f"key {mapped.key:#x} was not unmapped within its bound of {_bound(mapped):g} s, and nobody said so"
             yield Breach("V5", sentence, (fence.n, done.n))
     for given in reading.given:
@@ -59,10 +60,18 @@ def bound_broken(history: History) -> Iterator[Breach]:
 
 def _bounded(history: History) -> Iterator[tuple[Mapped, float]]:
     """Deferred importers that were fenced, and when each must have unmapped."""
-    scale = float(history.meta.get("time_scale", 1) or 1)
+    scale = _scale(history)
     for mapped in read(history).maps:
         if mapped.importer == DEFERRED and mapped.quiesced is not None:
             yield mapped, mapped.quiesced.t + _bound(mapped) * scale * 1e9
+
+
+def _scale(history: History) -> float:
+    return float(history.meta.get("time_scale", 1) or 1)
+
+
+def _slack(history: History) -> float:
+    return max(LEAST_SLACK, SLACK * _scale(history))
 
 
 def _bound(mapped: Mapped) -> float:

@@ -215,8 +215,8 @@ def _owners(files: dict[int, FileRow], device: str) -> dict[int, set[int]]:
 
 
 def _cut_off(step: Step) -> bool:
-    """The broker's life ended in this step, perhaps: the last of its lines is no answer."""
-    return step.cut or step.lines[-1]["type"] in {"Commit", "Share", "Release"} or not step.event
+    """The broker's life ended in this step, perhaps, or begins with it."""
+    return step.cut or not step.event
 
 
 def _counted(history: History) -> Iterator[Breach]:

@@ -44,7 +44,7 @@ def _explained(made: Reading, change: Change) -> bool:
         or _asked(change, step.op)
         or buffers.explained(made, change)
         or _host_step(step)
-        or _faulted(change)
+        or _faulted(made, change)
     )
 
 
@@ -57,22 +57,37 @@ def _went_on(made: Reading, change: Change) -> bool:
     return any(row.kind == "cow-write" and row.target.get("ino") == change.ino for row in rows)
 
 
-def _faulted(change: Change) -> bool:
-    """Holes that a page fault filled: the key that missed them is mapped over them, or over the pages filled from them, in the same step."""
+def _faulted(made: Reading, change: Change) -> bool:
+    """Holes that a page fault filled, nothing else: a key of this file is mapped over them, or over the pages filled from them, in the same step."""
     old, new = change.old, change.new
-    if old is None or new is None or old.size != new.size or not old.blocks <= new.blocks:
+    if old is None or new is None or old.size != new.size or not old.places.items() <= new.places.items():
         return False
-    mapped = [
-        blocks_of([run for run in line["extents"] if run[0] >= 0])
-        for line in change.step.lines
-        if line["type"] == "Remap"
-    ]
-    pieces = [piece for line in change.step.of("Fill") for piece in line["pieces"]]
+    grown, mapped = new.blocks - old.blocks, change.step.of("Remap")
+    own = made.aperture_of(change.step.life, new.device)
     return any(
-        new.blocks - old.blocks
-        <= blocks | {b for source, page, size in pieces if blocks_of([[page, size]]) <= blocks for b in blocks_of([[source, size]])}
-        for blocks in mapped
-    )  # fmt: skip
+        grown <= _reached(change.step, line, own) for line in mapped if _of_file(made, line, change.ino)
+    )
+
+
+def _of_file(made: Reading, remap: Json, ino: int) -> bool:
+    """Whether the key was registered for this file, or nobody says for which."""
+    known = [one.registration for one in made.by_number.get(remap["key"], ())]
+    return any(row is None or row.ino in {0, ino} for row in known)
+
+
+def _reached(step: Step, remap: Json, own: int) -> set[int]:
+    """Blocks of the device (`own`: its aperture) that a Remap reaches, or had filled into the pages that it reaches."""
+    mapped = blocks_of([run for run in remap["extents"] if run[0] >= 0])
+    if remap["aperture"] == own:
+        return mapped
+    fills = [line for line in step.of("Fill") if (line["source"], line["target"]) == (own, remap["aperture"])]
+    pieces = [piece for line in fills for piece in line["pieces"]]
+    return {
+        block
+        for source, page, size in pieces
+        if blocks_of([[page, size]]) <= mapped
+        for block in blocks_of([[source, size]])
+    }
 
 
 def _late(made: Reading) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,7 @@
 """V5, V6, V7, V8: what importers of each class promise, and what an owner may build on it."""
 
+from dataclasses import replace
+
 import pytest
 from build import BLOCK, READ, Story, revoked
 from verdicts import breaches, verdict
@@ -39,7 +41,7 @@ def taken(story, *phases, after=0):
     story.owed.clear()
     for phase in phases:
         story.effect(fx.Phase(1, phase, (key,)))
-    story.now += after * SECOND
+    story.now += int(after * SECOND)
     story.event(ev.Unmapped(8))
     story.effect(fx.Phase(1, "unmapped", (key,)))
     return story
@@ -57,6 +59,15 @@ def test_one_that_is_late_and_nobody_says_so_breaks_v5():
         "within its bound of 2 s"
         in breaches(taken(registered("deferred-unmap", bound=2.0), after=3).history(), "V5")[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("scale", "late", "found"), [(1, 0.2, "kept"), (0.1, 0.2, "broken"), (4, 0.8, "kept")]
+)
+def test_how_late_a_timer_may_ring_goes_with_the_scale_of_time(scale, late, found):
+    story = taken(registered("deferred-unmap", bound=2.0), after=2 * scale + late)
+    history = story.history()
+    assert verdict(replace(history, meta={**history.meta, "time_scale": scale}), "V5") == found
 
 
 def test_an_owner_that_says_so_and_waits_on_keeps_v5():
