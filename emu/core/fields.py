@@ -71,7 +71,6 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "origin": "ino",
         "lost": "extents",
         "marked": VALUE,
-        "on_demand": GHOST,
     },
     Lease: {"session": "session", "ino": "ino", "exclusive": VALUE},
     Parked: {

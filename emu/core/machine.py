@@ -161,8 +161,6 @@ class Core:
                 book.put(key, row_class(*_tuples(row)))
         for name, device in self.books.devices.items():
             self.books.devices.put(name, device._replace(aperture=0))
-        for ino, file in self.books.files.items():
-            self.books.files.put(ino, file._replace(on_demand=False))
         self.books.log.clear()
 
     # ---- for checkers

@@ -73,7 +73,6 @@ class File(NamedTuple):
         Extent, ...
     ] = ()  # holes whose memory has failed: they read as EIO; with the blocks that failed
     marked: bool = False  # its layout is to stay as it is (leases.py)
-    on_demand: bool = False  # it is registered so: stamps say when that was, not when its blocks became the MR's (files.fill)
 
 
 class Blocks(NamedTuple):

@@ -109,8 +109,6 @@ def pin_file(b: Books, event: Requested, op: RegMr) -> None:
     if op.access & LOCAL_WRITE and sharing.before(b, event, op, ino, lo, hi):
         return
     sharing.check_gate(b, ino, lo, hi)
-    if op.importer == "dynamic" and not row.on_demand:
-        b.files.put(ino, row._replace(on_demand=True))
     row = files.fill(b, ino, op.offset, op.length)
     backing = asking.backing_of(b, path)
     if backing == "page-cache":

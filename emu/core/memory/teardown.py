@@ -154,8 +154,6 @@ def forget(b: Books, key: int, opened: bool = True) -> None:
         if b.faults[fault].again:
             b.emit(Disarm(b.faults[fault].again))
         b.faults.drop(fault)
-    if row.ino in b.files and b.files[row.ino].on_demand and not b.mrs_loose.has(row.ino):
-        b.files.put(row.ino, b.files[row.ino]._replace(on_demand=False))
     keys.return_key(b, key)
     if row.state not in {"unmapped", "absent"}:
         b.went.append((key, row))
