@@ -144,7 +144,7 @@ class Comparison:
         await self._carry_out(result, [control for control in wanted if control is not PROMPT], told)
         if PROMPT in wanted:
             await self._beside(result, told)
-        if result.denied_unpinned and result.spec.protocol != DENIES_NOTHING.protocol:
+        if result.needs_no_pin and result.spec.protocol != DENIES_NOTHING.protocol:
             await self._carry_out(result, [DENIES_NOTHING], told)
 
     async def _carry_out(self, result: RowResult, wanted: Sequence[Control], told: bool) -> None:

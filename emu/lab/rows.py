@@ -40,9 +40,12 @@ OF_A_WAY = (
 )  # fmt: skip
 NEEDS_FOR_P99 = 100
 NO_WAYS: Mapping[str, Sequence[str]] = MappingProxyType({})
-NOTES = {
-    "let-go": "the control let-go ended in HANG too: it is no holder that is waited for",
-    "no-pin": "the control no-pin ended in DENY too: pinned or not, it is refused",
+NOTES = {  # control -> what it may end in as the row did, and what that says
+    "let-go": {"HANG": "the control let-go ended in HANG too: it is no holder that is waited for"},
+    "no-pin": {
+        "DENY": "the control no-pin ended in DENY too: pinned or not, it is refused",
+        "HANG": "the control no-pin ended in HANG too: pinned or not, it is not answered",
+    },
 }
 HARM = PRECEDENCE[: PRECEDENCE.index("DENY")]  # what counts although another run is unknown
 WORST_FIRST = (*HARM, "UNKNOWN", *(name for name in PRECEDENCE if name not in {*HARM, "UNKNOWN"}))
@@ -127,27 +130,28 @@ class RowResult:
     @property
     def doubts(self) -> list[str]:
         """What speaks against this row: controls that show nothing, or the same; outcomes that none flips."""
-        excused = {name for name in ("no-pin", "let-go") if self._excused(name)}
+        excused = {name for name in NOTES if self._excused(name)}
         objections = [sentence for name, sentence in self.objections.items() if name not in excused]
         return objections + [f"no control flips {name}" for name in self.unflipped if not objections]
 
     def _excused(self, control: str) -> bool:
-        """A denial that needs no pin is one all the same, once another protocol has answered the same request with success; and a hang that
-        letting go does not break, once the request returns where nobody holds anything.
+        """A denial or a hang that needs no pin is one all the same, once another protocol has answered the same request with success; and a
+        hang that letting go does not break, once the request returns where nobody holds anything, or under another protocol.
         """
-        outcome = {"no-pin": "DENY", "let-go": "HANG"}[control]
-        return self.controls.get(control) == outcome and bool(self._flip(outcome))
+        end = self.controls.get(control, "")
+        return end in NOTES[control] and end == self.seen[0] and bool(self._flip(end))
 
     @property
     def reasons(self) -> list[str]:
         """Why it is unknown, or what else must be known of it, each once."""
         whys = [why for run in self.runs for why in run.verdict.why]
-        notes = [words for name, words in NOTES.items() if self._excused(name)]
+        notes = [words[self.controls[name]] for name, words in NOTES.items() if self._excused(name)]
         return list(dict.fromkeys([*whys, *self.doubts, *notes]))
 
     @property
-    def denied_unpinned(self) -> bool:
-        return self.seen[:1] == ["DENY"] and self.controls.get("no-pin") == "DENY"
+    def needs_no_pin(self) -> bool:
+        """Whether nobody's pin is why it was denied, or not answered."""
+        return self.seen[:1] in (["DENY"], ["HANG"]) and self.controls.get("no-pin") == self.seen[0]
 
     def as_json(self, promises: Sequence[str], by_way: Mapping[str, Sequence[str]] = NO_WAYS) -> Json:
         """promises: of the row's kind of reclaim; by_way: those of its ways."""

@@ -91,6 +91,9 @@ def test_a_hang_that_letting_go_does_not_break_needs_one_that_is_broken_without_
     )
     hangs = controlled(["HANG"], (LET_GO, run("HANG")), (NO_PIN, run("HANG")))
     assert (hangs["outcome"], hangs["unflipped"]) == ("UNKNOWN", ["HANG"])
+    answered = (DENIES_NOTHING, run("OK"))
+    silent = controlled(["HANG"], (LET_GO, run("HANG")), (NO_PIN, run("HANG")), answered)
+    assert (silent["outcome"], silent["flipped"]["HANG"]) == ("HANG", ["none"])
     assert controlled(["HANG"], (LET_GO, run("OK+ERR")))["reason"] is None
 
 

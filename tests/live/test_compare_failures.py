@@ -39,7 +39,7 @@ def broker_at_work(lab, out, folder):
     ("folder", "named"),
     [
         ("mr-revoke-truncate-dax-deaf", "run 1: the run failed: "),
-        ("mr-revoke-truncate-dax-control-no-dma", "control no-dma: the run failed: "),
+        ("mr-revoke-truncate-dax-control-no-mover", "control no-mover: the run failed: "),
     ],
 )
 def test_a_broker_that_dies_makes_the_row_unknown(tmp_path, folder, named, number):

@@ -6,7 +6,7 @@ no-dma    the peer is connected and idle
 fifo      the allocator reuses freed blocks last: stale DMA lands in free blocks
 let-go    the holder (or heir) lets go a moment after the request
 prompt    a holder who lets go at the notice, in place of a deaf one: the comparison's own row, run once
-none      no-pin under the protocol that denies nothing: where no-pin is denied too, it is not the pin that is refused
+none      no-pin under the protocol that answers everything with success: where no-pin is denied too, or hangs, it is not the pin
 
 Manners begin with the event, and are manners of who holds the memory: without a mover, or without a pin, there are none. So those two are one run for
 rows of all manners; the first is one for all events that set the same scene. no-dma, fifo and let-go keep the row's holder (a prompt one, whom the protocol
@@ -81,7 +81,7 @@ NO_DMA = Control("no-dma", DATA | {"OK+ERR"}, dma=False)
 FIFO = Control("fifo", frozenset({"CORRUPT"}), DATA, options=("--allocator=fifo",), into_freed=True)
 LET_GO = Control("let-go", frozenset({"HANG"}), lets_go=True)
 PROMPT = Control("prompt", ACCUSES, must=False)
-DENIES_NOTHING = Control("none", frozenset({"DENY"}), pinned=False, protocol="none")
+DENIES_NOTHING = Control("none", frozenset({"DENY", "HANG"}), pinned=False, protocol="none")
 CONTROLS: Mapping[str, Control] = {
     control.name: control for control in (NO_MOVER, NO_PIN, NO_DMA, FIFO, LET_GO, PROMPT, DENIES_NOTHING)
 }
