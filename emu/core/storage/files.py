@@ -60,7 +60,9 @@ def fill(b: Books, ino: int, offset: int, length: int) -> File:
     if not holes:
         return row
     got = allocator.take(b, row.device, aperture, sum(count for _at, count in holes))
-    new = extents.spread(tuple((at, count, 0 if b.mrs_loose.has(ino) else row.layout) for at, count in holes), got)
+    new = extents.spread(
+        tuple((at, count, 0 if b.mrs_loose.has(ino) else row.layout) for at, count in holes), got
+    )
     lost, _ = extents.remove(row.lost, offset // BLOCK, extents.blocks_up(offset + length))
     row = row._replace(extents=extents.insert(row.extents, new), lost=lost)
     b.files.put(ino, row)
