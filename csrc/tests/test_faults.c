@@ -715,6 +715,14 @@ static void storm(uint32_t quantum, uint32_t threads, unsigned rounds)
 		}
 		CHECK_EQ(memcmp(before, w.mem + PLACE(was), CLIENTS * SLICE), 0); /* nobody came back to the old place */
 	}
+	/* Everybody once more to the last place: who slept meanwhile has its last bytes elsewhere. The one under way may be an old one. */
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		goes_on = emu_peek(&all[i].good);
+		while (emu_peek(&all[i].good) < goes_on + 2) {
+			answer_faults(place, &random, &refused);
+			emu_pause();
+		}
+	}
 	emu_poke(&stop, 1);
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		while (pthread_tryjoin_np(all[i].thread, NULL)) {
