@@ -158,7 +158,8 @@ class Holder(Client):
         )  # fmt: skip
 
     def target(self, mr: MR, name: str) -> Target:
-        return Target(mr.rkey, mr.buf, mr.length, mr.ino & U32, mr.layout, self.files[name]["offset"])
+        start, follows = self.files[name]["offset"], int(mr.importer == "dynamic")
+        return Target(mr.rkey, mr.buf, mr.length, mr.ino & U32, mr.layout, start, follows)
 
     def do_connect(self, *, qps: dict[str, int], **_: Any) -> Command:
         for name, number in qps.items():

@@ -22,7 +22,10 @@ U32 = 0xFFFFFFFF
 
 
 class Target(NamedTuple):
-    """Registered memory of somebody else's: the stretch `start`..`start + length` of file `ino`, as `rkey` names it."""
+    """Registered memory of somebody else's: the stretch `start`..`start + length` of file `ino`, as `rkey` names it.
+
+    on_demand: 1 where the region follows its file: what others write there under a newer layout is rightly seen.
+    """
 
     rkey: int
     addr: int
@@ -30,9 +33,10 @@ class Target(NamedTuple):
     ino: int
     layout: int
     start: int
+    on_demand: int = 0
 
 
-_TARGET = struct.Struct("<IQQIIQ")
+_TARGET = struct.Struct("<IQQIIQI")
 TARGET_BYTES = _TARGET.size
 
 

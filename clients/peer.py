@@ -371,7 +371,8 @@ class Peer(Client):
 
     def _judge(self, raw: bytes, target: Target, offset: int) -> None:
         cell = decode(raw)
-        foreign = cell is not None and (cell.ino != target.ino or cell.layout > target.layout)
+        newer = cell is not None and cell.layout > target.layout and not target.on_demand
+        foreign = newer or (cell is not None and cell.ino != target.ino)
         if foreign or raw == CANARY * (CELL // len(CANARY)):
             self.leaked.setdefault(offset, raw.hex() if len(self.leaked) < SAMPLES else "")
 

@@ -9,6 +9,7 @@ from emu.clients.links import Target
 from emu.clients.peer import Peer, Stream
 
 from emu.history.journal import Journal, Kind, read_journal
+from emu.history.stamp import Cell, encode
 from emu.verbs import enums as e
 
 
@@ -144,3 +145,17 @@ def test_it_goes_on_with_the_key_that_it_is_given_next(hearing):
     hearing._hear()
     hearing.streams["write"].aim(Target(ANOTHERS, 0, 4096, 8, 1, 0))
     assert hearing.streams["write"].room == 8
+
+
+@pytest.mark.parametrize(
+    ("ino", "layout", "on_demand", "foreign"),
+    [(7, 1, 0, False), (7, 2, 0, True), (7, 2, 1, False), (8, 1, 0, True), (8, 2, 1, True)],
+)
+def test_what_was_read_is_foreign_where_its_region_could_not_have_seen_it(
+    peer, ino, layout, on_demand, foreign
+):
+    """A newer layout of the same file is what a region on demand is for; another file's bytes are nobody's to read."""
+    peer.leaked = {}
+    cell = encode(Cell(writer=9, ino=ino, wr=1, layout=layout, namespace=1, offset=0))
+    peer._judge(cell, Target(MINE, 0, 4096, 7, 1, 0, on_demand), 0)
+    assert bool(peer.leaked) is foreign
