@@ -2,7 +2,8 @@
 
     {"op": "truncate", "path": "/mnt/victim", "size": 0}
 
-A request is asked, timed, and, where it is refused, asked again as often as was told, a moment later each time.
+A request is asked, timed, and, where it is refused, asked again, a moment later each time: as often as was told, and, where somebody is still to let the
+memory go, until the lab has said that nobody is, and LAST times after that.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PIECE = 64 << 10
 RECLAIMERS = 2
 LOOK = 0.001  # seconds between two looks at whether a buffer is there
 BETWEEN = 0.05  # seconds between two tries
+LAST = 3  # tries, once nobody is expected to let go any more
 
 
 def stamped(length: int, writer: int, ino: int, layout: int, offset: int) -> bytes:
@@ -138,17 +140,30 @@ def timed(call: Callable[[], Any]) -> Command:
     }
 
 
-def insist(call: Callable[[], Any], retries: int, before: Callable[[], None] = lambda: None) -> Command:
-    """Ask, and ask again while it is refused. `before`: called once, right before the first request."""
+def insist(
+    call: Callable[[], Any],
+    retries: int,
+    before: Callable[[], None] = lambda: None,
+    enough: Callable[[], bool] | None = None,
+) -> Command:
+    """Ask, and ask again while it is refused. `before`: called once, right before the first request. enough: whether nobody is to let go any more."""
     before()
     tries = [timed(call)]
-    while tries[-1]["errno"] and len(tries) <= retries:
+    left = LAST if enough else 0
+    while tries[-1]["errno"] and (len(tries) <= retries or left):
+        left -= bool(left and enough and enough())
         time.sleep(BETWEEN)
         tries.append(timed(call))
     return {"tries": tries}
 
 
-def asked(ctx: Context, ask: Command, retries: int, before: Callable[[], None] = lambda: None) -> Command:
+def asked(
+    ctx: Context,
+    ask: Command,
+    retries: int,
+    before: Callable[[], None] = lambda: None,
+    enough: Callable[[], bool] | None = None,
+) -> Command:
     """What the lab told to ask for."""
     arguments = {name: value for name, value in ask.items() if name != "op"}
-    return insist(lambda: CALLS[ask["op"]](ctx, **arguments), retries, before)
+    return insist(lambda: CALLS[ask["op"]](ctx, **arguments), retries, before, enough)

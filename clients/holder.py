@@ -55,7 +55,7 @@ class Holder(Client):
         awaits_peer: the peer hears of a recall too, and says when it is done.
         """
         self.manners, self.writer = Manners(manner, awaits_peer=awaits_peer), writer
-        self.files, self.access = files, access
+        self.files, self.access, self.mount = files, access, mount
         self._mind_signals(manner)
         self.journal = Journal(journal, "holder")
         self.ctx = open_node(node, "holder", events=True)
@@ -220,7 +220,9 @@ class Holder(Client):
     # ---- what manners decide
 
     def carry_out(self, deed: Deed) -> None:
-        """A holder whose device, lease or file has gone meanwhile can do no more about it."""
+        """A holder whose device, lease or file has gone meanwhile can do no more about it. Noted before: from then on it is at it."""
+        if deed not in {Deed.NOTHING, Deed.DIE}:
+            self.talk.note("deed", deed=deed.value)
         try:
             if deed is Deed.DIE:
                 self.die()
@@ -285,8 +287,20 @@ class Holder(Client):
     # ---- what the lab asks for
 
     def do_status(self, **_: Any) -> Command:
-        """What has happened so far; events that came before this command have been dealt with."""
-        return {"again": hasattr(self, "again")}
+        """What has happened so far, with whatever the broker and the kernel had said before this command. rest_in: seconds until it does more."""
+        if not self.over:
+            with suppress(PyverbsError):  # the answer is behind every event that was sent before
+                self.ctx.call("protocol", mount=self.mount, name="")
+        self._catch_up()
+        return {"again": hasattr(self, "again"), "rest_in": self.manners.rest_in(time.monotonic())}
+
+    def _catch_up(self) -> None:
+        """All that has come, and what it makes due."""
+        while not self.over and select.select([self.ctx.session.event_fd], [], [], 0)[0]:
+            self.heard_event()
+        if select.select([self._heard], [], [], 0)[0]:
+            self.heard_signal()
+        self.carry_out(self.manners.woken(time.monotonic()))
 
     def do_hand_over(self, *, to: str, **_: Any) -> Command:
         """The context's descriptor to the heir at `to`. t: it was held until then at least."""

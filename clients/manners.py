@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+LEAST = 0.001
 ROUND = 0.04  # seconds between two registrations of one that blocks
 AFTER = {"slow": 0.5, "reregister": ROUND, "blocker": ROUND}  # seconds from the event to the first deed
 
@@ -34,6 +35,13 @@ class Manners:
     awaits_peer: bool = False
     peer_is_done: bool = False
     knows: bool = False  # it has had a notice
+    blocked: bool = False  # one that blocks has done so at least once
+
+    def rest_in(self, now: float) -> float:
+        """Seconds until the next deed that somebody may wait for; 0: there is none. One that blocks goes on for ever, and once shows it."""
+        if self.due is None or self.blocked:
+            return 0.0
+        return max(self.due - now, LEAST)
 
     def noticed(self, now: float, seconds: float = 0.0) -> Deed:
         """Somebody wants the memory. seconds: how long the notice gives for it, 0 if it does not say."""
@@ -67,7 +75,7 @@ class Manners:
         if self.due is None or now < self.due:
             return Deed.NOTHING
         if self.manner == "blocker":
-            self.due = now + ROUND
+            self.due, self.blocked = now + ROUND, True
             return Deed.ANOTHER
         self.due = None
         return self._once(Deed.COME_BACK if self.manner == "reregister" else Deed.LET_GO)

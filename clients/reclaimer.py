@@ -19,8 +19,10 @@ class Reclaimer(Observer):
 
     name = "reclaimer"
 
-    def do_ask(self, *, ask: Command, retries: int, **_: Any) -> Command:
-        return asked(self.ctx, ask, retries, lambda: self.talk.note("asked"))
+    def do_ask(self, *, ask: Command, retries: int, until_enough: bool = False, **_: Any) -> Command:
+        """until_enough: at least `retries` times, and until the lab says that nobody is to let go any more (its next command)."""
+        enough = self.talk.waiting if until_enough else None
+        return asked(self.ctx, ask, retries, lambda: self.talk.note("asked"), enough)
 
 
 if __name__ == "__main__":

@@ -108,5 +108,9 @@ class Client:
         self.close()
         return {}
 
+    def do_enough(self, **_: Any) -> Command:
+        """Read while a request is refused and asked again (asks.py); nothing else comes of it."""
+        return {}
+
     def close(self) -> None:
         """Give back what is open, before the last answer."""

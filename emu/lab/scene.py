@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from emu.host.times import patience
 from emu.lab.meeting import ASKER, TAKER
 from emu.lab.node import VICTIM_DEVICE, VICTIM_MOUNT
-from emu.lab.patience import stuck, waited_for
+from emu.lab.patience import LIMIT, AtRest, stuck, waited_for
 from emu.lab.places import filled_in
 from emu.lab.plan.controls import IDLE
 from emu.lab.plan.geometry import ROUND, SIZE
@@ -163,10 +163,13 @@ async def _reclaim(run: Run) -> Json:
             limit=None,
             ask=filled_in(run.act.ask, run.places.files, ASKER),
             retries=0 if run.act.foreign else run.manner.retries,
+            until_enough=run.manner.lets_go and not run.act.foreign,
         )
     )
+    provoking = asyncio.create_task(_provoke(run))
+    telling = asyncio.create_task(_tell_enough(run, provoking))
     try:
-        await asyncio.gather(_provoke(run), _answer_or_stuck(run, asked))
+        await asyncio.gather(provoking, _answer_or_stuck(run, asked, provoking))
         if run.act.foreign and not asked.done():
             await _interrupt(run, asked)
         if not asked.done():
@@ -175,7 +178,7 @@ async def _reclaim(run: Run) -> Json:
             return _unanswered(f"{run.asker.name} was killed while it asked", began) | {"abandoned": True}
         return _summed_up(asked.result()["tries"])
     finally:
-        for task in (asked, carrying):
+        for task in (asked, carrying, telling, provoking):
             task.cancel()
             with suppress(asyncio.CancelledError, LabError):
                 await task
@@ -249,9 +252,10 @@ async def _taken(run: Run) -> None:
 
 async def _interrupt(run: Run, asked: asyncio.Task[Json]) -> None:
     """Who asks the kernel hears of no refusal. Where the broker has refused, and owes it nothing, it is interrupted: its answer is EINTR."""
-    if not await asyncio.to_thread(waited_for, run.folder / "history" / "1"):
+    if not await waited_for(run.folder / "history" / "1"):
         run.asker.signal(signal.SIGUSR1)
-        await asyncio.wait((asked,), timeout=patience(LOST_FOR_GOOD))
+        if not (await asyncio.wait((asked,), timeout=patience(LIMIT)))[0]:
+            raise LabError(f"{run.asker.name} was interrupted, and did not answer within {LIMIT:g} s")
 
 
 async def _killed(process: Process) -> bool:
@@ -263,9 +267,44 @@ async def _killed(process: Process) -> bool:
     return process.killed
 
 
-async def _answer_or_stuck(run: Run, asked: asyncio.Task[Json]) -> None:
+def _rest(run: Run, provoking: asyncio.Task[None]) -> AtRest:
+    """Waits until whoever holds the memory has done what its manner makes of all that it was told, and of what the lab does to it."""
+    holder = run.clients["holder"]
+    silent = run.manner.stop or run.act.leaves or run.act.by == "holder"
+
+    async def at_rest() -> None:
+        await asyncio.wait((provoking,))
+        while not silent and holder.talks and (seconds := await _rest_in(holder)):  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(seconds)
+
+    return at_rest
+
+
+async def _rest_in(holder: Process) -> float:
+    """Seconds until it does more; 0: nothing is left for it to do, or it is gone, or at a deed that does not end."""
+    try:
+        return float((await holder.ask("status", limit=LIMIT))["rest_in"])
+    except LabError:
+        if holder.talks and "deed" not in holder.noted:
+            raise
+        return 0.0
+
+
+async def _tell_enough(run: Run, provoking: asyncio.Task[None]) -> None:
+    """Who asks again and again need not, once the holder is at rest; one that dies has then ended."""
+    if not run.manner.lets_go or run.act.foreign:
+        return
+    await _rest(run, provoking)()
+    if run.manner.kill:
+        await run.clients["holder"].gone()
+    await run.asker.ask("enough", limit=None)
+
+
+async def _answer_or_stuck(run: Run, asked: asyncio.Task[Json], provoking: asyncio.Task[None]) -> None:
     """Until it is answered, or who asked was killed for it; or nothing that the history knows of can advance it, and no manner is about to."""
-    waiter = asyncio.create_task(stuck(run.folder / "history" / "1", foreign=run.act.foreign))
+    waiter = asyncio.create_task(
+        stuck(run.folder / "history" / "1", _rest(run, provoking), foreign=run.act.foreign)
+    )
     try:
         await asyncio.wait((asked, waiter), return_when=asyncio.FIRST_COMPLETED)
         if asked.done():
@@ -273,9 +312,11 @@ async def _answer_or_stuck(run: Run, asked: asyncio.Task[Json]) -> None:
                 asked.result()
         elif run.asker.ended or not run.node.alive:
             raise LabError("whoever asked, or the broker, ended before an answer came")
+        else:
+            waiter.result()
     finally:
         waiter.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, LabError):
             await waiter
 
 

@@ -73,3 +73,21 @@ def test_nobody_else_minds_the_peer(manner):
     holder = Manners(manner, awaits_peer=True)
     holder.noticed(10.0, 2.0)
     assert holder.peer_done() is Deed.NOTHING
+
+
+@pytest.mark.parametrize("manner", ["slow", "reregister"])
+def test_who_is_told_is_at_rest_behind_its_deed(manner):
+    holder = Manners(manner)
+    holder.told(0.0)
+    assert holder.rest_in(0.0) == AFTER[manner]
+    assert 0 < holder.rest_in(99.0) < ROUND, "late, and still to come"
+    holder.woken(99.0)
+    assert holder.rest_in(99.0) == 0
+
+
+def test_one_that_blocks_for_ever_has_been_awaited_when_it_has_done_so_once():
+    holder = Manners("blocker")
+    holder.told(0.0)
+    assert holder.rest_in(0.0) == ROUND
+    holder.woken(ROUND)
+    assert (holder.rest_in(ROUND), holder.due) == (0, 2 * ROUND)

@@ -19,7 +19,7 @@ from emu.lab import names
 @dataclass(frozen=True)
 class Manner:
     """told: the lab tells it that the event is now. retries: how often a denied reclaimer asks again; where the holder will never let go,
-    once is enough to see that the answer stays.
+    once is enough to see that the answer stays. lets_go: sooner or later, so a denied reclaimer goes on until it has.
     """
 
     name: str
@@ -27,17 +27,18 @@ class Manner:
     stop: bool = False
     kill: bool = False
     retries: int = 12
+    lets_go: bool = False
 
 
 MANNERS = {
     manner.name: manner
     for manner in (
-        Manner("prompt"),
-        Manner("slow", told=True, retries=20),
+        Manner("prompt", lets_go=True),
+        Manner("slow", told=True, retries=20, lets_go=True),
         Manner("deaf", retries=1),
         Manner("reregister", told=True),
         Manner("stopped", stop=True, retries=1),
-        Manner("dying", kill=True),
+        Manner("dying", kill=True, lets_go=True),
         Manner("blocker", told=True),
     )
 }
