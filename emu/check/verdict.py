@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from emu.check import invariants
 from emu.check.history import BrokenHistory, History
 from emu.check.invariants import safety_bytes, safety_people
+from emu.check.invariants.away import away_bytes
 from emu.check.memory import file_of, foreign_bytes, holes, until
 from emu.check.nowhere import detached_bytes, nowhere
 from emu.check.shown import dma_at_gate
@@ -205,7 +206,8 @@ class _Judge:
             max(traffic.lost, gone.written, detached_bytes(self.history)),
         )
         verdict.stale_bytes = max(traffic.stale, gone.read)
-        verdict.absent_bytes, verdict.absent_before_answer_bytes = traffic.absent_after, traffic.absent_before
+        verdict.absent_bytes = traffic.absent_after + away_bytes(self.history)
+        verdict.absent_before_answer_bytes = traffic.absent_before
         if self.row["backing"] != "host":  # an ordinary file has no table of block generations
             verdict.foreign_dma_bytes = traffic.foreign
 

@@ -58,3 +58,11 @@ def test_a_program_that_opens_with_o_trunc_waits_for_the_protocol(tmp_path):
     foreign = row["ways"]["o-trunc"]
     assert (foreign["outcomes"], foreign["errno"], foreign["violated"]) == (["DENY"], "EINTR", [])
     assert foreign["dma_at_gate"] > 0
+
+
+def test_a_revoke_for_a_time_that_stops_nobody_is_a_fault(tmp_path):
+    found = rows(tmp_path, "none", "revoke-storm", "dmabuf", "deaf")
+    (row,) = found.values()
+    assert (row["outcome"], row["model"], row["unflipped"]) == ("FAULT", "allowed", [])
+    assert row["absent_bytes"] > 0
+    assert "S2" in {rule for rule, _ in row["violated"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.check.invariants import away
 from emu.check.invariants import safety_blocks as of_blocks
 from emu.check.invariants import safety_bytes as of_bytes
 from emu.check.invariants import safety_layout as of_layout
@@ -24,6 +25,7 @@ def s2(history: History) -> Iterator[Breach]:
     yield from of_layout.applied(history)
     yield from of_bytes.expected_file(history)
     yield from of_bytes.reached_afterwards(history)
+    yield from away.reached_while_away(history)
 
 
 INVARIANTS = (

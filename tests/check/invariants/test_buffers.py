@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from build import ACCESS, BLOCK, Story
+from build import ACCESS, BLOCK, READ, Story
 from verdicts import breaches, verdict
 
 from emu.check.invariants import INVARIANTS
+from emu.check.invariants.away import away_bytes
 from emu.core import effects as fx
 from emu.core import events as ev
 from emu.core import requests as rq
@@ -160,3 +161,44 @@ def test_a_late_importer_is_owed_and_an_owner_that_waits_for_nobody_is_not_excus
         line["n"] = n
     mute.step(ev.TimerFired(7777))
     assert "nothing is left that could advance it" in breaches(mute.history(), "S7")[0]
+
+
+@pytest.mark.parametrize(("protocol", "counted"), [("none", 2 * BLOCK), ("mr-revoke", 0)])
+def test_what_moves_while_a_buffer_is_away_breaks_s2(protocol, counted):
+    """By operations that started behind the answer, and before it was given back: neither sooner nor later."""
+    story = BufferStory(protocol)
+    story.ground = story.find("InstallKey")["aperture"]
+    story.moved(story.key)
+    started = story.epoch
+    story.exports(rq.DmabufRevoke("x", permanent=False))
+    if counted:
+        story.moved(story.key, op_epoch=started)
+        story.moved(story.key)
+        story.moved(story.key, opcode=READ)
+    story.exports(rq.DmabufRestore("x"))
+    if counted:
+        story.moved(story.key)
+    history = story.history()
+    assert away_bytes(history) == counted
+    told = [words for words in breaches(history, "S2") if "before it was restored" in words]
+    assert len(told) == bool(counted)
+    assert all(words.startswith(f"{counted} bytes moved") for words in told)
+
+
+@pytest.mark.parametrize("over", [rq.DmabufDestroy("x"), rq.DmabufRevoke("x")])
+def test_a_buffer_that_is_no_more_is_not_away(over):
+    story = BufferStory("none")
+    story.ground = story.find("InstallKey")["aperture"]
+    story.exports(rq.DmabufRevoke("x", permanent=False))
+    story.exports(over)
+    story.effect(fx.Phase(99, "ended"))
+    story.moved(story.key)
+    assert away_bytes(story.history()) == 0
+
+
+def test_a_buffer_that_is_not_given_back_is_away_to_the_end():
+    story = BufferStory("none")
+    story.ground = story.find("InstallKey")["aperture"]
+    story.exports(rq.DmabufRevoke("x", permanent=False))
+    story.moved(story.key)
+    assert away_bytes(story.history()) == BLOCK
