@@ -30,7 +30,7 @@ from emu.core.asking import alive
 from emu.core.effects import Arm, Quiesce, Remap
 from emu.core.errors import Refused
 from emu.core.rows import BLOCK, DMABUF, Fault, Reclaim, Token
-from emu.core.storage import extents, files, pages, sharing
+from emu.core.storage import allocator, extents, files, pages, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -329,8 +329,19 @@ def _host(b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
 
 
 def _device(b: Books, row: Mr, _fault: Fault) -> tuple[Run, ...]:
-    there = any(device.aperture == row.space and device.online for _name, device in b.devices.items())
-    return ((row.lo if there else GONE, row.length),)
+    """The device as it lies there, without blocks that have failed."""
+    name = next((name for name, each in b.devices.items() if each.aperture == row.space and each.online), "")
+    if not name:
+        return ((GONE, row.length),)
+    at, end = row.lo, row.lo + row.length
+    found: list[Run] = []
+    for failed in sorted(block * BLOCK for block in allocator.bad_of(b, name)):
+        if at <= failed < end:
+            _add(found, at, failed - at)
+            at = min(failed + BLOCK, end)
+            _add(found, GONE, at - failed)
+    _add(found, at, end - at)
+    return tuple(found)
 
 
 TRANSLATING: Mapping[str, Callable[[Books, Mr, Fault], tuple[Run, ...]]] = {

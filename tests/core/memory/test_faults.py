@@ -364,6 +364,25 @@ def test_host_files_and_raw_memory_come_back_where_they_were(make_node, host):
     assert remap.extents == ((BLOCK, 2 * BLOCK),)
 
 
+def test_a_failed_block_of_a_raw_device_is_gone_and_the_others_are_served(make_node):
+    node = make_node("odp", protocols=PROTOCOLS, bare=True)
+    node.step(ev.DeviceAdded("pm0", 16))
+    node.step(ev.MountAdded("/dev/dax0", "pm0", dax=False, protocol="odp", raw=True))
+    for session in (1, 3):
+        node.step(ev.SessionOpened(session, f"s{session}", door=True, wants=True))
+    op = rq.RegMr(node.pd(), 4 * BLOCK, 7, 0, "devdax", "/dev/dax0", BLOCK, importer="dynamic")
+    key = node.ask(op)["handle"]
+    for block in (4, 2, 0, 5):  # the last two are beside it
+        node.ask(rq.FsPoison("/dev/dax0", block * BLOCK), 3)
+    assert node.books.mrs[key].state == "absent"
+    (remap,) = remaps(miss(node, key, BLOCK))
+    assert remap.extents == ((BLOCK, BLOCK), (GONE, BLOCK), (3 * BLOCK, BLOCK), (GONE, BLOCK))
+    node.go()
+    assert node.books.mrs[key].runs == ((BLOCK, BLOCK), (3 * BLOCK, BLOCK))
+    node.ask(rq.FsPoison("/dev/dax0", 2 * BLOCK), 3)
+    assert node.books.mrs[key].state == "live", "it does not pin what has failed"
+
+
 def test_a_host_file_that_was_taken_away_is_not_mapped_again(make_node, host):
     node = make_node("odp", protocols=PROTOCOLS)
     node.ask(rq.SetProtocol("host", "odp"), 3)
