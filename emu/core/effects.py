@@ -499,7 +499,8 @@ class Fail(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Phase(Effect):
-    """A reclaim enters a phase: the epoch advances, and the history gets a line with the operations in flight under `keys`.
+    """A reclaim enters a phase: the epoch advances, and the history gets a line with the operations in flight under `keys`. Of the two waits
+    (fencing, fenced, unmapping, unmapped) these are the keys that it waits for: one that a quiesce of a class left alone is not among them.
 
     phase: requested, gated, notified, signalled (detail: signal, sessions), destroyed, fencing, fenced, unmapping, unmapped, applied, freed, returned (detail: errno), ended;
     broken (detail: rule, sentence): the protocol broke the contract, and the reclaim is broken off; overdue: these importers

@@ -265,6 +265,7 @@ class Reclaim(NamedTuple):
     permanent: bool = False  # of a buffer: for good
     switching: bool = False  # a retarget is under way
     behind: tuple[int, ...] = ()  # keys to be quiesced when those of dynamic importers are
+    passed: tuple[int, ...] = ()  # keys that its last quiesce left alone: it was of another class
 
 
 class Teardown(NamedTuple):

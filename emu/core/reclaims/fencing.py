@@ -33,7 +33,8 @@ def do_fence(b: Books, number: int, _action: Action) -> bool:
     keys = tuple(sorted({key for right in wanted for key in _client(b, right)}))
     _take_back(b, keys)
     known = tuple(sorted({*row.keys, *keys}))
-    b.reclaims.put(number, row._replace(keys=known, fencing=True, fenced=False))
+    passed = tuple(key for key in row.passed if key not in keys)
+    b.reclaims.put(number, row._replace(keys=known, fencing=True, fenced=False, passed=passed))
     scope.phase(b, number, "fencing")
     for right in wanted:
         _ask(b, number, right)

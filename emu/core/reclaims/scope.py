@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emu.core.books import Books
 
 FACTS: Final = ("surprise", "poison")  # they came before whoever is asked
+WAITS: Final = ("fencing", "fenced", "unmapping", "unmapped")
 UNDERNEATH: Final = (
     "migrate",
     "reflink",
@@ -163,7 +164,10 @@ def backing_of(b: Books, row: Reclaim) -> str:
 
 
 def phase(b: Books, number: int, phase: str, detail: dict[str, object] | None = None) -> None:
-    b.emit(Phase(number, phase, b.reclaims[number].keys, detail or {}))
+    """Of the two waits: without the keys that the quiesce left alone, which nobody waits for."""
+    row = b.reclaims[number]
+    keys = tuple(key for key in row.keys if key not in row.passed) if phase in WAITS else row.keys
+    b.emit(Phase(number, phase, keys, detail or {}))
 
 
 def deny(b: Books, number: int, code: int, sentence: str) -> None:

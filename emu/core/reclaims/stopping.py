@@ -38,9 +38,9 @@ def do_quiesce(b: Books, number: int, action: Action) -> bool:
     b.idle = True
     parked = tuple(key for key in keys if b.mrs[key].state == "parked")
     behind = tuple(key for key in teardown.mapped_of(b, keys) if key not in parked)
-    b.reclaims.put(
-        number, row._replace(keys=_union(row.keys, keys), fencing=True, fenced=False, behind=behind)
-    )
+    known = _union(row.keys, keys)
+    passed = tuple(key for key in known if key in b.mrs and action.text not in {"", b.mrs[key].importer})
+    b.reclaims.put(number, row._replace(keys=known, fencing=True, fenced=False, behind=behind, passed=passed))
     scope.phase(b, number, "fencing")
     if parked:
         b.emit(Invalidate(_await(b, number), parked, retargeting.others(b, parked)))

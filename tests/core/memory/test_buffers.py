@@ -545,3 +545,15 @@ def test_an_import_under_way_that_is_taken_back_is_no_pin_that_anybody_waits_for
     assert not len(node.books.reclaims)
     assert not len(node.books.buffers)
     assert counts(node) == (POOL, 0, 0)
+
+
+def test_a_quiesce_of_a_class_waits_for_nobody_else(exported):
+    """Its phases do not say of a pinned importer's key that it was fenced, or unmapped."""
+    node = exported("linux-6.18")
+    kept = node.ask(imported(node))["handle"]
+    parked = node.ask(imported(node, importer="dynamic"))["handle"]
+    assert node.refused(rq.DmabufMove("x"), EXPORTER)[0] == "EBUSY"
+    named = {effect.phase: effect.keys for effect in node.of(fx.Phase)}
+    assert named["requested"] == named["returned"] == (kept, parked)
+    assert {named[wait] for wait in ("fencing", "fenced", "unmapping", "unmapped")} == {(parked,)}
+    assert not node.of(fx.Quiesce)
