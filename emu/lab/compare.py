@@ -5,7 +5,8 @@ processes of their own (judging.py); DMA goes on in as many as the machine has p
 times (never verdicts) worse.
 
 A run that had no DMA in flight at the gate is tried again, for that is chance. One that failed is not: something is broken, and the row
-is unknown. Whatever was tried in vain is told in the row (`failed_tries`) and kept in RUN-try-N; harm seen in it stands.
+is unknown, whatever it was that went wrong: no run ends the comparison. Whatever was tried in vain is told in the row (`failed_tries`) and
+kept in RUN-try-N; harm seen in it stands.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import random
 import shutil
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -187,21 +189,9 @@ class Comparison:
         try:
             async with self.slots:
                 await run.carry_out()
-            verdict = await self.judges.close_run(run.folder, _closing(run))
-        except (LabError, OSError) as error:
+            return _of(run, await self.judges.close_run(run.folder, _closing(run)))
+        except Exception as error:  # noqa: BLE001 - whatever one run meets is this run's; all others go on
             return _failed(error, run.folder)
-        reclaim: Json = run.facts["reclaim"]
-        return RunResult(
-            verdict,
-            run.folder,
-            reclaim["errno"],
-            reclaim["returned"],
-            reclaim.get("tries", 1) - 1,
-            reclaim.get("took_us"),
-            denied=reclaim.get("denied"),
-            died=run.facts.get("died"),
-            moved=sum(run.facts["peer"]["good"][name] for name in ("write", "read")),
-        )
 
 
 def _estimate(seconds: float) -> str:
@@ -249,8 +239,30 @@ def _closing(run: Run) -> Json:
     }
 
 
+def _of(run: Run, verdict: Verdict) -> RunResult:
+    """A run that was carried out and judged."""
+    reclaim: Json = run.facts["reclaim"]
+    return RunResult(
+        verdict,
+        run.folder,
+        reclaim["errno"],
+        reclaim["returned"],
+        reclaim.get("tries", 1) - 1,
+        reclaim.get("took_us"),
+        denied=reclaim.get("denied"),
+        died=run.facts.get("died"),
+        moved=sum(run.facts["peer"]["good"][name] for name in ("write", "read")),
+    )
+
+
 def _failed(error: Exception, folder: Path) -> RunResult:
-    return RunResult(Verdict(outcomes=["UNKNOWN"], why=[f"the run failed: {error}"]), folder)
+    """Unknown, with the error's words; where it came from stands in logs/lab.log."""
+    with suppress(OSError):  # a full disk may be what it is
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        (folder / "logs" / "lab.log").write_text("".join(traceback.format_exception(error)), "utf-8")
+    foreseen = isinstance(error, LabError | OSError)
+    words = str(error) if foreseen else f"{type(error).__name__}: {error}; see logs/lab.log"
+    return RunResult(Verdict(outcomes=["UNKNOWN"], why=[f"the run failed: {words}"]), folder)
 
 
 async def compare(specs: Iterable[RowSpec], options: Options) -> Json:

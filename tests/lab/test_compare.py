@@ -56,6 +56,8 @@ def lab(monkeypatch, tmp_path):
                 raise LabError("the peer ended")
             if self.outcome == "machine":
                 raise OSError("no space")
+            if self.outcome == "unforeseen":
+                raise KeyError("nobody thought of it")
 
     async def close_run(folder, _more):
         run = ended[folder]
@@ -124,6 +126,16 @@ def test_what_is_no_chance_is_not_tried_again_and_stays_in_the_row(lab, end, why
     assert (len(lab.made), found["outcome"], found["reason"]) == (1, "UNKNOWN", why)
     assert found["failed_tries"] == [f"run 1: {why}"]
     assert exit_code([found]) == 2
+
+
+def test_what_nobody_foresaw_costs_one_row_and_says_where_it_came_from(lab, tmp_path):
+    lab.script = {("truncate", ""): ["unforeseen"]}
+    broken, well = lab.row("none truncate dax", "mr-revoke punch dax")
+    assert (broken.outcomes, well.outcomes) == (["UNKNOWN"], ["OK"])
+    why = "the run failed: KeyError: 'nobody thought of it'; see logs/lab.log"
+    assert broken.as_json(())["failed_tries"] == [f"run 1: {why}"]
+    log = (tmp_path / "none-truncate-dax-deaf" / "run-1" / "logs" / "lab.log").read_text()
+    assert "in carry_out" in log
 
 
 def test_a_control_that_breaks_makes_its_row_unknown(lab):
