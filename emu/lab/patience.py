@@ -37,15 +37,15 @@ async def stuck(folder: Path, at_rest: AtRest, *, foreign: bool = False) -> None
     quiet = 0
     while quiet < LOOKS and loop.time() < end:
         await at_rest()
-        quiet = 0 if await asyncio.to_thread(_still_owed, folder, foreign) else quiet + 1
+        quiet = 0 if await asyncio.to_thread(still_owed, folder, foreign) else quiet + 1
         if not quiet:
             await asyncio.sleep(AGAIN)
     if quiet < LOOKS and not foreign and not await waited_for(folder):
         raise LabError(f"the history has an answer to whoever asked, which did not come within {LIMIT:g} s")
 
 
-def _still_owed(folder: Path, foreign: bool) -> bool:
-    """Of a run under way; what cannot be read yet will be."""
+def still_owed(folder: Path, foreign: bool = False) -> bool:
+    """Whether something may still come of a reclaim of this history, which goes on; what cannot be read yet will be."""
     try:
         history = History.read(folder)
         return bool(outstanding(history)) or not (foreign or waits(history))

@@ -7,8 +7,9 @@
     sweep         how long one reclaim takes when an invalidation of the hardware costs 1 us to 10 ms (`emu broker --invalidation-cost`)
 
 Goodput is what was acknowledged, wherever it went: a protocol that loses bytes in silence shows a fine rate here, and LOST in the comparison. A reclaim
-that is denied disturbs nobody; one that has not ended after PATIENCE is interrupted and counted as hung. Every process is real; a tenant
-that is killed is started again, and what that takes is part of the cost.
+that is denied disturbs nobody. One that has not ended after PATIENCE is looked at, again and again: hung is what the broker's history shows to be waiting
+for nothing that comes by itself; what still waits for something after LIMIT is unknown. Both are interrupted. Every process is real; a tenant that is
+killed is started again, and what that takes is part of the cost.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from emu.check.promises import file_of
 from emu.clients.links import connect, queue_pair
+from emu.lab.patience import still_owed
 from emu.lab.rows import spread
 from emu.verbs import enums as e
 from emu.verbs.cq import CQ
@@ -54,7 +56,8 @@ EVENTS = 2
 SWEPT = 8  # reclaims at each cost
 HALF = 0.5
 STORE, LOG = "rates.json", "rates.log"
-PATIENCE = 0.5  # seconds after which a reclaim is interrupted
+PATIENCE = 0.5  # seconds between looks at whether a reclaim may still come to an end
+LIMIT = 20.0  # seconds after which that is not awaited any more
 SCALE = 0.05  # of protocol timers: a ladder of signals is to be measured, not waited for
 PATH = f"{MOUNT}/tenant"
 
@@ -114,6 +117,7 @@ class Tally:
     succeeded: int = 0
     denied: int = 0
     hung: int = 0
+    unknown: int = 0  # interrupted, although something was to come
     refused: int = 0  # registrations
     restarts: int = 0  # of the tenant's process
     reclaim_us: list[float] = field(default_factory=list)
@@ -145,7 +149,7 @@ class Stage:
             self.node.stop()
             raise
         self.link: Any = None
-        self.posted, self.at = 0, 0
+        self.posted, self.at, self._looked = 0, 0, 0.0
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,14 +213,15 @@ class Stage:
         began = time.monotonic()
         reclaim = self.node.fs.begin_truncate(PATH, 0)
         broken = not self._until(lambda: reclaim.done, began + PATIENCE)
-        if self._ended(reclaim, began):
+        while (owed := not reclaim.done and self._owed()) and time.monotonic() < began + LIMIT:
+            broken = not self._until(lambda: reclaim.done, time.monotonic() + PATIENCE, not broken)
+        if self._ended(reclaim, began, owed):
             self.node.fs.truncate(PATH, SIZE)
         if broken or self.link is None:
             self.meet()
 
-    def _until(self, over: Callable[[], bool], deadline: float) -> bool:
-        """Write on until it is over. Whether the peer met no error."""
-        well = True
+    def _until(self, over: Callable[[], bool], deadline: float, well: bool = True) -> bool:
+        """Write on until it is over. Whether the peer met no error. well: it has met none so far."""
         while not over() and time.monotonic() < deadline:
             if well:
                 well = self.write()
@@ -224,14 +229,26 @@ class Stage:
                 time.sleep(0.0002)  # there is nothing to write to until the memory is back
         return well
 
-    def _ended(self, reclaim: Reclaim, began: float) -> bool:
+    def _owed(self) -> bool:
+        """Whether something may still come of the reclaim under way. The peer, who is this process, rests meanwhile: that is no time of the measurement."""
+        began = time.monotonic()
+        owed = still_owed(self.node.path / "runs" / "1")
+        self._looked += time.monotonic() - began
+        return owed
+
+    def _ended(self, reclaim: Reclaim, began: float, owed: bool) -> bool:
+        """Whether it succeeded, if not before it was interrupted then although it was. owed: more was to come."""
         if not reclaim.done:
-            self.tally.hung += 1
             reclaim.cancel()
         try:
             reclaim.result(timeout=30)
         except PyverbsRDMAError as error:
-            self.tally.denied += error.errno != errno.EINTR
+            if error.errno != errno.EINTR:
+                self.tally.denied += 1
+            elif owed:
+                self.tally.unknown += 1
+            else:
+                self.tally.hung += 1
             return False
         self.tally.succeeded += 1
         self.tally.reclaim_us.append((time.monotonic() - began) * 1e6)
@@ -239,22 +256,22 @@ class Stage:
 
     # ---- measurements
 
-    def run(self, rate: float, seconds: float) -> Tally:
-        """`rate` reclaims a second, as far as they can be had; 0: none."""
+    def run(self, rate: float, seconds: float, least: int = 0) -> Tally:
+        """`rate` reclaims a second, as far as they can be had; 0: none. least: so many are asked for, however long it takes."""
         self.meet()
         self._until(lambda: False, time.monotonic() + 0.05)
-        self.tally = Tally()
+        self.tally, self._looked = Tally(), 0.0
         began = time.monotonic()
         due = began + 1 / rate if rate else math.inf
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds + self._looked or self.tally.asked < least:
             if now >= due:
                 due += 1 / rate
                 self.take()
             elif not self.write():
                 self.meet()
                 if self.link is None:
-                    self._until(lambda: False, min(due, began + seconds, now + 0.05))
-        self.tally.seconds = time.monotonic() - began
+                    self._until(lambda: False, min(due, now + 0.05))
+        self.tally.seconds = time.monotonic() - began - self._looked
         return self.tally
 
 
@@ -301,7 +318,7 @@ def rate_row(protocol: str, log: IO[bytes]) -> Json:
     for rate in RATES:
         with Stage(protocol, log) as stage:
             rest = stage.run(0, REST)
-            tally = stage.run(rate, max(SECONDS, EVENTS / rate))
+            tally = stage.run(rate, max(SECONDS, EVENTS / rate), EVENTS)
         rests.append(rest.goodput)
         refused += rest.refused
         told = {key: value for key, value in asdict(tally).items() if key not in {"reclaim_us", "bytes"}}
@@ -350,5 +367,6 @@ def swept(protocol: str, cost: float, log: IO[bytes]) -> Json:
         "reclaim_us": times,
         "denied": tally.denied,
         "hung": tally.hung,
+        "unknown": tally.unknown,
         "refused": tally.refused,
     }

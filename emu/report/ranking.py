@@ -117,11 +117,14 @@ def slowness(microseconds: float) -> float:
 
 def _swept(badness: Mapping[str, Mapping[str, float]], sweep: Iterable[Json]) -> list[dict[str, float]]:
     """The badness of time as it was measured, and at each cost of an invalidation: by so much more as the sweep's reclaims took longer there
-    than at its least cost. Whoever succeeded there and hangs here is as slow as can be; whoever never succeeds does not invalidate.
+    than at its least cost. Whoever succeeded there and hangs here is as slow as can be; whoever never succeeds does not invalidate; what is unknown
+    moves nobody.
     """
     found: dict[str, dict[float, float | None]] = {}
     for point in sweep:
         times = point["reclaim_us"]
+        if not times and point.get("unknown"):
+            continue
         found.setdefault(point["protocol"], {})[point["cost_us"]] = slowness(times["p50"]) if times else None
     costs = sorted({cost for mine in found.values() for cost in mine})
     at_rest = {name: mine["time"] for name, mine in badness.items()}

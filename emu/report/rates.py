@@ -80,4 +80,5 @@ def _sweep_cell(point: Json | None) -> str:
         return "<td></td>"
     if point["reclaim_us"]:
         return f'<td class="n">{span(point["reclaim_us"]["p50"])}</td>'
-    return f'<td class="n">{"hung" if point["hung"] else "denied"}</td>'
+    how = "hung" if point["hung"] else "unknown" if point.get("unknown") else "denied"
+    return f'<td class="n">{how}</td>'

@@ -41,18 +41,18 @@ def test_reclaims_count_at_the_rate_at_which_they_came_to_pass():
 
 @pytest.fixture
 def ran(tmp_path):
-    """A short measurement of one protocol."""
+    """A short measurement of one protocol, with two reclaims at least."""
 
-    def run(protocol, rate, seconds=0.4, options=()):
+    def run(protocol, rate, seconds=0.1, options=()):
         with (tmp_path / "log").open("wb") as log, rates.Stage(protocol, log, options) as stage:
-            return stage.run(rate, seconds)
+            return stage.run(rate, seconds, least=2)
 
     return run
 
 
 def test_a_revoke_comes_back_after_every_reclaim(ran):
     tally = ran("mr-revoke", 15)
-    assert tally.succeeded >= 1
+    assert tally.succeeded >= 2
     assert (tally.denied, tally.hung, tally.restarts) == (0, 0, 0)
     assert tally.bytes > 0
     assert len(tally.reclaim_us) == tally.succeeded
@@ -60,8 +60,19 @@ def test_a_revoke_comes_back_after_every_reclaim(ran):
 
 def test_a_denied_reclaim_disturbs_nobody(ran):
     tally = ran("ebusy", 15)
-    assert tally.denied == tally.asked >= 1
+    assert tally.denied == tally.asked >= 2
     assert tally.bytes > 0
+
+
+def test_a_reclaim_that_waits_for_nothing_has_hung_and_one_that_is_slow_has_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "PATIENCE", 0.01)
+    with (tmp_path / "log").open("wb") as log:
+        with rates.Stage("wait", log) as stage:
+            hung = stage.run(50, 0.1, least=2)
+        with rates.Stage("mr-revoke", log, ("--invalidation-cost", "100000")) as stage:
+            slow = stage.run(50, 0.1, least=2)
+    assert (hung.hung, hung.succeeded, hung.denied, hung.unknown) == (hung.asked, 0, 0, 0)
+    assert (slow.succeeded, slow.hung, slow.denied, slow.unknown) == (slow.asked, 0, 0, 0)
 
 
 def test_an_invalidation_that_costs_makes_a_reclaim_last(ran):
