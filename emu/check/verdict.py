@@ -26,7 +26,7 @@ from emu.check.invariants.away import away_bytes
 from emu.check.memory import file_of, foreign_bytes, holes, until
 from emu.check.nowhere import detached_bytes, nowhere
 from emu.check.shown import dma_at_gate
-from emu.check.space import space_debt_byte_s
+from emu.check.space import space_debt_byte_s, space_owed
 from emu.check.traffic import Traffic, add_up
 from emu.history.journal import Kind
 from emu.history.stamp import CELL
@@ -248,12 +248,12 @@ class _Judge:
 
     def _people(self) -> None:
         verdict, row = self.verdict, self.row
-        signalled = self._signalled()
-        killed = [name for name in row["killed"] if name in signalled]
+        sent, by = self._signalled(), row.get("killed_by", {})
+        killed = [name for name in row["killed"] if (name, by.get(name)) in sent]
         self.unknown += [
-            f"{name} was ended by a signal that the history knows nothing of"
+            f"{name} was ended by {_signal_words(by.get(name))} that the history knows nothing of"
             for name in row["killed"]
-            if name not in signalled
+            if name not in killed
         ]
         verdict.killed = len(killed)
         verdict.innocent_killed = sum(name not in row.get("holders", ("holder",)) for name in killed)
@@ -265,10 +265,10 @@ class _Judge:
             verdict.notified_before_loss = float(bool(told) and min(told) <= loss)
         verdict.recovery_us = self._recovery(loss)
 
-    def _signalled(self) -> set[str]:
-        """Clients to whose opener the broker has sent a signal."""
+    def _signalled(self) -> set[tuple[str, int]]:
+        """Clients to whose opener the broker has sent a signal, and which: who was only asked (SIGIO) and died of something else was not killed by it."""
         names = {line["session"]: line["name"] for line in self.history.of("SessionOpened")}
-        return {names.get(line["session"], "") for line in self.history.of("Signal")}
+        return {(names.get(line["session"], ""), line["number"]) for line in self.history.of("Signal")}
 
     def _told(self) -> list[int]:
         """When a holder heard that its memory is wanted, or gone: by an event of the device, or by a signal."""
@@ -343,7 +343,7 @@ class _Judge:
         hurt = bool(verdict.error_completions) or self._device_lost()
         refused = self.reclaim["returned"] and self.reclaim["errno"] is not None
         denied = refused or bool(self.reclaim.get("denied"))
-        debt = sum(blocks["quarantined"] for blocks in row["blocks"].values()) or self._not_given_back()
+        debt = space_owed(self.history, row.get("surveyed")) or self._not_given_back()
         return {
             "CORRUPT": bool(verdict.foreign_bytes or verdict.leaked_bytes or verdict.foreign_dma_bytes),
             "FAULT": bool(verdict.absent_bytes),
@@ -379,6 +379,10 @@ class _Judge:
         """
         waits = safety_people.waits(self.history)
         return waits and not self.history.gaps and not safety_people.outstanding(self.history)
+
+
+def _signal_words(number: int | None) -> str:
+    return f"signal {number}" if number else "a signal"
 
 
 def phase_of(line: Json) -> Phase:

@@ -139,6 +139,11 @@ class Process:
         doomed = self.doomed or "dies" in self.noted  # or by itself
         return not doomed and self._child.returncode is not None and self._child.returncode < 0
 
+    @property
+    def ended_by(self) -> int:
+        """The signal that ended it; 0: none did."""
+        return -min(0, self._child.returncode or 0)
+
     async def end(self) -> None:
         """Ask it to leave; kill it if it does not."""
         if not self.ended:

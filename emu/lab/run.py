@@ -192,7 +192,9 @@ class Run:
         """DMA is over: keep the memory. Everybody leaves, the broker writes out its logs, the evidence is complete."""
         if not self.act.foreign:
             self._keep()
-        self.facts["killed"] = [process.name for process in self.clients.values() if process.killed]
+        killed = [process for process in self.clients.values() if process.killed]
+        self.facts["killed"] = [process.name for process in killed]
+        self.facts["killed_by"] = {process.name: process.ended_by for process in killed}
         reclaim = self.facts["reclaim"]
         if reclaim["returned"] or reclaim.get("abandoned") or not self.control.asked:
             await inherit_no_more(self)

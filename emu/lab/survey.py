@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from emu.host.times import time_scale
@@ -26,6 +27,7 @@ PAGES = f"{VICTIM_DEVICE}.cache.img"  # the page cache of the victim's device
 async def take(run: Run) -> None:
     """filemap.json, and how the blocks add up."""
     device = BUFFERS if run.spec.backing == BUFFERS else run.places.device or VICTIM_DEVICE
+    run.facts["surveyed"] = time.monotonic_ns()
     survey = await run.clients["taker"].ask("survey", device=device if device == BUFFERS else VICTIM_DEVICE)
     filemap = {"schema": 1, "block": 4096, "device": device, "image": f"{device}.img", "replaced": False}
     if run.spec.backing == "host":

@@ -92,3 +92,43 @@ def test_whoever_finds_no_space_behind_the_request_is_counted():
         story.ask(story.admin(), rq.FsCreate("/mnt/late", 9 * BLOCK))
     assert len(story.history().of("Fail")) == 3
     assert enospc_failures(story.history()) == 2
+
+
+def test_at_a_time_between_answer_and_release_it_is_owed():
+    story = taken("deferred-free", pinned=3)
+    story.dereg(story.holder, story.key)
+    history = story.history()
+    told = next(line for line in history.of("Phase") if line["phase"] == "returned")
+    freed = history.of("Release")[-1]
+    owed_at = [
+        space_owed(history, at) for at in (told["t"] - 1, told["t"] + 1, freed["t"] - 1, freed["t"] + 1)
+    ]
+    assert owed_at == [0, 3 * BLOCK, 3 * BLOCK, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "promised"),
+    [
+        ("migrate", "/mnt/a", 4),
+        ("zero", "/mnt/a", 0),
+        ("umount", "/mnt/a", 0),
+        ("unplug", "pm0", 0),
+        ("surprise", "pm0", 0),
+    ],
+)
+def test_who_is_promised_space_goes_by_what_was_asked(kind, target, promised):
+    story = Story("none")
+    story.create("/mnt/a", 4)
+    story.reclaim(kind, target, length=4 * BLOCK)
+    assert len(owed(story.history())) == promised
+
+
+@pytest.mark.parametrize(("kind", "spaces"), [("truncate", {1, 2}), ("memory-pressure", {2})])
+def test_of_a_cached_file_its_pages_are_owed_too_and_by_pressure_nothing_else(kind, spaces):
+    story = Story("deferred-free", cold=True)
+    story.create("/mnt/a", 4)
+    story.register(story.session("holder"), "/mnt/a", 3)
+    story.reclaim(kind)
+    history = story.history()
+    assert {one.aperture for one in owed(history)} == spaces
+    assert space_owed(history) == 3 * BLOCK

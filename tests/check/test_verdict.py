@@ -385,24 +385,45 @@ def signalled(*names):
 
 
 def test_a_killed_client_is_kill(world):
-    world.row["killed"] = ["holder", "peer"]
+    world.row |= {"killed": ["holder", "peer"], "killed_by": {"holder": 9, "peer": 9}}
     world.lines["returned"] = signalled("holder", "peer")
     verdict = judge(world.write())
     assert (verdict.outcome, verdict.killed, verdict.innocent_killed) == ("KILL", 2, 1)
 
 
 def test_a_client_that_ended_by_a_signal_nobody_sent_makes_the_run_unknown(world):
-    world.row["killed"] = ["holder", "peer"]
+    world.row |= {"killed": ["holder", "peer"], "killed_by": {"holder": 9, "peer": 9}}
     world.lines["returned"] = signalled("holder")
     verdict = judge(world.write())
     assert (verdict.outcome, verdict.killed, verdict.innocent_killed) == ("KILL", 1, 0)
     assert "UNKNOWN" in verdict.outcomes
-    assert any(why.startswith("peer was ended by a signal") for why in verdict.why)
+    assert any(why.startswith("peer was ended by signal 9 ") for why in verdict.why)
 
 
-def test_blocks_that_are_not_allocatable_after_success_are_a_leak(world):
-    world.row["blocks"]["pm0"] |= {"free": 9, "quarantined": 3}
+@pytest.mark.parametrize("by", [9, 11, 0, None])
+def test_who_was_only_asked_and_died_of_something_else_was_not_killed(world, by):
+    """A SIGIO is a question; another signal, or one whose number nobody knows, is somebody else's."""
+    world.row |= {"killed": ["holder"], "killed_by": {} if by is None else {"holder": by}}
+    world.lines["returned"] = [
+        {**line, "number": 29} if line["type"] == "Signal" else line for line in signalled("holder")
+    ]
+    verdict = judge(world.write())
+    assert (verdict.killed, verdict.outcome) == (0, "UNKNOWN")
+    assert any(why.startswith("holder was ended by") for why in verdict.why)
+
+
+def test_blocks_that_are_not_allocatable_after_success_are_a_leak(world, monkeypatch):
+    """What is owed is space.py's to say, at the time of the survey."""
+    asked = []
+    monkeypatch.setattr("emu.check.verdict.space_owed", lambda _history, at: asked.append(at) or 3 * BLOCK)
+    world.row["surveyed"] = 1234
     assert judge(world.write()).outcome == "LEAK"
+    assert asked == [1234]
+
+
+def test_blocks_in_quarantine_that_nobody_was_promised_are_no_leak(world):
+    world.row["blocks"]["pm0"] |= {"free": 9, "quarantined": 3}
+    assert judge(world.write()).outcome == "OK+ERR"
 
 
 def test_blocks_that_do_not_add_up_break_s6(world):
@@ -430,7 +451,7 @@ def test_no_return_and_nothing_to_wait_for_is_a_hang(world):
 
 def test_who_was_killed_for_its_own_request_waits_for_no_answer(world):
     world.row["reclaim"] |= {"returned": False, "ended": None, "abandoned": True}
-    world.row["killed"] = ["holder"]
+    world.row |= {"killed": ["holder"], "killed_by": {"holder": 9}}
     world.lines["returned"] = signalled("holder")
     verdict = judge(world.write())
     assert verdict.outcome == "KILL"
