@@ -47,8 +47,8 @@ def section(result: Json) -> str:
     swept = SWEPT if any(board["sweep"] for board in boards.values()) else UNSWEPT
     return (
         f"<h2>Least bad for &#8230;</h2><p>{escape(INTRO)}</p><p>{escape(swept)}</p>{_form(boards)}"
-        f"{scroll(_table(first), 'The ranking')}<p class='footnote' id='ranking-about'>{first['rows']} pairs of event and holder that all of "
-        f"them were measured on.</p>{_left_out(boards)}"
+        f"{scroll(_table(first), 'The ranking')}<p class='footnote' id='ranking-about'>"
+        f"{escape(first['about'])}</p>{_left_out(boards)}{_unranked(result, boards)}"
         f'<script type="application/json" id="ranking-data">{ranking.data(boards)}</script><script>{script()}</script>'
     )
 
@@ -102,5 +102,17 @@ def _left_out(boards: Mapping[str, Json]) -> str:
         f"<li>{escape(backing)}: {escape(name)} is not ranked ({escape(why)})</li>"
         for backing, board in boards.items()
         for name, why in board["left_out"].items()
+    )
+    return f'<ul class="reasons">{items}</ul>' if items else ""
+
+
+def _unranked(result: Json, boards: Mapping[str, Json]) -> str:
+    measured = dict.fromkeys(
+        row["backing"] for row in result["rows"] if row["outcome"] not in ranking.NOT_MEASURED
+    )
+    items = "".join(
+        f"<li>{escape(backing)}: nothing is ranked, no protocol was measured on {ranking.LEAST_ROWS} events</li>"
+        for backing in measured
+        if backing not in boards
     )
     return f'<ul class="reasons">{items}</ul>' if items else ""

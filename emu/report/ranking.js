@@ -56,7 +56,7 @@ function draw() {
     }
   }
   for (const name of criteria) form.elements[name].nextElementSibling.textContent = weight[name];
-  about.textContent = `${board.rows} pairs of event and holder that all of them were measured on.`;
+  about.textContent = board.about;
 }
 
 form.addEventListener("input", draw);

@@ -2,7 +2,13 @@
 
 A protocol's badness on a criterion lies between 0 (no measured row showed it) and 1 (all did): the share of its rows with one of the
 criterion's outcomes, or, for time, its place on a logarithmic scale from 10 us to 10 s, a hang being at the end. The score is the weighted mean;
-less is better. Rows of one backing are ranked at a time, and only pairs of event and holder that every ranked protocol was measured on.
+less is better. Rows of one backing are ranked at a time, and of each event one: with a prompt holder, or, where there is none, a deaf one (what a
+protocol tells nobody nobody can be prompt at). Other manners are not ranked: they are run where somebody can hold the memory, so those who refuse it
+would be ranked on less.
+
+Only events count that every ranked protocol has a row of. Who lacks so many that less than half would be left is not ranked, those with the fewest rows
+first; `left_out` says so of each, and `dropped` which events do not count, and for want of whom. An UNKNOWN row is its protocol's own gap (`gaps`): that event counts
+for the others.
 
 What a NIC's invalidation costs is no fact of this machine. Where the result has a sweep of that cost (of dax), a protocol keeps its rank only if it
 has it as measured and at every cost; the others share the range that they move in, and are said to hang on the cost.
@@ -22,7 +28,8 @@ Json = dict[str, Any]
 NOT_MEASURED = frozenset({"N/A", "UNKNOWN"})
 SWEPT = "dax"  # the backing that the sweep was made on
 QUICK, SLOW = 10.0, 10e6  # microseconds: badness of time 0 and 1
-LEAST_ROWS = 3  # a protocol with fewer in common with the others is not ranked
+LEAST_ROWS = 3  # a protocol with fewer is not ranked
+HOLDERS = ("prompt", "deaf")  # whose row of an event is ranked: the first that there is
 
 
 class Criterion(NamedTuple):
@@ -65,7 +72,10 @@ class Place(NamedTuple):
 
 
 def boards(result: Json) -> dict[str, Json]:
-    """Backing -> {"rows": pairs in common, "badness": {protocol: {criterion: 0..1}}, "sweep": [{protocol: badness of time}, ...], "left_out": {protocol: why}}."""
+    """Backing -> {"rows": events in common, "badness": {protocol: {criterion: 0..1}}, "sweep": [{protocol: badness of time}, ...],
+    "left_out": {protocol: why}, "dropped": {event: [who has no row]}, "gaps": {protocol: [events]}, "about": a sentence}. Without those of which nothing
+    can be ranked.
+    """
     found: dict[str, Json] = {}
     for backing in dict.fromkeys(row["backing"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["backing"] == backing]
@@ -75,22 +85,89 @@ def boards(result: Json) -> dict[str, Json]:
     return found
 
 
+Table = dict[str, dict[str, Json]]  # protocol -> event -> its row
+
+
 def _board(rows: Sequence[Json], sweep: Iterable[Json]) -> Json:
-    measured: dict[str, dict[tuple[str, str], Json]] = {}
-    for row in rows:
-        mine = measured.setdefault(row["protocol"], {})
-        if row["outcome"] not in NOT_MEASURED:
-            mine[row["event"], row["holder"]] = row
-    most = max((len(mine) for mine in measured.values()), default=0)
-    ranked = {name: mine for name, mine in measured.items() if len(mine) >= max(LEAST_ROWS, most / 2)}
-    common = set.intersection(*map(set, ranked.values())) if ranked else set()
-    left_out = {
-        name: f"{len(mine)} measured rows here" for name, mine in measured.items() if name not in ranked
+    table = _table(rows)
+    ranked, left_out = _ranked(table)
+    events = _common(ranked)
+    measured = {
+        name: [mine[event] for event in events if mine[event]["outcome"] != "UNKNOWN"]
+        for name, mine in ranked.items()
     }
-    if len(common) < LEAST_ROWS:
-        return {"rows": len(common), "badness": {}, "sweep": [], "left_out": left_out}
-    badness = {name: _badness([mine[pair] for pair in sorted(common)]) for name, mine in ranked.items()}
-    return {"rows": len(common), "badness": badness, "sweep": _swept(badness, sweep), "left_out": left_out}
+    badness = {name: _badness(mine) for name, mine in measured.items()}
+    lacking = {
+        event: [name for name, mine in ranked.items() if event not in mine]
+        for event in dict.fromkeys(event for mine in ranked.values() for event in mine)
+    }
+    board = {
+        "rows": len(events), "badness": badness, "sweep": _swept(badness, sweep), "left_out": left_out,
+        "dropped": {event: names for event, names in lacking.items() if names},
+        "gaps": {name: gaps for name, mine in ranked.items() if (gaps := [e for e in events if mine[e]["outcome"] == "UNKNOWN"])},
+    }  # fmt: skip
+    return board | {"about": _about(board)}
+
+
+def _table(rows: Sequence[Json]) -> Table:
+    """One row for each event that makes sense, measured or UNKNOWN."""
+    found: Table = {row["protocol"]: {} for row in rows}
+    for holder in HOLDERS:
+        for row in rows:
+            if row["holder"] == holder and row["outcome"] != "N/A":
+                found[row["protocol"]].setdefault(row["event"], row)
+    return found
+
+
+def _ranked(table: Table) -> tuple[Table, dict[str, str]]:
+    """Who can be ranked together, and why the others are not."""
+    known = {name: _measured(mine) for name, mine in table.items()}
+    least = max(LEAST_ROWS, max(known.values(), default=0) / 2)
+    ranked = {name: mine for name, mine in table.items() if known[name] >= least}
+    left_out = {name: f"{count} measured rows here" for name, count in known.items() if name not in ranked}
+    while ranked and min(shared := _shared(ranked)) < least:
+        out = _odd_one(ranked) if len(_common(ranked)) < least else list(ranked)[shared.index(min(shared))]
+        left_out[out] = f"{known[out]} measured rows here, too few of them the others' too"
+        ranked = _without(ranked, out)
+    return ranked, left_out
+
+
+def _odd_one(table: Table) -> str:
+    """With the fewest rows; of several, without whom the others have most in common."""
+    fewest = min(len(mine) for mine in table.values())
+    names = (name for name, mine in table.items() if len(mine) == fewest)
+    return max(names, key=lambda name: len(_common(_without(table, name))))
+
+
+def _without(table: Table, out: str) -> Table:
+    return {name: mine for name, mine in table.items() if name != out}
+
+
+def _shared(ranked: Table) -> list[int]:
+    """Of each protocol: how many events that all have a row of it was measured on."""
+    common = _common(ranked)
+    return [_measured({event: mine[event] for event in common}) for mine in ranked.values()]
+
+
+def _measured(mine: Mapping[str, Json]) -> int:
+    return sum(row["outcome"] not in NOT_MEASURED for row in mine.values())
+
+
+def _common(table: Table) -> list[str]:
+    return sorted(set.intersection(*map(set, table.values()))) if table else []
+
+
+def _about(board: Json) -> str:
+    words = [
+        f"Ranked on the {board['rows']} events that all of them have a row of, with a prompt holder (a deaf one where nobody is told)."
+    ]
+    words += [
+        f"{event} does not count: no row of {', '.join(names)}." for event, names in board["dropped"].items()
+    ]
+    words += [
+        f"{name} is ranked without {', '.join(gaps)} (unknown)." for name, gaps in board["gaps"].items()
+    ]
+    return " ".join(words)
 
 
 def _badness(rows: Sequence[Json]) -> dict[str, float]:

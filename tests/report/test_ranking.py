@@ -12,7 +12,7 @@ import pytest
 from emu.report import leastbad, ranking
 from emu.report.html import page
 
-PAIRS = [("truncate", "deaf"), ("truncate", "prompt"), ("punch", "deaf"), ("punch", "prompt")]
+PAIRS = [(event, "prompt") for event in ("truncate", "punch", "collapse", "unlink")]
 EVEN = dict.fromkeys(ranking.NAMES, 1)
 
 
@@ -63,13 +63,51 @@ def test_a_hang_is_as_slow_as_can_be_and_time_is_logarithmic():
     assert times == {"hangs": 1.0, "quick": 0.0, "middling": pytest.approx(0.5)}
 
 
-def test_only_what_all_were_measured_on_is_compared():
+def test_only_events_that_all_have_a_row_of_count_and_it_is_said_which_do_not():
     found = board(
-        *every("a", "OK"), *every("b", "OK")[:3], row("b", PAIRS[3], "UNKNOWN"), row("c", PAIRS[0], "OK")
+        *every("a", "OK"), *every("b", "OK")[:3], row("b", PAIRS[3], "N/A"), row("c", PAIRS[0], "OK")
     )
     assert found["rows"] == 3
     assert found["left_out"] == {"c": "1 measured rows here"}
+    assert found["dropped"] == {"unlink": ["b"]}
+    assert "unlink does not count: no row of b" in found["about"]
     assert ranking.boards({"rows": every("a", "N/A")}) == {}
+
+
+def test_an_unknown_row_is_a_gap_of_its_own_protocol_only():
+    rows = [
+        *every("a", "CORRUPT"),
+        *every("b", "OK")[:3],
+        row("b", PAIRS[3], "UNKNOWN"),
+        *every("c", "OK")[:3],
+    ]
+    found = board(*rows, row("c", PAIRS[3], "LOST"))
+    assert (found["rows"], found["gaps"], found["left_out"]) == (4, {"b": ["unlink"]}, {})
+    assert found["badness"]["c"]["data"] == 0.25
+    assert found["badness"]["b"]["data"] == 0
+    assert "b is ranked without unlink" in found["about"]
+
+
+def test_who_has_little_in_common_with_the_others_empties_no_board():
+    odd = [row("odd", pair, "OK") for pair in (*PAIRS[:2], ("umount", "prompt"))]
+    found = board(*every("a", "OK"), *every("b", "OK"), *odd)
+    assert (found["rows"], sorted(found["badness"])) == (4, ["a", "b"])
+    assert "odd" in found["left_out"]
+    unknown = [*every("mostly", "UNKNOWN")[:2], *every("mostly", "OK")[2:]]
+    assert sorted(board(*every("a", "OK"), *every("b", "OK"), *unknown)["badness"]) == ["a", "b"]
+
+
+def test_who_refuses_has_as_many_rows_as_anybody_since_other_manners_are_not_ranked():
+    manners = [
+        row("a", (event, manner), "CORRUPT")
+        for event, _ in PAIRS
+        for manner in ("slow", "deaf", "blocker", "stopped")
+    ]
+    found = board(*every("a", "OK"), *manners, *every("refuse", "REFUSED"))
+    assert (found["rows"], found["left_out"]) == (4, {})
+    assert found["badness"]["a"]["safety"] == 0
+    deaf = [row("tells-nobody", (event, "deaf"), "OK") for event, _ in PAIRS]
+    assert "tells-nobody" in board(*every("a", "OK"), *deaf)["badness"]
 
 
 def test_a_rank_that_hangs_on_the_cost_of_an_invalidation_is_a_range():
