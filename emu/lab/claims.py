@@ -6,6 +6,9 @@ A claim is compared with a measurement by `agrees`. Three kinds of claim:
 - `any`: the outcome is one of those named (in time, else ...);
 - `cannot`: the protocol has no answer to this event; agreed when the measurement shows no safe end (OK, OK+ERR, DENY).
 
+A claim speaks of the backings in `on`, and of no others: the thread was about files on dax, and where a device goes about its raw memory too. That the memory of who is gone
+can be had goes for all.
+
 `by` names who said it; "inferred" marks what we concluded ourselves and nobody wrote. Where nobody claims there is no entry, and an entry
 without outcomes is an open question: both give `agrees` null. `wait-fair` is ours, and the table of claims has no row for it.
 """
@@ -13,6 +16,8 @@ without outcomes is an open question: both give `agrees` null. `wait-fair` is ou
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from emu.lab import names
 
 SAFE_ENDS = frozenset({"OK", "OK+ERR", "DENY", "REFUSED"})
 
@@ -25,6 +30,7 @@ class Claim(NamedTuple):
     outcomes: tuple[str, ...] = ()
     kind: str = "any"
     only: tuple[str, ...] = ()  # events of the column that it speaks of; () for all
+    on: tuple[str, ...] = ()  # backings; () for those of the column
 
 
 # The columns of the claims table, and the events that each speaks of.
@@ -37,6 +43,10 @@ COLUMNS = {
     "leave": ("exit", "fd-pass"),
     "enospc": ("enospc",),
 }
+
+DAX = ("dax",)
+DEVICE = ("dax", "devdax")  # a device that goes takes mounted files and raw memory alike
+BACKINGS = {column: DEVICE if column in {"unplug", "surprise"} else DAX for column in COLUMNS}
 
 
 def _plain(by: str, *outcomes: str) -> Claim:
@@ -56,7 +66,7 @@ def _open(text: str, by: str) -> Claim:
 
 
 # The memory can be had once its holder is gone. That the peer of somebody who is gone gets errors is nobody's objection.
-AT_EXIT = Claim("OK at exit", "inferred", ("OK", "OK+ERR"), only=("exit",))
+AT_EXIT = Claim("OK at exit", "inferred", ("OK", "OK+ERR"), only=("exit",), on=names.BACKINGS)
 
 CLAIMS: dict[str, dict[str, Claim]] = {
     "none": {
@@ -119,7 +129,7 @@ CLAIMS: dict[str, dict[str, Claim]] = {
         "shrink": Claim("OK in time, else KILL", "Weiny", ("OK", "KILL")),
         "fallocate": _plain("inferred", "OK"),
         "move": Claim("OK, as long as it is rare", "Gunthorpe", ("OK",)),
-        "unplug": Claim("OK, though it needs a revoke", "Wilcox", ("OK",)),
+        "unplug": Claim("OK, though Wilcox says that it needs a revoke", "inferred", ("OK",)),
         "surprise": _cannot("too slow"),
         "leave": _open("the signal reaches the wrong process", "Chinner"),
         "enospc": Claim("OK after the deadline", "inferred", ("OK", "KILL")),
@@ -138,7 +148,7 @@ CLAIMS: dict[str, dict[str, Claim]] = {
     "odp": {
         "shrink": _plain("all", "OK"),
         "fallocate": _plain("inferred", "OK"),
-        "move": Claim("OK, and the only one that suits reflink", "all", ("OK",)),
+        "move": Claim("OK, and the only one that suits reflink", "inferred", ("OK",)),
         "unplug": _plain("inferred", "OK"),
         "surprise": _plain("inferred", "OK+ERR"),
         "leave": _plain("inferred", "OK"),
@@ -193,13 +203,15 @@ CLAIMS: dict[str, dict[str, Claim]] = {
 }
 
 
-def claim_for(protocol: str, event: str) -> Claim | None:
-    """What is claimed of this protocol under this event, or None where nobody claims."""
+def claim_for(protocol: str, event: str, backing: str = "dax") -> Claim | None:
+    """What is claimed of this protocol under this event on this backing, or None where nobody claims."""
     column = next((name for name, events in COLUMNS.items() if event in events), None)
     claim = CLAIMS.get(protocol, {}).get(column) if column else None
-    if claim and claim.only and event not in claim.only:
+    if column is None or claim is None or (claim.only and event not in claim.only):
         return None
-    if claim and event == "exit" and claim.outcomes == ("OK",):
+    if backing not in (claim.on or BACKINGS[column]):
+        return None
+    if event == "exit" and claim.outcomes == ("OK",):
         return claim._replace(outcomes=AT_EXIT.outcomes)
     return claim
 

@@ -156,7 +156,7 @@ class RowResult:
     def as_json(self, promises: Sequence[str], by_way: Mapping[str, Sequence[str]] = NO_WAYS) -> Json:
         """promises: of the row's kind of reclaim; by_way: those of its ways."""
         spec = self.spec
-        claim = claim_for(spec.protocol, spec.event)
+        claim = claim_for(spec.protocol, spec.event, spec.backing)
         row: Json = {
             "protocol": spec.protocol,
             "event": spec.event,

@@ -107,3 +107,24 @@ def test_a_refusal_is_claimed_where_it_is_what_makes_it_safe():
 def test_a_fence_is_claimed_alike_in_need_and_without():
     assert claim_for("recall-fence", "enospc").outcomes == claim_for("recall-fence", "truncate").outcomes
     assert claim_for("wait-fair", "truncate") is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "event", "claimed"),
+    [
+        ("none", "truncate", {"dax"}),
+        ("odp", "migrate", {"dax"}),
+        ("none", "surprise-unplug", {"dax", "devdax"}),
+        ("ebusy", "unplug", {"dax", "devdax"}),
+        ("wait", "exit", set(names.BACKINGS)),
+        ("mr-revoke", "fd-pass", {"dax"}),
+    ],
+)
+def test_a_claim_speaks_of_its_backings_only(protocol, event, claimed):
+    assert {backing for backing in names.BACKINGS if claim_for(protocol, event, backing)} == claimed
+
+
+def test_what_nobody_wrote_is_laid_at_nobodys_door():
+    for protocol, event in (("odp", "migrate"), ("lease-signal", "unplug")):
+        assert claim_for(protocol, event).by == "inferred"
+        assert source_of(claim_for(protocol, event)) is None
