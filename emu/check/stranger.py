@@ -7,11 +7,15 @@
 
 They give the file's `PROTOCOL`, checked against the contract; else they raise Unusable, which names file, problem and way out. The file is
 run as a module of its own: it is the user's program, and is trusted as such. What it prints goes to stderr.
+
+A protocol that does not end is one that uses up its processor time, which a busy machine gives it later, and never more of. A trial that takes
+for ever without that could not be tried: nobody is accused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +28,8 @@ from emu.protocols.contract import Malformed, Protocol, check
 from emu.protocols.registry import Stranger
 
 NAME = "emu_stranger"
-PATIENCE: Final = 10.0  # seconds for a trial: loading takes a tenth of one
+PROCESSOR: Final = 10  # seconds of processor time for a trial: loading takes a tenth of one
+PATIENCE: Final = 300.0  # seconds by the clock, which accuse nobody
 USAGE, BREACH = 64, 1
 
 
@@ -99,7 +104,7 @@ def try_out(name: str | Path) -> Protocol:
     """As load_protocol, behind a trial."""
     path = Path(name)
     _source(path)
-    command = [sys.executable, "-P", "-m", "emu.check.trial", str(path)]
+    command = [sys.executable, "-P", "-m", "emu.check.trial", str(path), str(PROCESSOR)]
     try:
         done = subprocess.run(
             command,
@@ -111,8 +116,8 @@ def try_out(name: str | Path) -> Protocol:
         )
     except subprocess.TimeoutExpired as error:
         raise Unusable(
-            f"{path}: {_last(error.stdout)} did not end within {PATIENCE:g} s: a protocol is a table, it decides at once",
-            "bounded",
+            f"{path}: it could not be tried: {_last(error.stdout)} did not end within {PATIENCE:g} s, in which it had less than {PROCESSOR} s of a"
+            " processor: it waits for something, which a protocol never does, or this machine is too busy; try again"
         ) from None
     said = _last(done.stdout)
     if said != DONE:
@@ -136,6 +141,11 @@ def _failed(path: Path, said: str, code: int) -> Unusable:
     if said.startswith(MEMORY):
         return Unusable(
             f"{path}: {said.removeprefix(MEMORY).strip()} took all the memory that it was given", "bounded"
+        )
+    if code == -signal.SIGXCPU:
+        return Unusable(
+            f"{path}: {said} did not end within {PROCESSOR} s of processor time: a protocol is a table, it decides at once",
+            "bounded",
         )
     if said.startswith(RAISED):
         return Unusable(

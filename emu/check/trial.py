@@ -1,14 +1,17 @@
-"""`python -m emu.check.trial FILE`: a stranger's protocol, loaded and asked everything, where it can harm nobody (stranger.try_out).
+"""`python -m emu.check.trial FILE SECONDS`: a stranger's protocol, loaded and asked everything, where it can harm nobody (stranger.try_out).
 
 Before each thing it does it says on stdout what that is, so that whoever started it knows where it hung or died; "done" is its last word.
+It ends by SIGXCPU when the stranger has used SECONDS of processor time.
 What the file prints is not heard. Answers are not judged here: the core does that, with the story that leads there.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from emu.check.stranger import DONE, MEMORY, RAISED, Unusable, load_protocol
@@ -30,13 +33,15 @@ FACTS: Final = tuple(
 )
 
 
-def main(file: str) -> int:
+def main(file: str, seconds: int) -> int:
     voice = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    used = math.ceil(time.process_time()) + seconds  # our own imports are not its doing
+    resource.setrlimit(resource.RLIMIT_CPU, (used, used + 1))
 
     def say(words: str) -> None:
         os.write(voice, f"{words}\n".encode("utf-8", "replace"))
@@ -96,4 +101,4 @@ def answers(protocol: Protocol, phase: str, event: str) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -157,13 +157,22 @@ def test_a_file_that_cannot_be_used_is_a_sentence_whoever_asks(tmp_path, capsys,
 
 @pytest.mark.parametrize(
     "text",
-    ["while True: pass", "PROTOCOL = deciding(lambda *_: sum(itertools.count()))", "time.sleep(1000)"],
+    ["while True: pass", "PROTOCOL = deciding(lambda *_: sum(itertools.count()))"],
 )
 def test_one_that_never_ends_is_not_waited_for(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(stranger, "PATIENCE", 1.0)
-    with pytest.raises(Unusable, match=r"contract:bounded: .* did not end within 1 s") as told:
+    monkeypatch.setattr(stranger, "PROCESSOR", 1)
+    with pytest.raises(
+        Unusable, match=r"contract:bounded: .* did not end within 1 s of processor time"
+    ) as told:
         try_out(write(tmp_path, text))
     assert told.value.code == 1
+
+
+def test_one_that_has_no_processor_is_not_accused(tmp_path, monkeypatch):
+    monkeypatch.setattr(stranger, "PATIENCE", 1.0)
+    with pytest.raises(Unusable, match="could not be tried: .* did not end within 1 s") as told:
+        try_out(write(tmp_path, "time.sleep(1000)"))
+    assert (told.value.code, told.value.rule) == (64, "")
 
 
 def test_one_that_hangs_only_later_is_stopped_where_it_serves(tmp_path):
