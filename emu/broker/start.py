@@ -37,6 +37,7 @@ from emu.broker.spares import Spares
 from emu.broker.steps import Steps
 from emu.broker.timers import Timers
 from emu.broker.worker import Worker
+from emu.core.decision import unserved
 from emu.core.errors import CoreError
 from emu.core.events import BuffersLost, DeviceAdded, MountAdded, Requested
 from emu.core.machine import Core
@@ -341,15 +342,16 @@ def pseudo_protocol(options: Options, known: registry.Registry, backing: str) ->
     """Of host files, anonymous memory or buffers: as asked for; else the one that all mounts have, if it can serve them; else the default."""
     asked: str = getattr(options, f"{backing}_protocol")
     if asked:
-        if backing not in known.get(asked).backings:
+        why = unserved(known.get(asked), backing)
+        if why:
             raise StartError(
                 errno.EOPNOTSUPP,
-                f"--{backing}-protocol {asked} cannot serve {backing} memory: name another, or none at all",
+                f"--{backing}-protocol {asked} cannot serve {backing} memory: {why}; name another, or none at all",
             )
         return asked
     names = {known.get(mount.protocol or DEFAULT_PROTOCOL).name for mount in options.mounts}
     shared = names.pop() if len(names) == 1 else DEFAULT_PROTOCOL
-    return shared if backing in known.get(shared).backings else DEFAULT_PROTOCOL
+    return DEFAULT_PROTOCOL if unserved(known.get(shared), backing) else shared
 
 
 def _declared(options: Options, known: registry.Registry) -> dict[str, Any] | None:

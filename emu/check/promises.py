@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from emu.core.decision import CONTRACT
+from emu.core.decision import CONTRACT, unserved
 from emu.protocols.contract import actions_of, declaration
 from emu.protocols.registry import Registry, load
 
@@ -77,7 +77,7 @@ def declared(protocol: str) -> dict[str, object]:
 
 def serves(protocol: str, backing: str) -> bool:
     """Whether it can take memory of this backing back. Raises UnknownProtocol."""
-    return backing in known().get(protocol).backings
+    return not unserved(known().get(protocol), backing)
 
 
 def refuses(protocol: str, backing: str) -> bool:

@@ -112,7 +112,7 @@ RULES: Mapping[str, str] = {
     "unmap-after-quiesce": "translations are forgotten or switched only after the quiesce was answered",
     "apply-once": "a change is applied once",
     "free-after-apply": "blocks are freed only after the change was applied, once",
-    "free-after-unmap": "no block is freed while a pin is on it, unless disposal `now` says so",
+    "free-after-unmap": "no block is freed while a pin is on it, unless disposal `now` says so; of a host file, which frees them when the change is applied, never",
     "one-timer": "one timer at a time, with a positive time",
 }
 
@@ -190,3 +190,12 @@ class Deciding(Protocol):
     @property
     def switches(self) -> bool: ...
     def decide(self, phase: str, event: str, facts: Facts) -> Decision | None: ...
+
+
+def unserved(protocol: Deciding, backing: str) -> str:
+    """Why a protocol cannot have memory of this backing; "" where it can."""
+    if backing not in protocol.backings:
+        return f"it serves {', '.join(protocol.backings)}"
+    if backing == "host" and protocol.disposal == "now":
+        return "its disposal is `now`, and blocks of a host file are the host's, not ours to free under a pin"
+    return ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.core import asking, contexts, queues
 from emu.core.asking import answer, check_path, fail, refuse, reply
-from emu.core.decision import IMPORTERS
+from emu.core.decision import IMPORTERS, unserved
 from emu.core.effects import Offline, Online, OpenDevice, Poison
 from emu.core.errors import Refused, errno_name, shown
 from emu.core.memory import rawdev, registration
@@ -83,11 +83,12 @@ def mount_added(b: Books, event: MountAdded) -> None:
 
 def _check_serves(b: Books, mount: str, name: str) -> None:
     """Refuse a protocol on a mount whose memory it cannot take back."""
-    backing, served = asking.backing_of(b, mount), b.protocols[name].backings
-    if backing not in served:
+    backing = asking.backing_of(b, mount)
+    why = unserved(b.protocols[name], backing)
+    if why:
         refuse(
             errno.EOPNOTSUPP,
-            f"protocol {name} cannot serve {backing} memory: it serves {', '.join(served)}; name another protocol for {mount}",
+            f"protocol {name} cannot serve {backing} memory: {why}; name another protocol for {mount}",
         )
 
 

@@ -47,6 +47,8 @@ def _carry_out(b: Books, number: int, ways: Ways) -> bool:
             scope.deny(b, number, *stopped)
         ending.end(b, number)
         return True
+    if row.host:
+        _check_not_pinned(b, row)
     mark = b.mark()
     b.reclaims.put(number, row._replace(applied=True))
     try:
@@ -61,6 +63,15 @@ def _carry_out(b: Books, number: int, ways: Ways) -> bool:
         return True
     scope.phase(b, number, "applied")
     return False
+
+
+def _check_not_pinned(b: Books, row: Reclaim) -> None:
+    """A host file's blocks go with the change, and are the host's: there is no quarantine for them, whatever the disposal."""
+    pinning = len(scope.pinned(b, row))
+    if pinning:
+        raise scope.broke(
+            row, "free-after-unmap", f"{pinning} MRs still pin what the host frees when it is applied"
+        )
 
 
 def _apply_truncate(b: Books, number: int, row: Reclaim) -> bool:

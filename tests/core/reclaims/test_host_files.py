@@ -172,3 +172,32 @@ def test_events_that_come_while_the_host_applies_are_told_behind_it(own_node, ho
     assert isinstance(node.answer(request), fx.Reply)
     assert node.phases()[-2:] == ["freed", "ended"]
     assert node.quiet()
+
+
+@pytest.mark.parametrize(
+    ("op", "effect"),
+    [
+        (rq.FsTruncate("", 0, host=True), fx.HostTruncate),
+        (rq.FsPunch("", 0, BLOCK, host=True), fx.HostPunch),
+        (rq.FsUnplug("", host=True), fx.Reply),
+    ],
+)
+@pytest.mark.parametrize("disposal", ["after-unmap", "keep", "now"])
+def test_what_is_pinned_is_not_the_hosts_to_free(own_node, host, op, effect, disposal):
+    node = own_node({(START, "requested"): go(gate(), apply(), free(disposal), reply(), to=END)})
+    node.ask(rq.SetProtocol("host", "own"))
+    node.pd()
+    handle = reg_host(node, host(50))["handle"]
+    answers = len(node.of(effect))
+    errno_, sentence = node.refused(op, 2, host(51))
+    assert (errno_, "free-after-unmap: 1 MRs still pin" in sentence) == ("EPROTO", True)
+    assert len(node.of(effect)) == answers, "nothing has happened to it"
+    node.ask(rq.FsTruncate("", 2 * BLOCK, host=True), 2, host(52))  # which is not pinned
+    node.ask(rq.DeregMr(handle))
+    node.ask(op, 2, host(53))
+
+
+def test_who_frees_under_pins_does_not_get_host_files(own_node):
+    node = own_node({(START, "requested"): go(gate(), apply(), free(), reply(), to=END)}, disposal="now")
+    errno_, sentence = node.refused(rq.SetProtocol("host", "own"))
+    assert (errno_, "blocks of a host file are the host's" in sentence) == ("EOPNOTSUPP", True)
