@@ -5,7 +5,8 @@
 
 `close` ends a run's folder: the history is read, judged and held against the model; verdict.json and meta.json are written, and the manifest
 behind everything else. A judge that dies (killed, out of memory, a protocol of a stranger that takes the interpreter along) is followed by
-another, which judges the run again; a run that costs two of them is unknown. Judges end with their stdin, as every process of the lab.
+another, which judges the run again; a run that costs two of them is unknown. Judges end with their stdin, whatever they are at, as every process
+of the lab.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import gc
 import itertools
 import json
 import os
+import queue
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from emu.check.history import BrokenHistory, History
 from emu.check.promises import introduce, runnable
@@ -45,7 +48,7 @@ REFUSALS = 3  # of the model that are told
 # ---- the judge's side
 
 
-def main(files: Sequence[str]) -> None:
+def main(files: Sequence[str]) -> NoReturn:
     """Answer orders until stdin ends. files: protocols of strangers, which the lab has tried out."""
     os.nice(MEEKNESS)
     gc.disable()  # a history is data without cycles; what judging leaves is collected behind it
@@ -54,10 +57,19 @@ def main(files: Sequence[str]) -> None:
         for file in files:
             introduce(introduced(file))
         gc.freeze()
-        for line in sys.stdin:
-            order = json.loads(line)
+        orders: queue.SimpleQueue[Json] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(orders,), name="lab", daemon=True).start()
+        while True:
+            order = orders.get()
             print(json.dumps({"id": order["id"], **_answer(order)}), file=lab, flush=True)
             gc.collect()
+
+
+def _listen(orders: queue.SimpleQueue[Json]) -> None:
+    """Hear orders while one is carried out; the end of stdin is the end of the lab, and of its judges. A folder without a manifest is no run."""
+    for line in sys.stdin:
+        orders.put(json.loads(line))
+    os._exit(0)
 
 
 def _answer(order: Json) -> Json:

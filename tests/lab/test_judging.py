@@ -1,8 +1,11 @@
 """Judges are processes: one that dies costs nothing, a run that costs two of them is said to be unjudged, and none is left behind."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,3 +113,20 @@ def test_what_cannot_be_written_is_told_and_the_judge_lives(judges, tmp_path):
         return len(made.living)
 
     assert judges(work) == 1
+
+
+def test_a_judge_at_work_ends_with_its_lab(tmp_path):
+    """The history that it reads is a pipe to which nobody writes."""
+    folder = tmp_path / "run-1"
+    folder.mkdir()
+    os.mkfifo(folder / "meta.json")
+    order = {"id": 1, "do": "close", "folder": str(folder), "more": {}}
+    with subprocess.Popen([sys.executable, "-P", "-m", "emu.lab.judging"], stdin=subprocess.PIPE) as judge:
+        judge.stdin.write(json.dumps(order).encode() + b"\n")
+        judge.stdin.flush()
+        with (folder / "meta.json").open("wb"):  # opens when the judge has come to it
+            judge.stdin.close()
+            try:
+                assert judge.wait(60) == 0
+            finally:
+                judge.kill()

@@ -170,7 +170,7 @@ def test_one_that_never_ends_is_not_waited_for(tmp_path, monkeypatch, text):
 
 def test_one_that_has_no_processor_is_not_accused(tmp_path, monkeypatch):
     monkeypatch.setattr(stranger, "PATIENCE", 1.0)
-    with pytest.raises(Unusable, match="could not be tried: .* did not end within 1 s") as told:
+    with pytest.raises(Unusable, match=r"could not be tried: .* did not end within 1 s") as told:
         try_out(write(tmp_path, "time.sleep(1000)"))
     assert (told.value.code, told.value.rule) == (64, "")
 
