@@ -276,3 +276,8 @@ def test_only_rows_that_are_run_have_other_ways():
         assert ("peer-deaf" in ways) == (
             not spec.reason and spec.protocol == "recall-fence" and spec.holder in {"prompt", "deaf"}
         )
+
+
+def test_where_none_cannot_serve_the_control_is_one_that_can():
+    alike, label = run_of(RowSpec("wait", "truncate", "host", "deaf"), DENIES_NOTHING)
+    assert (alike.protocol, label) == ("mr-revoke", "mr-revoke-truncate-host-control-no-pin")

@@ -6,7 +6,8 @@ no-dma    the peer is connected and idle
 fifo      the allocator reuses freed blocks last: stale DMA lands in free blocks
 let-go    the holder (or heir) lets go a moment after the request
 prompt    a holder who lets go at the notice, in place of a deaf one: the comparison's own row, run once
-none      no-pin under the protocol that answers everything with success: where no-pin is denied too, or hangs, it is not the pin
+none      no-pin under the protocol that answers everything with success: where no-pin is denied too, or hangs, it is not the pin. On memory that `none`
+          cannot serve, under mr-revoke, to which memory without a pin is as free
 
 Manners begin with the event, and are manners of who holds the memory: without a mover, or without a pin, there are none. So those two are one run for
 rows of all manners; the first is one for all events that set the same scene. no-dma, fifo and let-go keep the row's holder (a prompt one, whom the protocol
@@ -18,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from emu.check.promises import serves
 from emu.lab.plan.events import EVENTS
 from emu.lab.plan.spec import RowSpec
 
@@ -81,6 +83,7 @@ NO_DMA = Control("no-dma", DATA | {"OK+ERR"}, dma=False)
 FIFO = Control("fifo", frozenset({"CORRUPT"}), DATA, options=("--allocator=fifo",), into_freed=True)
 LET_GO = Control("let-go", frozenset({"HANG"}), lets_go=True)
 PROMPT = Control("prompt", ACCUSES, must=False)
+SERVES_ALL = "mr-revoke"
 DENIES_NOTHING = Control("none", frozenset({"DENY", "HANG"}), pinned=False, protocol="none")
 CONTROLS: Mapping[str, Control] = {
     control.name: control for control in (NO_MOVER, NO_PIN, NO_DMA, FIFO, LET_GO, PROMPT, DENIES_NOTHING)
@@ -116,6 +119,8 @@ def _nic_kills(spec: RowSpec, found: set[str]) -> bool:
 def run_of(spec: RowSpec, control: Control, *, told: bool = True) -> tuple[RowSpec, str]:
     """What is run as this control of the row, and its folder: rows that share both share the run."""
     protocol, event, holder = control.protocol or spec.protocol, spec.event, "deaf"
+    if control.protocol and not serves(protocol, spec.backing):
+        protocol = SERVES_ALL
     if control is PROMPT:
         alike = RowSpec(protocol, event, spec.backing, "prompt")
         return alike, alike.label
