@@ -30,6 +30,7 @@ RECLAIMERS = 2
 LOOK = 0.001  # seconds between two looks at whether a buffer is there
 BETWEEN = 0.05  # seconds between two tries
 LAST = 3  # tries, once nobody is expected to let go any more
+WAITED = 5_000_000_000  # ns: who was let wait for as long, and refused then, asks no more
 
 
 def stamped(length: int, writer: int, ino: int, layout: int, offset: int) -> bytes:
@@ -114,7 +115,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "poison": lambda ctx, path, offset: ctx.fs.poison(path, offset),
     "umount": lambda ctx, mount: ctx.fs.umount(mount),
     "writeback": lambda ctx, path: ctx.fs.writeback(path),
-    "pressure": lambda ctx, target: ctx.fs.pressure(target),
+    "pressure": lambda ctx, target, mr=0: ctx.fs.pressure(target, mr=int(mr)),
     "buf_move": lambda ctx, name: ctx.dmabuf.move(name),
     "buf_revoke": lambda ctx, name, permanent: ctx.dmabuf.revoke(name, permanent=permanent),
     "buf_storm": _storm,
@@ -140,6 +141,10 @@ def timed(call: Callable[[], Any]) -> Command:
     }
 
 
+def _at_once(tried: Command) -> bool:
+    return bool(tried["ended"] - tried["began"] < WAITED)
+
+
 def insist(
     call: Callable[[], Any],
     retries: int,
@@ -150,7 +155,7 @@ def insist(
     before()
     tries = [timed(call)]
     left = LAST if enough else 0
-    while tries[-1]["errno"] and (len(tries) <= retries or left):
+    while tries[-1]["errno"] and _at_once(tries[-1]) and (len(tries) <= retries or left):
         left -= bool(left and enough and enough())
         time.sleep(BETWEEN)
         tries.append(timed(call))

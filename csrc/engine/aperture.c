@@ -218,6 +218,17 @@ int emu_aperture_drop(struct emu_engine *e, uint32_t number)
 	return 0;
 }
 
+int emu_aperture_page_out(struct emu_engine *e, uint32_t number)
+{
+	struct emu_aperture *a = find(e, number);
+
+	if (!a)
+		return -ENOENT;
+	if (!a->map->base)
+		return -ENODEV;
+	return madvise(a->map->base, a->bytes, MADV_PAGEOUT) ? -errno : 0;
+}
+
 /* ---- host files that shrink */
 
 /* One word that another size, or the same size reached anew, changes; never 0. The time of change tells a file that was

@@ -236,6 +236,15 @@ class Effects:
             self._engine.cpu_read(number, offset, 1)
         self._submit(Answered(e.token))
 
+    def _page_out(self, e: fx.PageOut) -> None:
+        """Advice: a kernel that does not know it, or has no swap, leaves the bytes in memory, and the record says so."""
+        for aperture in e.apertures:
+            try:
+                self._memory.page_out(aperture)
+            except OSError as error:
+                self._record.shell("NotPagedOut", aperture=aperture, errno=error.errno, error=str(error))
+        self._submit(Answered(e.token))
+
     def _drop_aperture(self, e: fx.DropAperture) -> None:
         self._give_up("aperture", e.aperture)
         self.guards.give_back(e.aperture)
@@ -437,6 +446,7 @@ TABLE: dict[type[fx.Effect], str] = {
     fx.OpenHost: "open_host",
     fx.YieldLease: "yield_lease",
     fx.MapBuffer: "map_buffer",
+    fx.PageOut: "page_out",
     fx.DropAperture: "drop_aperture",
     fx.HostTruncate: "host_truncate",
     fx.HostPunch: "host_punch",

@@ -242,6 +242,10 @@ class Memory:
         """Map a file of the host; the descriptor stays the caller's."""
         self._note(aperture, Aperture(self._engine.aperture_add(fd, size, host=True), size))
 
+    def page_out(self, aperture: int) -> None:
+        """Raises OSError where the kernel does not take the advice."""
+        self._engine.aperture_page_out(self.number(aperture))
+
     def drop(self, aperture: int) -> None:
         held = self._apertures.pop(aperture)
         del self._core_numbers[held.number]

@@ -167,6 +167,7 @@ SAID: Mapping[str, Mapping[str, type]] = {
     "Ended": {"events": int},
     "EffectFailed": {"effect": str},
     "SignalLost": {"session": int, "number": int},
+    "NotPagedOut": {"aperture": int, "errno": int},
     "PutBack": {"event": str},
     "TurnedAway": {},
     "Undone": {"event": str},

@@ -355,7 +355,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str, Callable[[Connection, Any], Any]]] 
     "writeback": (("PATH",), "write a file's dirty pages to its device", writeback),
     "pressure": (
         ("PATH",),
-        "drop a file's pages, dirty ones written back first; of anon, what is pinned stays",
+        "drop a file's pages, dirty ones written back first; of anon, what the protocol has unpinned is paged out",
         pressure,
     ),
     "umount": (("MOUNT",), "take a mount away; its files stay on the device", umount),

@@ -230,6 +230,16 @@ class MapBuffer(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class PageOut(Effect):
+    """The kernel is asked to write this memory to swap. Whoever maps it goes on seeing its bytes, and where there is no swap they stay where they
+    are: it is advice, and what the kernel says to it is for the record. Answered(token).
+    """
+
+    token: int
+    apertures: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DropAperture(Effect):
     aperture: int
 

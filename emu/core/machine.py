@@ -326,6 +326,7 @@ ANSWERS: Mapping[str, Callable[[Books, int, Any, events.Answered], None]] = {
     "open_memory": registration.memory_opened,
     "map_buffer": imports.mapped,
     "host_applied": reclaim.host_applied,
+    "paged_out": reclaim.paged_out,
     "remapped": faults.remapped,
     "retargeted": stopping.retargeted,
     "zeroed": reclaim.zeroed,

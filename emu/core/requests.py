@@ -180,11 +180,12 @@ class FsWriteback(Request):
 
 @dataclass(frozen=True, slots=True)
 class FsPressure(Request):
-    """Memory is short: a file's pages are dropped, dirty ones written back first. target: the file's path; or `anon`: all memory of clients, of
-    which what is pinned stays. Result of that: {pinned: MRs, taken: bytes}.
+    """Memory is short: a file's pages are dropped, dirty ones written back first. target: the file's path; or `anon`: memory of clients, which is
+    paged out: that of one MR (`mr`), or of all (0). Result of that: {pinned: MRs whose memory stays, taken: those whose memory does not}.
     """
 
     target: str
+    mr: int = 0
 
 
 # ---- reclaims: these may take as long as the protocol takes

@@ -231,7 +231,9 @@ class Mr(NamedTuple):
 
 
 class Reclaim(NamedTuple):
-    """Memory on its way back. Exactly one of ino, device, host names what; lo..hi is the range in bytes of it."""
+    """Memory on its way back. Exactly one of ino, device, host names what; lo..hi is the range in bytes of it. The device ANON: the memory of
+    the clients' MRs in `keys` (swap.py).
+    """
 
     kind: str  # of decision.KINDS
     session: int

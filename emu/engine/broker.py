@@ -208,6 +208,10 @@ class Engine:
         """EBUSY while a memory region refers to it."""
         _checked(lib.emu_aperture_drop(self._live(), aperture), f"drop aperture {aperture}")
 
+    def aperture_page_out(self, aperture: int) -> None:
+        """Advice to the kernel: this memory may go to swap. Its bytes stay what they are."""
+        _checked(lib.emu_aperture_page_out(self._live(), aperture), f"page out aperture {aperture}")
+
     def cpu_read(self, aperture: int, offset: int, length: int) -> bytes:
         to = bytearray(length)
         what = f"read {length} bytes at {offset} of aperture {aperture}"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 HOLDER, PEER, TAKER, ASKER = 1, 2, 3, 4  # writers' numbers in the stamps
+NO_KEY = (1 << 32) - 1  # a key that nobody has
 
 
 async def meet(run: Run) -> None:
@@ -23,7 +24,8 @@ async def meet(run: Run) -> None:
     await asyncio.gather(*(run.clients[name].ask("start", node=directory) for name in _observers(run)))
     await _prepare(run)
     holder, peer = await asyncio.gather(_start_holder(run, directory), _start_peer(run, directory))
-    run.met = {"holder": holder["qps"], "peer": peer["qps"], **holder["known"]}
+    key = holder["victim"]["rkey"] if holder["victim"] else NO_KEY
+    run.met = {"holder": holder["qps"], "peer": peer["qps"], "key": key, **holder["known"]}
     run.facts |= {"refused": holder["refused"], "pinned": holder["victim"] is not None and run.control.pinned}
     await run.clients["holder"].ask("connect", qps=peer["qps"])
     target = holder["victim"] if run.control.pinned else await _elsewhere(run)

@@ -75,11 +75,11 @@ def _files(kind: str, first: str, other: str, act: Act, elsewhere: bool) -> dict
     }  # fmt: skip
 
 
-def filled_in(ask: Json, files: dict[str, Json], writer: int) -> Json:
-    """The act's request, with this run's names."""
+def filled_in(ask: Json, files: dict[str, Json], writer: int, key: int = 0) -> Json:
+    """The act's request, with this run's names. key: of the victim, where memory has no other name."""
     words = {
         "victim": files["victim"]["path"], "clone": files["victim"]["clone"], "buffer": files["victim"]["path"],
-        "device": VICTIM_DEVICE, "mount": VICTIM_MOUNT, "other": OTHER_DEVICE,
+        "device": VICTIM_DEVICE, "mount": VICTIM_MOUNT, "other": OTHER_DEVICE, "key": key,
     }  # fmt: skip
     found = {name: value.format(**words) if isinstance(value, str) else value for name, value in ask.items()}
     return {**found, "writer": writer} if ask["op"] == "stamp" else found

@@ -63,8 +63,6 @@ async def play(run: Run) -> None:
         "bystander": {"qps": [run.met["peer"]["bystander"]], "mr_lost": not stopped["bystander_lives"]},
         "drained": ["peer"],
     }
-    if not run.act.gate:
-        run.facts["pinned"] = False
 
 
 async def _go_on(run: Run, more: int = 0) -> None:
@@ -161,7 +159,7 @@ async def _reclaim(run: Run) -> Json:
         run.asker.ask(
             "ask",
             limit=None,
-            ask=filled_in(run.act.ask, run.places.files, ASKER),
+            ask=filled_in(run.act.ask, run.places.files, ASKER, run.met["key"]),
             retries=0 if run.act.foreign else run.manner.retries,
             until_enough=run.manner.lets_go and not run.act.foreign,
         )

@@ -79,7 +79,7 @@ PROTOCOL = Protocol(
         "V25",
     ),
     importers=("sync-revocable",),
-    backings=("dax", "page-cache", "anon", "devdax", "dmabuf"),
+    backings=("dax", "page-cache", "devdax", "dmabuf"),
     disposal="after-unmap",
     loss="page",
 )

@@ -149,12 +149,14 @@ class Fs:
     def begin_writeback(self, path: str) -> Reclaim:
         return self._start(f"writeback {path}", "fs_writeback", path=path)
 
-    def pressure(self, target: str, timeout: float | None = None) -> dict[str, Any]:
-        """Memory is short: the file's pages are dropped, dirty ones written back first."""
-        return self.begin_pressure(target).result(timeout)
+    def pressure(self, target: str, timeout: float | None = None, *, mr: int = 0) -> dict[str, Any]:
+        """Memory is short: the file's pages are dropped, dirty ones written back first. "anon": clients' memory, of all MRs or of one, is paged out:
+        {pinned, taken} MRs.
+        """
+        return self.begin_pressure(target, mr).result(timeout)
 
-    def begin_pressure(self, target: str) -> Reclaim:
-        return self._start(f"pressure {target}", "fs_pressure", target=target)
+    def begin_pressure(self, target: str, mr: int = 0) -> Reclaim:
+        return self._start(f"pressure {target}", "fs_pressure", target=target, **({"mr": mr} if mr else {}))
 
     def umount(self, mount: str, timeout: float | None = None) -> dict[str, Any]:
         """The mount goes, its files stay on the device. {device, protocol}."""

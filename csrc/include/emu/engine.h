@@ -92,6 +92,8 @@ int emu_aperture_add(struct emu_engine *e, int fd, uint64_t bytes, uint32_t bloc
 int emu_aperture_swap(struct emu_engine *e, uint32_t aperture, int fd, int gens_fd);
 /* No MR may refer to it any more (-EBUSY). */
 int emu_aperture_drop(struct emu_engine *e, uint32_t aperture);
+/* Ask the kernel to write this memory to swap: advice, the bytes stay what they are. -EINVAL: this kernel does not know it. */
+int emu_aperture_page_out(struct emu_engine *e, uint32_t aperture);
 
 /* The CPU's side: file operations and the allocator. -ENODEV: absent; -EFAULT: the file shrank (SIGBUS). */
 int emu_cpu_read(struct emu_engine *e, uint32_t aperture, uint64_t offset, void *to, uint64_t bytes);

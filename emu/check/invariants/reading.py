@@ -118,6 +118,7 @@ _LINES: Mapping[str, Callable[[Reader, Json], None]] = {
     "Allocate": Reader.hand,
     "Zero": Reader.applying,
     "HostTruncate": Reader.applying,
+    "PageOut": Reader.applying,
     "HostPunch": Reader.applying,
     "Offline": Reader.offline,
     "Online": Reader.online,

@@ -38,7 +38,7 @@ PAYS = {
     "ResetDone": ("Reset", "cookie"),
 }
 AGAIN = frozenset({"Undone", "PutBack"})
-APPLIES = frozenset({"Zero", "Flush", "HostTruncate", "HostPunch", "Offline"})  # a reclaim's own
+APPLIES = frozenset({"Zero", "Flush", "HostTruncate", "HostPunch", "Offline", "PageOut"})  # a reclaim's own
 QUEUES = frozenset({"MakeCq", "MakeQp", "SetQp", "GetQp", "EndQp"})  # no reclaim waits for these
 NIC = "rnic-unplug"  # but this one, for the ends of all queue pairs
 NOBODY, PERHAPS, CERTAINLY = range(3)

@@ -29,7 +29,7 @@ from emu.core import asking
 from emu.core.asking import alive
 from emu.core.effects import Arm, Quiesce, Remap
 from emu.core.errors import Refused
-from emu.core.rows import BLOCK, DMABUF, Fault, Reclaim, Token
+from emu.core.rows import ANON, BLOCK, DMABUF, Fault, Reclaim, Token
 from emu.core.storage import allocator, extents, files, pages, sharing
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def _waits(b: Books, key: int) -> bool:
             (row.ino and taking.ino == row.ino)
             or (device and taking.device == device)
             or (taking.host and taking.host == row.space)
+            or (taking.device == ANON and key in taking.keys)
         )
         closed = taking.gated or taking.kind == "cow-write"
         if same and closed and taking.lo < hi and lo < taking.hi:

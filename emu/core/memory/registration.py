@@ -87,8 +87,8 @@ def row_of(event: Requested, op: RegMr, space: int, aperture: int, runs: tuple[R
 def pin_anon(b: Books, event: Requested, op: RegMr) -> None:
     if op.offset:
         refuse(errno.EINVAL, f"offset {op.offset} in memory that does not exist yet: anon memory starts at 0")
+    op = classed(b, op, ANON)
     if op.access & ON_DEMAND:
-        op = classed(b, op, ANON)
         admit(b, event, op, ANON)
     aperture, token, key = b.number("aperture"), b.number("token"), keys.issue_key(b)
     b.mrs.put(key, row_of(event, op, aperture, aperture, ((0, op.length),))._replace(token=token))

@@ -1,6 +1,6 @@
 """What was asked for is carried out, by kind and by what it is asked of: a file, a device, a host file. And what pretending does in place of it.
 
-Each is a function (books, reclaim, row) -> bool; True: it is yet to be answered (Token kinds host_applied, flushed, zeroed), and the rest of the
+Each is a function (books, reclaim, row) -> bool; True: it is yet to be answered (Token kinds host_applied, flushed, zeroed, paged_out), and the rest of the
 decision waits for that.
 """
 
@@ -13,7 +13,7 @@ from emu.core.errors import Refused
 from emu.core.memory import buffers
 from emu.core.reclaims import ending, scope
 from emu.core.rows import BLOCK, FOREVER, Reclaim, Token
-from emu.core.storage import files, moving, pages, pretending, sharing
+from emu.core.storage import files, moving, pages, pretending, sharing, swap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -217,6 +217,7 @@ APPLYING: Ways = {
     ("unplug", "device"): _apply_unplug_device,
     ("writeback", "file"): _apply_writeback,
     ("memory-pressure", "file"): _apply_pressure,
+    ("memory-pressure", "device"): swap.apply,
     ("unplug", "host"): _apply_unplug_host,
     ("foreign", "host"): _apply_foreign,
     ("truncate", "host"): _apply_host_truncate,

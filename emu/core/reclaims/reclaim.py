@@ -229,6 +229,13 @@ def host_applied(b: Books, _number: int, token: Token, event: Answered) -> None:
     _go_on(b, token.reclaim, rest)
 
 
+def paged_out(b: Books, _number: int, token: Token, _event: Answered) -> None:
+    """The kernel was asked: what it made of that changes nothing for anybody here."""
+    rest = b.reclaims[token.reclaim].todo[1:]
+    b.reclaims.put(token.reclaim, b.reclaims[token.reclaim]._replace(todo=()))
+    _go_on(b, token.reclaim, rest)
+
+
 def zeroed(b: Books, _number: int, token: Token, event: Answered) -> None:
     """The edges of the hole are zero, or the memory refused: the hole is committed, so that cannot be said as if nothing had changed."""
     number, row = token.reclaim, b.reclaims[token.reclaim]

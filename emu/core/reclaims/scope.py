@@ -12,8 +12,8 @@ from emu.core.effects import Phase
 from emu.core.errors import ProtocolBroke
 from emu.core.memory import buffers
 from emu.core.memory.pins import pins_over
-from emu.core.rows import BLOCK, HOST, Reclaim, Run
-from emu.core.storage import extents, leases, moving, pages, sharing
+from emu.core.rows import ANON, BLOCK, HOST, Reclaim, Run
+from emu.core.storage import extents, leases, moving, pages, sharing, swap
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -104,6 +104,8 @@ def target(b: Books, row: Reclaim) -> dict[str, object]:
             more |= {"buffer": buffers.name_of(b.files[row.ino])}
             found |= {"permanent": row.permanent} if row.kind != "move" else {}
         return found | {name: value for name, value in more.items() if value}
+    if row.device == ANON:
+        return {"memory": ANON}
     if row.device and row.block >= 0:  # of a raw device, which has no files
         return {"path": row.to, "lo": row.lo, "hi": row.hi, "block": row.block + 1}
     if row.device:
@@ -112,7 +114,9 @@ def target(b: Books, row: Reclaim) -> dict[str, object]:
 
 
 def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
-    """The space and the runs under reclaim, as the layout is now."""
+    """The space and the runs under reclaim, as the layout is now; none of clients' memory, where each MR has its own."""
+    if row.device == ANON:
+        return 0, ()
     if row.host:
         return row.host, ((row.lo, row.hi - row.lo),) if row.lo < row.hi else ()
     if row.device:
@@ -139,6 +143,8 @@ def space_of(b: Books, row: Reclaim) -> tuple[int, tuple[Run, ...]]:
 
 def pinned(b: Books, row: Reclaim) -> tuple[int, ...]:
     """Keys with a pin on the range, retired blocks included."""
+    if row.device == ANON:
+        return swap.held(b, row.keys)
     space, runs = space_of(b, row)
     return pins_over(b, space, runs)
 
@@ -157,8 +163,8 @@ def facts_of(b: Books, row: Reclaim) -> Facts:
 
 def backing_of(b: Books, row: Reclaim) -> str:
     """Of the range. A device that nothing is mounted on is a filesystem's, as far as anybody can tell."""
-    if row.host:
-        return HOST
+    if row.host or row.device == ANON:
+        return row.device or HOST
     mount = asking.mount_on(b, device_of(b, row))
     return asking.backing_of(b, mount) if mount else "dax"
 

@@ -10,8 +10,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.core.memory import buffers
-from emu.core.rows import BLOCK
-from emu.core.storage import extents, files, sharing
+from emu.core.rows import ANON, BLOCK
+from emu.core.storage import extents, files, sharing, swap
 
 if TYPE_CHECKING:
     from emu.core.books import Books
@@ -81,6 +81,8 @@ def impossible(b: Books, row: Reclaim) -> tuple[int, str] | None:
 
 def result(b: Books, row: Reclaim) -> dict[str, object]:
     """What a success tells whoever asked."""
+    if row.device == ANON:
+        return swap.result(b, row)
     if row.kind == "umount":
         return {"device": row.device, "protocol": row.protocol}
     if row.kind == "move":

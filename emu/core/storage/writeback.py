@@ -5,7 +5,7 @@
 
 Both are reclaims like any other: the mount's protocol may deny them (ebusy: as long as an MR is in the range), take the MRs first
 (mr-revoke), or let them happen under the DMA (none: what the NIC writes to a page that was dropped is nowhere). A page that is dirtied
-between the copy and its end stays.
+between the copy and its end stays. Memory of clients under pressure: swap.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emu.core import asking
 from emu.core.asking import refuse, reply
 from emu.core.reclaims import reclaim
 from emu.core.rows import ANON, BLOCK, Reclaim
-from emu.core.storage import pages
+from emu.core.storage import pages, swap
 from emu.core.storage.extents import blocks_up
 
 if TYPE_CHECKING:
@@ -41,8 +41,12 @@ def fs_writeback(b: Books, event: Requested, op: FsWriteback) -> None:
 
 def fs_pressure(b: Books, event: Requested, op: FsPressure) -> None:
     if op.target == ANON:
-        _anonymous(b, event)
+        _anonymous(b, event, op.mr)
         return
+    if op.mr:
+        refuse(
+            errno.EINVAL, f"mr {op.mr}: a file's pages go by its path; an MR is named with the target {ANON}"
+        )
     ino = _cached(b, op.target)
     if ino not in b.pages:
         reply(b, event)
@@ -56,16 +60,14 @@ def _tmpfs(b: Books, ino: int) -> bool:
     return mount.tmpfs
 
 
-def _anonymous(b: Books, event: Requested) -> None:
-    """Pinned memory stays, as under any kernel; nobody is asked. What is mapped on demand could go to swap, and there is none here."""
-    mine = tuple(row for _key, row in b.mrs.items() if row.backing == ANON and row.state != "unmapped")
-    loose = sum(row.importer == "dynamic" for row in mine)
-    if loose:
-        refuse(
-            errno.EOPNOTSUPP,
-            f"{loose} anonymous MRs are mapped on demand, and this node has no swap to take them to: a client's own mapping could not follow",
-        )
-    reply(b, event, {"pinned": len(mine), "taken": 0})
+def _anonymous(b: Books, event: Requested, mr: int) -> None:
+    """An MR that is not there any more has taken its memory along."""
+    keys = swap.held(b, (mr,) if mr else tuple(b.mrs))
+    if keys:
+        asked = Reclaim("memory-pressure", event.session, event.request, b.mounts[ANON].protocol)
+        reclaim.begin(b, asked._replace(device=ANON, keys=keys))
+    else:
+        reply(b, event, {"pinned": 0, "taken": 0})
 
 
 def due(b: Books, _event: WritebackDue) -> None:

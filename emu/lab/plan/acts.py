@@ -21,7 +21,7 @@ ZEROED: Json = {"size": SIZE, "holes": [], "kept": BESIDE_HOLE}
 
 @dataclass(frozen=True)
 class Act:
-    """ask: operation and arguments (clients/asks.py); {victim}, {clone}, {spot}, {device}, {mount}, {buffer} are filled in. by: the client that asks.
+    """ask: operation and arguments (clients/asks.py); {victim}, {clone}, {spot}, {key}, {device}, {mount}, {buffer} are filled in. by: the client that asks.
 
     given_back: the stretch of the file whose memory somebody else gets. then: what follows an answer: `take` (a second file over what
     is free), `retake` (a host file's same range anew), `plug` (a new namespace, or NIC), `need` (somebody who could not go on
@@ -30,7 +30,7 @@ class Act:
     access: `rw`, or `r` where a registration for writing would be the event itself. spares: what is registered again once the
     victim was taken is still there: the victim's first quarter; else it is another file. device: the whole device goes, so the bystander
     and the spare file are on another. before: what is true of the file where nothing is done. frees: ranges of the file that
-    hold no memory behind a success. gate: what is asked for is pinned, so DMA must be in flight then; pressure passes over what is pinned. alone: there is no bystander, since what happens is everybody's. apart: the victim's exporter is a process of its own, which is killed when
+    hold no memory behind a success. alone: there is no bystander, since what happens is everybody's. apart: the victim's exporter is a process of its own, which is killed when
     the request has been asked: that it is gone is the event. foreign: the program asks the kernel, which asks the broker, whose guard is on the file.
     """
 
@@ -48,7 +48,6 @@ class Act:
     apart: bool = False
     foreign: bool = False
     frees: tuple[tuple[int, int], ...] = ()
-    gate: bool = True
     before: Json = field(default_factory=lambda: BEFORE)
 
 

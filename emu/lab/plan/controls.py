@@ -147,4 +147,4 @@ def scene_of(event: str, backing: str) -> str:
 
 def _scene(act: Act) -> tuple[object, ...]:
     """What there is before anybody asks. (Of a bystander, at rest where all is everybody's, an event is the only enemy.)"""
-    return act.first, act.leaves, act.access, act.device, act.then == "need", act.gate
+    return act.first, act.leaves, act.access, act.device, act.then == "need"

@@ -37,7 +37,7 @@ NIC_WAITS = (
 SPOT = (QUARTER, QUARTER + BLOCK)  # what fails
 TRUNCATE = ask("truncate", path="{victim}", size=QUARTER)
 UNPLUG = ask("unplug", target="{device}", surprise=False)
-PRESSURE_ANON = ask("pressure", target="anon")
+PRESSURE_ANON = ask("pressure", target="anon", mr="{key}")
 REVOKE = ask("buf_revoke", name="{buffer}", permanent=True)
 
 
@@ -76,13 +76,14 @@ def _replaced(act: Act, **fields: object) -> Act:
 
 
 def _after_leaving(leaves: str) -> dict[str, Act]:
-    """The memory is wanted when its holder is not there any more."""
+    """The memory is wanted when its holder is not there any more. What is a client's own goes with it, and stays where its context does."""
     shrunk = _replaced(SHRUNK, leaves=leaves)
+    own = {"anon": Act(PRESSURE_ANON, leaves=leaves)} if leaves == "hands-over" else {}
     return {
+        **own,
         "dax": shrunk,
         "page-cache": shrunk,
         "host": _replaced(shrunk, then="retake"),
-        "anon": Act(PRESSURE_ANON, leaves=leaves, gate=False),
         "devdax": Act(UNPLUG, GONE, by="unplugger", then="plug", device=True, leaves=leaves),
         "dmabuf": Act(REVOKE, leaves=leaves),
     }
@@ -165,7 +166,7 @@ EVENTS = {
             "memory-pressure", "memory is short: clean pages are dropped, anonymous ones swapped", "memory-pressure",
             {
                 "page-cache": Act(ask("pressure", target="{victim}"), SAME, then="take"),
-                "anon": Act(PRESSURE_ANON, gate=False),
+                "anon": Act(PRESSURE_ANON),
             },
             {
                 "dax": "dax pages are the device itself: there is no copy in memory to be reclaimed",
@@ -208,6 +209,7 @@ EVENTS = {
         ),
         Event(
             "exit", "the holder ends, by itself or by kill -9; then the memory is wanted", "truncate", _after_leaving("ends"),
+            {"anon": "a client's own memory has no other owner: it ends with its registration, and that with the process, so nobody has to ask for it"},
         ),
         Event(
             "fd-pass", "the context's descriptor goes to another process, its opener ends; then the memory is wanted", "truncate",

@@ -323,16 +323,6 @@ def test_dax_files_have_no_pages_to_write_back(node):
     assert "pages" not in node.stat()
 
 
-def test_pinned_anonymous_memory_stays_and_what_is_on_demand_has_no_swap_to_go_to(make_node):
-    node = make_node("odp", protocols={**registry.load().protocols, "odp": odp.PROTOCOL})
-    pd = node.pd()
-    node.ask(rq.RegMr(pd, BLOCK, 7, 0))
-    assert node.ask(rq.FsPressure("anon")) == {"pinned": 1, "taken": 0}
-    node.ask(rq.SetProtocol("anon", "odp"))
-    node.ask(rq.RegMr(pd, BLOCK, 7, 0, importer="dynamic"))
-    assert node.refused(rq.FsPressure("anon"))[0] == "EOPNOTSUPP"
-
-
 def test_the_brokers_timer_writes_back_every_dirty_file_once(cold):
     node, _ = cold()
     node.file("/cold/b", 2)
