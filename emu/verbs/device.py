@@ -21,6 +21,7 @@ from emu.verbs.addr import GID
 from emu.verbs.base import PyverbsCM, PyverbsObject, close_weakrefs, closed, lines
 from emu.verbs.dmabuf import Dmabufs
 from emu.verbs.fs import Fs
+from emu.verbs.mr import MR
 from emu.verbs.node import default as default_node
 from emu.verbs.pyverbs_error import PyverbsRDMAError
 from emu.verbs.session import Session
@@ -267,7 +268,10 @@ class Context(PyverbsCM):
     def _event_of(self, message: dict[str, Any]) -> AsyncEvent:
         fields = dict(message.get("fields", {}))
         found = (self._elements[kind].get(fields[kind]) for kind in KINDS if kind in fields)
-        return AsyncEvent(EVENTS[message["event"]], next(found, None), fields)
+        element = next(found, None)
+        if message["event"] == "UNGUARDED" and isinstance(element, MR):
+            element.guard_ended(taken=bool(fields.get("taken")))
+        return AsyncEvent(EVENTS[message["event"]], element, fields)
 
     def close(self) -> None:
         """Close all that was made from it, then the device. Events that nobody acknowledged do not stand in the way."""

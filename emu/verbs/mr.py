@@ -49,6 +49,9 @@ class MR(PyverbsCM):
     of 4096. iova: the address by which work requests name its first byte. importer: what it promises when its memory is taken back
     (docs/protocols.md); bound: of a deferred-unmap one, seconds within which it says `acknowledge()` behind its fence. implicit and user addresses need memory that the NIC cannot reach here: EOPNOTSUPP.
 
+    guarded, unguarded: whether the guard holds, or why not, as far as this program was told: at registration, and by the UNGUARDED events
+    that it has taken (get_async_event).
+
     buf, lkey, rkey, length, handle: as in pyverbs. ino, layout: of the file, at registration. importer: the class it got, which a
     mount whose protocol is on demand makes "dynamic".
     """
@@ -181,6 +184,11 @@ class MR(PyverbsCM):
             raise PyverbsUserError(
                 f"bytes {offset}..{offset + length} are not within the {self.length} bytes of this MR"
             )
+
+    def guard_ended(self, *, taken: bool) -> None:
+        """By the event that was taken: another program wants to change the file (taken), or has opened it for reading."""
+        what = "wants to truncate it, or to write it" if taken else "has opened it for reading"
+        self.guarded, self.unguarded = False, f"another program {what}: the kernel ended the lease"
 
     def acknowledge(self) -> None:
         """Emu's own: the holder's answer to MR_REVOKING; the region may be taken now."""

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from emu.history.runs import latest_run
+from emu.verbs.enums import EMU_EVENT_UNGUARDED
 
 SIZE = 1 << 20
 F_SETSIG = 10
@@ -74,6 +75,18 @@ def test_a_reader_ends_the_guard_and_takes_nothing(fresh, party, target):
     assert here.do("a", "write", "m", rkey=told["rkey"], addr=told["addr"]) == "SUCCESS"
     assert not history(node, "Phase")
     here.forget("h")
+
+
+@pytest.mark.parametrize(("code", "why"), [(WRITER, "to write it"), (READER, "for reading")])
+def test_an_mr_whose_guard_has_ended_says_so_when_its_event_is_taken(fresh, party, target, code, why):
+    here = party(fresh("mr-revoke", "16M"), emu_events=True)
+    guarded(here, target)
+    assert foreign(code, target).returncode == 0
+    mr = here.mrs["h"]
+    while (event := here.ctx.get_async_event(timeout=20)).event_type != EMU_EVENT_UNGUARDED:
+        event.ack()
+    event.ack()
+    assert (event.element, mr.guarded, why in mr.unguarded) == (mr, False, True)
 
 
 def test_where_it_cannot_hold_the_file_is_unguarded_and_the_answer_says_why(fresh, party, target):
