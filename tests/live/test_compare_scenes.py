@@ -31,7 +31,10 @@ def rows(out, protocols, events, backings, holders):
     return {(row["event"], row["holder"]): row for row in result["rows"] if row["outcome"] != "N/A"}
 
 
-def test_a_peer_that_is_told_loses_nothing_and_who_is_dying_dies_inside_the_reclaim(tmp_path):
+def test_a_peer_that_is_told_loses_nothing_and_who_is_dying_dies_inside_the_reclaim(tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "EMU_TIME_SCALE", "4"
+    )  # 4 s until a holder goes without its peer, however slow this machine is
     found = rows(tmp_path, "recall-fence", "truncate", "dax", "prompt,dying")
     told, dying = found["truncate", "prompt"], found["truncate", "dying"]
     assert (told["peer"], told["outcomes"], told["error_completions"]) == ("told", ["OK"], {})

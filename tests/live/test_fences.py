@@ -25,9 +25,9 @@ def serve(tmp_path):
     """Starts a broker whose mount has this protocol."""
     started = []
 
-    def start(protocol, size="8M"):
+    def start(protocol, size="8M", scale=0.1):
         options = ("--pmem", f"pm0={size}", "--mount", f"/mnt=pm0,dax,protocol={protocol}")
-        started.append(Served(tmp_path / "node", *options))
+        started.append(Served(tmp_path / "node", *options, scale=scale))
         return started[0]
 
     yield start
@@ -40,8 +40,8 @@ def scene(serve):
     """A holder that may be deaf, a peer that asked for events, another process that floods the holder's memory."""
     parts = []
 
-    def make(protocol):
-        served = serve(protocol)
+    def make(protocol, scale=0.1):
+        served = serve(protocol, scale=scale)
         holder, peer = (Party(served.dir, name, emu_events=True) for name in ("holder", "peer"))
         holder.fs("create", "/mnt/a", SIZE)
         target = holder.memory("file", SIZE, file="/mnt/a")
@@ -121,7 +121,7 @@ def test_a_fence_that_fails_keeps_the_right_until_it_is_confirmed(scene):
 
 
 def test_a_holder_who_gives_back_in_time_is_not_fenced(scene):
-    served, holder, peer, flooder, _target = scene("recall-fence")
+    served, holder, peer, flooder, _target = scene("recall-fence", 10.0)  # 20 s, however slow this machine is
     with served.connect() as admin:
         pending = admin.start("fs_truncate", path="/mnt/a", size=0)
         assert holder.event()["event"] == "MR_REVOKING"

@@ -90,8 +90,8 @@ def kept(stack, tmp_path):
     """Starts nodes whose directory stays: kept("kill-process")."""
     from emu.verbs.node import Node
 
-    def make(protocol: str, *options: str):
-        node = Node(protocol, "8M", 0.1, directory=tmp_path / "node", options=options)
+    def make(protocol: str, *options: str, scale: float = 0.1):
+        node = Node(protocol, "8M", scale, directory=tmp_path / "node", options=options)
         return stack.enter_context(node)
 
     return make
@@ -236,7 +236,9 @@ def test_the_ladder_climbs_until_the_holder_is_gone(kept, start, tmp_path):
 
 
 def test_one_who_waits_for_the_warning_lives_by_it(kept, start):
-    node = kept("lease-signal", "--lease-break", "1")
+    node = kept(
+        "lease-signal", "--lease-break", "0.1", scale=10.0
+    )  # 10 s from the warning to the end, however slow this machine is
     node.fs.create("/mnt/a", SIZE)
     held = holder(start, node, "late")
     node.fs.truncate("/mnt/a", 0, PATIENCE)
