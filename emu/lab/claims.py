@@ -15,7 +15,10 @@ without outcomes is an open question: both give `agrees` null. `wait-fair` is ou
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 from emu.lab import names
 
@@ -238,7 +241,7 @@ SOURCES = {
 NOT_MEANT = frozenset({"slow", "reregister", "dying"})
 
 
-def agrees(claim: Claim | None, outcomes: list[str], holder: str = "deaf") -> bool | None:
+def agrees(claim: Claim | None, outcomes: Sequence[str], holder: str = "deaf") -> bool | None:
     """Whether the measured outcomes are what was claimed; None where there is nothing to compare."""
     measured = set(outcomes)
     if claim is None or holder in NOT_MEANT or claim.kind == "open" or measured & {"UNKNOWN", "N/A"}:

@@ -156,7 +156,6 @@ class RowResult:
     def as_json(self, promises: Sequence[str], by_way: Mapping[str, Sequence[str]] = NO_WAYS) -> Json:
         """promises: of the row's kind of reclaim; by_way: those of its ways."""
         spec = self.spec
-        claim = claim_for(spec.protocol, spec.event, spec.backing)
         row: Json = {
             "protocol": spec.protocol,
             "event": spec.event,
@@ -165,19 +164,9 @@ class RowResult:
             "seed": self.seed,
             "runs": len(self.runs),
         }
-        claimed = {
-            "claimed": claim.text if claim else None,
-            "claimed_by": claim.by if claim else None,
-            "claimed_in": source_of(claim),
-        }
         if not self.runs:
-            return row | self._not_applicable() | claimed | {"agrees": None}
-        return (
-            row
-            | self._measured(promises, by_way)
-            | claimed
-            | {"agrees": agrees(claim, self.outcomes, spec.holder)}
-        )
+            return row | self._not_applicable() | claimed(spec, None)
+        return row | self._measured(promises, by_way) | claimed(spec, self.outcomes)
 
     def _measured(self, promises: Sequence[str], by_way: Mapping[str, Sequence[str]]) -> Json:
         worst, verdict = self.worst, self.worst.verdict
@@ -237,6 +226,17 @@ class RowResult:
             "goodput_ratio": None, "time_scale": None, "violated": [], "breaches": [], "unchecked": [], "controls": {}, "flipped": {}, "unflipped": [], "unknown_runs": 0, "failed_tries": [], "evidence": None,
             "peer": None, "holder_died": None, "ways": {},
         }  # fmt: skip
+
+
+def claimed(spec: RowSpec, outcomes: Sequence[str] | None) -> Json:
+    """What is claimed of a row, by whom and where, and whether what was measured (None: nothing) agrees."""
+    claim = claim_for(spec.protocol, spec.event, spec.backing)
+    return {
+        "claimed": claim.text if claim else None,
+        "claimed_by": claim.by if claim else None,
+        "claimed_in": source_of(claim),
+        "agrees": agrees(claim, outcomes, spec.holder) if outcomes else None,
+    }
 
 
 def way_json(run: RunResult) -> Json:

@@ -8,7 +8,7 @@ import pytest
 from emu.check.verdict import Verdict
 from emu.lab.plan.controls import DENIES_NOTHING, FIFO, LET_GO, NO_DMA, NO_MOVER, NO_PIN, PROMPT
 from emu.lab.plan.spec import RowSpec
-from emu.lab.rows import RowResult, RunResult, breaches, exit_code, spread
+from emu.lab.rows import RowResult, RunResult, breaches, claimed, exit_code, spread
 
 SPEC = RowSpec("none", "truncate", "dax", "deaf")
 
@@ -193,3 +193,11 @@ def test_retries_are_absent_where_nothing_is_asked_again():
 def test_a_refusal_is_counted():
     found = row(run("DENY", errno="EBUSY"), run("DENY", errno="EBUSY"))
     assert (found["errno"], found["denied"], found["returned"]) == ("EBUSY", 2, 2)
+
+
+def test_claims_are_held_against_what_was_measured_whenever_that_was():
+    spec = RowSpec("none", "truncate", "dax", "deaf")
+    assert claimed(spec, ["CORRUPT", "LOST"])["agrees"] is True
+    assert claimed(spec, ["OK"])["agrees"] is False
+    assert claimed(spec, None)["agrees"] is None
+    assert claimed(spec, None)["claimed"] == claimed(spec, ["OK"])["claimed"] == "CORRUPT"
