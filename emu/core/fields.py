@@ -172,6 +172,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "permanent": VALUE,
         "switching": VALUE,
         "behind": "key*",
+        "passed": "key*",
     },
     Teardown: {
         "session": "session",

@@ -69,7 +69,7 @@ def test_the_delta_is_plain_and_only_durable(node):
     node.step(ev.Requested(1, 2, rq.FsCreate("/mnt/a", BLOCK)), commit=False)
     assert node.core.delta() == [
         ("counters", "ino", (1,)),
-        ("files", 1, ("/mnt/a", "pm0", BLOCK, ((0, 0, 1, 1),), 1, 1, False, 0, (), False, False)),
+        ("files", 1, ("/mnt/a", "pm0", BLOCK, ((0, 0, 1, 1),), 1, 1, False, 0, (), False)),
     ]
     node.core.committed()
     node.step(ev.Requested(1, 3, rq.FsUnlink("/mnt/a")), commit=False)
