@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from emu.clients.asks import asked, write_stamped
+from emu.clients.asks import asked, stamped, write_stamped
 from emu.clients.heir import hand_over
 from emu.clients.links import REMOTE, TARGET_BYTES, U32, Target, connect, open_node, pack_target, queue_pair
 from emu.clients.manners import Deed, Manners
@@ -106,6 +106,9 @@ class Holder(Client):
         victim = self.files["victim"]
         if victim["kind"] == "file":
             write_stamped(self.ctx, victim["path"], 0, victim["size"], self.writer)
+        elif victim["kind"] == "host":
+            with open(victim["path"], "r+b") as file:
+                file.write(stamped(victim["size"], self.writer, 0, 0, 0))
 
     # ---- registering
 

@@ -354,3 +354,13 @@ def test_memory_on_demand_of_a_host_file_may_come_back_to_it_until_it_is_taken_a
     assert rows["punch"]["outcomes"] == ["OK"]
     assert "OK+ERR" in rows["unplug"]["outcomes"]
     assert rows["unplug"]["leaked_bytes"] == rows["unplug"]["foreign_bytes"] == 0
+
+
+def test_a_host_file_that_nobody_may_register_is_compared_with_what_was_stored_in_it(tmp_path):
+    done = compare(
+        "--protocols", "refuse", "--events", "truncate", "--backings", "host", "--holders", "prompt",
+        "--out", str(tmp_path), "--json", str(tmp_path / "result.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert (row["outcome"], row["breaches"]) == ("REFUSED", [])
