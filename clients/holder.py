@@ -12,6 +12,7 @@ import select
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from emu.clients.asks import asked, stamped, write_stamped
@@ -107,7 +108,7 @@ class Holder(Client):
         if victim["kind"] == "file":
             write_stamped(self.ctx, victim["path"], 0, victim["size"], self.writer)
         elif victim["kind"] == "host":
-            with open(victim["path"], "r+b") as file:
+            with Path(victim["path"]).open("r+b") as file:
                 file.write(stamped(victim["size"], self.writer, 0, 0, 0))
 
     # ---- registering

@@ -81,7 +81,8 @@ class Broker:
 
         loop.add_reader(ready, hear)
         try:
-            line = await asyncio.wait_for(said, patience(START))
+            async with asyncio.timeout(patience(START)):
+                line = await said
         except TimeoutError:
             line = b""
         finally:
@@ -101,7 +102,8 @@ class Broker:
         asked = self.alive
         self._deliver(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._child.wait(), patience(STOP))
+            async with asyncio.timeout(patience(STOP)):
+                await self._child.wait()
         except TimeoutError:
             self._deliver(signal.SIGKILL)
             await self._child.wait()

@@ -84,7 +84,9 @@ class Process:
             raise LabError(f"{self.name} ended before it was asked to {name}; see logs/{self.name}.log")
         self._child.write(json.dumps({"id": number, "do": name, **fields}).encode() + b"\n")
         try:
-            answer: Json = await asyncio.wait_for(future, None if limit is None else patience(limit))
+            # not wait_for: who is cancelled as the answer comes would go on as if nobody had cancelled it (Python 3.11)
+            async with asyncio.timeout(None if limit is None else patience(limit)):
+                answer: Json = await future
         except TimeoutError:
             raise LabError(f"{self.name}: no answer to {name} within {limit:g} s") from None
         if "errno" in answer:

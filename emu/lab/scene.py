@@ -261,7 +261,8 @@ async def _killed(process: Process) -> bool:
     if process.talks:
         return False
     with suppress(TimeoutError):
-        await asyncio.wait_for(process.gone(), patience(LOST_FOR_GOOD))
+        async with asyncio.timeout(patience(LOST_FOR_GOOD)):
+            await process.gone()
     return process.killed
 
 
