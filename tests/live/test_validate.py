@@ -370,7 +370,7 @@ def test_a_completion_that_was_taken_away_is_refused(history, number):
     assert any("never completed" in why for why in words)
 
 
-@pytest.mark.parametrize("by", [-(10**9), -(10**7), 10**9])
+@pytest.mark.parametrize("by", [-(10**9), -(10**9), 10**9])
 def test_a_peer_whose_clock_goes_wrong_is_refused(history, by):
     def shift(records):
         records[:] = [record._replace(time=record.time + by) for record in records]
@@ -388,7 +388,7 @@ def test_a_reclaim_that_met_dma_cannot_say_that_nothing_was_in_flight(history):
 
 
 def test_a_control_without_dma_cannot_say_that_some_was_in_flight(runs):
-    idle = History.read(runs["mr-revoke-truncate-dax-control-no-dma"])
+    idle = History.read(runs["none-truncate-dax-control-no-dma"])
     busy = edit("Phase", where={"phase": "requested"}, inflight=1)
     assert any("none under these keys" in str(why) for why in refused(with_lines(idle, busy)))
 

@@ -31,10 +31,15 @@ def leftovers(history: History) -> list[Refusal]:
 
 
 def _files(history: History) -> Iterator[str]:
-    """The device's files as the last commits left them. Entries of others (a host file) are the host's."""
+    """The device's files as the last commits before the survey left them: whoever leaves behind it takes its buffers along. Entries of others (a
+    host file) are the host's.
+    """
     device: str = history.filemap["device"]
+    surveyed = history.row.get("surveyed")
     last: dict[int, Any] = {}
     for line in history.of("Loaded", "Commit"):
+        if surveyed is not None and line["t"] > surveyed:
+            break
         if line["type"] == "Loaded":
             last.clear()
         last |= {key: row for book, key, row in line["delta"] if book == "files"}

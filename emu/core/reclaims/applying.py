@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from emu.core.effects import HostPunch, HostTruncate, Offline, YieldLease
 from emu.core.errors import Refused
 from emu.core.memory import buffers
+from emu.core.memory.admission import LOCAL_WRITE
 from emu.core.reclaims import ending, scope
 from emu.core.rows import BLOCK, FOREVER, Reclaim, Token
 from emu.core.storage import files, moving, pages, pretending, sharing, swap
@@ -66,8 +67,10 @@ def _carry_out(b: Books, number: int, ways: Ways) -> bool:
 
 
 def _check_not_pinned(b: Books, row: Reclaim) -> None:
-    """A host file's blocks go with the change, and are the host's: there is no quarantine for them, whatever the disposal."""
-    pinning = len(scope.pinned(b, row))
+    """A host file's blocks go with the change, and are the host's: there is no quarantine for them, whatever the disposal. Who may only read
+    there writes into nobody's memory: the host's kernel keeps the pages that it has.
+    """
+    pinning = sum(bool(b.mrs[key].access & LOCAL_WRITE) for key in scope.pinned(b, row))
     if pinning:
         raise scope.broke(
             row, "free-after-unmap", f"{pinning} MRs still pin what the host frees when it is applied"
