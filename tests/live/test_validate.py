@@ -370,7 +370,7 @@ def test_a_completion_that_was_taken_away_is_refused(history, number):
     assert any("never completed" in why for why in words)
 
 
-@pytest.mark.parametrize("by", [-(10**9), -(10**9), 10**9])
+@pytest.mark.parametrize("by", [-(10**9), 10**9])
 def test_a_peer_whose_clock_goes_wrong_is_refused(history, by):
     def shift(records):
         records[:] = [record._replace(time=record.time + by) for record in records]
